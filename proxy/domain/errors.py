@@ -16,6 +16,7 @@
     |   +-- AccessDisabled          403  the server has no key to compare with
     |   +-- TooManyFailures         429  too many wrong keys; carries Retry-After
     +-- SourceError                 the image is not available
+    |   +-- MediaRowInvalid         500  its database row has a value that is not valid
     |   +-- MediaNotFound           404  no row, or a row that is not served
     |   +-- MediaNotReady           404  still being processed; carries Retry-After
     |   +-- SourceMissing           404  the row exists, its file does not
@@ -180,6 +181,10 @@ class TooManyFailures(AccessError, status=429, title="Too many wrong keys"):
 
 class SourceError(SmartserveError, status=404, title="Not found"):
     """The requested image is not available."""
+
+
+class MediaRowInvalid(SourceError, status=500, title="Invalid database row"):
+    """The row of an image has a value that is not valid; no other row is affected."""
 
 
 class MediaNotFound(SourceError):

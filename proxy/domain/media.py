@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property
+from typing import Any
+
+from proxy.domain.formats import SOURCE_MEDIA_TYPES
 
 MAX_MEDIA_ID = 2**63 - 1
 """Largest BIGINT. No row has a larger id, although it may have 19 digits too."""
+
+
+_HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_MAX_NUMBER = 2**53
+_EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 class DataType(StrEnum):
@@ -146,3 +156,90 @@ class Media:
         if facts is None or facts.source_path != self.source_path:
             return None
         return facts if facts.row_version in ("", self.row_version) else None
+
+
+def stored_text(value: object) -> str | None:
+    """Return text from a database, or None for NULL; SQLite stores any type in any column.
+
+    Raises:
+        ValueError: it is a number, or not UTF-8.
+    """
+    if isinstance(value, bytes):
+        return value.decode()
+    if value is not None and not isinstance(value, str):
+        raise ValueError("is not text")
+    # Text that is not UTF-8 arrives with lone surrogates, which no query accepts.
+    if value is not None and not value.isascii():
+        value.encode()
+    return value
+
+
+def readable_text(value: object) -> str | None:
+    """Return text for people: what is not UTF-8 is replaced, and None stands for a number."""
+    if isinstance(value, str):
+        # Fast for the usual case, as this runs for each row.
+        return (
+            value
+            if value.isascii()
+            else value.encode(errors="surrogateescape").decode(errors="replace")
+        )
+    return value.decode(errors="replace") if isinstance(value, bytes) else None
+
+
+def utc_timestamp(moment: object) -> datetime:
+    """Return a stored timestamp, which is in UTC; the epoch for what is not one.
+
+    MySQL's zero date arrives as text. In SQLite a timestamp is text, and another program may have
+    stored the seconds since 1970, or anything else.
+    """
+    try:
+        if isinstance(moment, str):
+            moment = datetime.fromisoformat(moment)
+        if isinstance(moment, (int, float)):
+            return datetime.fromtimestamp(moment, UTC)
+        if isinstance(moment, datetime):
+            return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError, OSError):
+        pass
+    return _EPOCH
+
+
+def stored_facts(values: Mapping[str, Any]) -> MediaFacts:
+    """Return the facts in a row of a database; ``focus_x`` and ``focus_y`` are the focus.
+
+    Raises:
+        ValueError: a value is not one that `proxy.serving.source_facts` could have stored; the
+            message names the column.
+    """
+    for name in ("width", "height", "pages", "byte_size"):
+        # A bool is an int.
+        if type(values[name]) is not int or not 0 < values[name] < _MAX_NUMBER:
+            raise ValueError(name)
+    for name in ("has_alpha", "flat_background"):
+        if values[name] not in (0, 1):
+            raise ValueError(name)
+    # The hash is a part of the keys and paths of renditions.
+    if not isinstance(values["content_hash"], str) or not _HASH.fullmatch(values["content_hash"]):
+        raise ValueError("content_hash")
+    if values["source_type"] not in SOURCE_MEDIA_TYPES:
+        raise ValueError("source_type")
+    if not isinstance(values["source_path"], str) or not values["source_path"]:
+        raise ValueError("source_path")
+    x, y = values["focus_x"], values["focus_y"]
+    # Also false for NaN.
+    within = all(isinstance(one, (int, float)) and 0 <= one <= 1 for one in (x, y))
+    if not within and not (x is None or y is None):
+        raise ValueError("focus_x")
+    return MediaFacts(
+        content_hash=values["content_hash"],
+        byte_size=values["byte_size"],
+        source_type=values["source_type"],
+        width=values["width"],
+        height=values["height"],
+        has_alpha=bool(values["has_alpha"]),
+        pages=values["pages"],
+        flat_background=bool(values["flat_background"]),
+        focus=Focus(x, y) if within else None,
+        source_path=values["source_path"],
+        row_version=stored_text(values.get("row_version")) or "",
+    )

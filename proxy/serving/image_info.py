@@ -225,8 +225,12 @@ class ImageInfoService:
 
 def _is_complete(stored: Analysis) -> bool:
     """Return whether a stored analysis has all pixel facts; those of other programs do not."""
-    own = stored.own
-    return bool(own.get("thumbhash") and own.get("blurhash") and stored.columns["dominant_colors"])
+    own, colours = stored.own, stored.columns["dominant_colors"]
+    # Values of another type are those of another program, or damaged: the pixels are read again.
+    hashes = all(isinstance(own.get(name), str) for name in ("thumbhash", "blurhash"))
+    kind = own.get("kind")
+    named = isinstance(kind, dict) and isinstance(kind.get("name"), str)
+    return bool(hashes and named and colours) and all(isinstance(one, dict) for one in colours)
 
 
 def _pixels_of_result(result: AnalysisResult, data_uri: str) -> PixelFacts:

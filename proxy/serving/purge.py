@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import structlog
 
-from proxy.domain.errors import DatabaseUnavailable, StorageError
+from proxy.domain.errors import DatabaseUnavailable, MediaRowInvalid, StorageError
 from proxy.domain.media import MAX_MEDIA_ID
 from proxy.domain.variant import PurgeEntry, SizeSpec, shapes_of
 from proxy.runtime.thread_pool import ThreadPool
@@ -169,7 +169,11 @@ class PurgeService:
         if not boxes:
             return PurgeEntry(media_id)
         # A cached row may describe an earlier source, whose sizes have other shapes.
-        media = await self._catalogue.find(media_id)
+        try:
+            media = await self._catalogue.find(media_id)
+        except MediaRowInvalid:
+            # Its renditions may be of an earlier, valid row.
+            media = None
         facts = None if media is None else media.known_facts
         if media is None or facts is None:
             # Without the dimensions of the source no file can be assigned to a size.

@@ -10,7 +10,13 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from proxy.domain.errors import DatabaseUnavailable, RenderError, SourceChanged, SourceError
+from proxy.domain.errors import (
+    DatabaseUnavailable,
+    MediaRowInvalid,
+    RenderError,
+    SourceChanged,
+    SourceError,
+)
 from proxy.domain.media import DataType, Media, MediaFacts, ProbeResult
 from proxy.domain.variant import SizeSpec
 from proxy.library.adoption.file_names import AdoptionOwner, FolderRole, uploader_of
@@ -64,7 +70,12 @@ class TreeAdopter:
         """
         # Of several rows the oldest that still exists: the others stay as they are.
         for media_id in sorted(group.media_ids):
-            if (media := await self.catalogue.find(media_id)) is not None:
+            try:
+                media = await self.catalogue.find(media_id)
+            except MediaRowInvalid as error:
+                # Not adopted as a new medium: there would be two once the row is corrected.
+                return [SkippedFile(one.path, error.detail) for one in group.files]
+            if media is not None:
                 return await self._complete(media, group, self._own_file(media, group))
         # No row names these files, but an earlier run may have copied one of them.
         for one in (*group.masters, *group.files):

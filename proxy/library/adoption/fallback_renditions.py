@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
-from proxy.domain.errors import CapacityError, SmartserveError
+from proxy.domain.errors import CapacityError, MediaRowInvalid, SmartserveError
 from proxy.domain.render_plan import RenderPlanner
 from proxy.domain.request import WIDTHS, VariantRequest, width_box
 from proxy.serving.finals.renderer import FinalRenderer
@@ -32,7 +33,10 @@ class FallbackRenderer:
         Raises:
             CapacityError: the database or the workers are unavailable.
         """
-        media = await self.database.find(media_id)
+        media = None
+        # The row is logged, and the other media are filled.
+        with suppress(MediaRowInvalid):
+            media = await self.database.find(media_id)
         if media is None:
             return 0
         plans = self.planner.fallback_plans(media, _FULL_SIZE, None, known=media.known_facts)

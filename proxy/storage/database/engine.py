@@ -109,6 +109,10 @@ def _sqlite_options(settings: DatabaseSettings, **connect_args: Any) -> dict[str
 
 
 def _configure_sqlite(connection: Any, _record: object, *, synchronous: str = "NORMAL") -> None:
+    # By default text that is not UTF-8 makes the whole query fail. As lone surrogates it affects
+    # its own row only: `proxy.domain.media.stored_text` rejects it.
+    driver = getattr(connection, "driver_connection", connection)
+    driver.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA synchronous = {synchronous}")
     cursor.execute("PRAGMA foreign_keys = ON")

@@ -29,11 +29,11 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.domain.errors import DatabaseUnavailable
-from proxy.domain.media import DataType, MediaStatus
+from proxy.domain.media import DataType, MediaStatus, utc_timestamp
 from proxy.domain.upload import (
     ItemState,
     Lease,
@@ -44,12 +44,14 @@ from proxy.domain.upload import (
     UnusableUpload,
     Upload,
 )
+from proxy.storage.database.driver_errors import driver_text
 from proxy.storage.database.leased_writer import DONE, TAKEOVERS, LeasedWriter, add_to_total
 from proxy.storage.database.tables import (
     DatabaseClock,
     ingest_items,
     media_files,
     processing_checklist,
+    raw,
 )
 
 _items, _files, _steps = ingest_items.c, media_files.c, processing_checklist.c
@@ -71,6 +73,10 @@ _DUE = (
 )
 
 log = structlog.get_logger(__name__)
+
+
+class _InvalidItem(Exception):
+    """An item cannot be leased because of a value in its rows; the items behind it can."""
 
 
 class IngestQueue:
@@ -154,7 +160,11 @@ class IngestQueue:
                 due = row.main_api_id
                 # Written by another version of smartserve, or by hand.
                 if row.data_type in _TYPES:
-                    return await self._lease(connection, row, worker_id)
+                    try:
+                        return await self._lease(connection, row, worker_id)
+                    except (ValueError, TypeError, OverflowError) as error:
+                        # A value has a wrong type, or is not one of those that are defined.
+                        raise _InvalidItem(row.main_api_id, str(error)) from error
                 reason = f"its type {row.data_type!r} is unknown to this version"
                 log.error("upload_kept", main_api_id=due, reason=reason)
                 await connection.execute(_update(due, **_kept(reason)))
@@ -164,15 +174,18 @@ class IngestQueue:
         while True:
             try:
                 return await self._writer.run(work)
+            except _InvalidItem as error:
+                main_api_id, text = error.args
+                await self._postpone(main_api_id, f"its row has a value that is not valid: {text}")
             except DatabaseUnavailable as error:
                 # A row that the database rejects must not block the rows behind it.
                 if due is None or not isinstance(error.__cause__, _REJECTIONS):
                     raise
-                await self._postpone_rejected(due, error.__cause__)
+                # For example, a column of another program's media_files is narrower than ours.
+                await self._postpone(due, f"the database rejects its row: {driver_text(error)}")
 
-    async def _postpone_rejected(self, main_api_id: int, rejection: DBAPIError) -> None:
-        # For example, a column of another program's media_files is narrower than ours.
-        reason = f"the database rejects its row: {rejection.orig}"[:_MAX_REASON]
+    async def _postpone(self, main_api_id: int, reason: str) -> None:
+        reason = reason[:_MAX_REASON]
         log.warning("upload_rejected_by_database", main_api_id=main_api_id, reason=reason)
         values = {"state": ItemState.FAILED, "not_before": DatabaseClock() + _REJECTED_RETRY_S}
         # Only while it is free: another worker may have leased it since it was rejected here.
@@ -418,7 +431,8 @@ def _pending(step: Step) -> dict[str, Any]:
 async def _find_or_create_medium(connection: AsyncConnection, row: Row[Any]) -> tuple[int, date]:
     """Return the id of the upload's medium and the day of its creation."""
     same = _files.id == row.media_id if row.media_id else _files.main_api_id == row.main_api_id
-    query = select(_files.id, _files.created_at, _files.status).where(same)
+    # Not converted: a type raises on a value that it does not define.
+    query = select(_files.id, raw(_files.created_at), raw(_files.status)).where(same)
     found = (await connection.execute(query.order_by(_files.id).limit(1))).first()
     created_at = datetime.fromtimestamp(row.created_at, UTC)
     if found is None:
@@ -432,9 +446,9 @@ async def _find_or_create_medium(connection: AsyncConnection, row: Row[Any]) -> 
         media_id: int = result.lastrowid
     else:
         media_id = found.id
-        # MySQL's zero date arrives as text; then the day of the item counts.
-        if isinstance(found.created_at, datetime):
-            created_at = found.created_at
+        # If it is not a time, as MySQL's zero date, the day of the item counts.
+        stored_at = utc_timestamp(found.created_at)
+        created_at = stored_at if stored_at.timestamp() else created_at
     known = select(_steps.id).where(_steps.media_id == media_id)
     if (await connection.execute(known)).first() is None:
         # Steps that another program has completed are not repeated.
@@ -455,7 +469,8 @@ async def _reset_attempts(connection: AsyncConnection, media_id: int) -> None:
 
 
 async def _records(connection: AsyncConnection, media_id: int) -> dict[Step, StepRecord]:
-    query = select(processing_checklist).where(_steps.media_id == media_id).order_by(_steps.id)
+    columns = [raw(_steps[name]) for step in Step for name in (step, f"{step}_attempts")]
+    query = select(*columns).where(_steps.media_id == media_id).order_by(_steps.id)
     row = (await connection.execute(query)).mappings().all()[-1]
     return {
         step: StepRecord(

@@ -6,7 +6,18 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, case, func, or_, select, union_all
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    String,
+    and_,
+    case,
+    func,
+    or_,
+    select,
+    type_coerce,
+    union_all,
+)
 
 from proxy.domain.upload import Failure, ItemState, QueueReport, Step, StepState
 from proxy.storage.database.leased_writer import DONE, TAKEOVERS, LeasedWriter
@@ -92,7 +103,8 @@ _current = union_all(
 ).subquery()
 _STEPS = (
     select(
-        *(_steps[step] for step in Step),
+        # As text: the ENUM type raises on a value that another version of the table added.
+        *(type_coerce(_steps[step], String).label(step) for step in Step),
         func.count().label("count"),
         *(func.sum(_steps[f"{step}_attempts"]).label(f"{step}_attempts") for step in Step),
     )
@@ -113,6 +125,8 @@ def _by_step(rows: Sequence[Row[Any]]) -> tuple[dict[str, dict[str, int]], dict[
     attempts: Counter[str] = Counter({str(step): 0 for step in Step})
     for values in (row._asdict() for row in rows):
         for step in Step:
-            counts[step][values[step] or StepState.PENDING] += values["count"]
+            # A state that is not defined is not a completed one.
+            state = values[step] if values[step] in counts[step] else StepState.PENDING
+            counts[step][state] += values["count"]
             attempts[step] += int(values[f"{step}_attempts"] or 0)
     return counts, dict(attempts)

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields, replace
-from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
+import structlog
+from cachetools import LRUCache
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.domain.analysis import Analysis
-from proxy.domain.errors import DatabaseUnavailable
+from proxy.domain.errors import DatabaseUnavailable, MediaRowInvalid
 from proxy.domain.formats import SOURCE_MEDIA_TYPES
-from proxy.domain.media import DataType, Focus, Media, MediaFacts, MediaStatus
+from proxy.domain.media import (
+    DataType,
+    Focus,
+    Media,
+    MediaFacts,
+    MediaStatus,
+    readable_text,
+    stored_facts,
+    stored_text,
+    utc_timestamp,
+)
 from proxy.domain.variant import PurgeEntry
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import MediaPaths, NewMedia
@@ -27,10 +39,10 @@ from proxy.storage.database.tables import (
     media_facts,
     media_fallbacks,
     media_files,
+    raw,
 )
 from proxy.storage.database.transactions import SqlDatabase, ThreadReader
 
-_EPOCH = datetime.fromtimestamp(0, UTC)
 _files, _facts, _fallbacks = media_files.c, media_facts.c, media_fallbacks.c
 _analyses, _details = media_ai_analysis.c, media_analysis_details.c
 # The number of the latest logos that are searched for brand colours.
@@ -38,7 +50,11 @@ _LOGOS = 5
 # The fields that are columns of the same name in each table that has them.
 _MEDIA_FIELDS = tuple(one.name for one in fields(Media) if one.name in _files)
 _FACT_FIELDS = tuple(one.name for one in fields(MediaFacts) if one.name in _fallbacks)
-_ENUMS = ("data_type", "status")
+_FACT_COLUMNS = (*_FACT_FIELDS, "focus_x", "focus_y")
+_ANALYSIS_COLUMNS = tuple(one for one in _analyses if not isinstance(one.type, sa.TIMESTAMP))
+_MAX_REPORTED = 10_000
+
+log = structlog.get_logger(__name__)
 
 _has_bulk = sa.func.nullif(_files.bulk_path, "").is_not(None)
 _has_library = sa.func.nullif(_files.library_path, "").is_not(None)
@@ -64,13 +80,8 @@ def _replace_into(table: sa.Table, *omitted: str) -> sa.TextClause:
 
 
 _SELECT: sa.Select[Any] = sa.select(
-    # ENUM columns are read as text: the ENUM type raises on a value that another version of the
-    # table added.
-    *(
-        sa.type_coerce(_files[name], sa.String).label(name) if name in _ENUMS else _files[name]
-        for name in _MEDIA_FIELDS
-    ),
-    *(_facts[name] for name in (*_FACT_FIELDS, "focus_x", "focus_y", "row_version")),
+    *(raw(_files[name]) for name in _MEDIA_FIELDS),
+    *(raw(_facts[name]) for name in (*_FACT_COLUMNS, "row_version")),
     # Few media have fallbacks. For all others this flag saves the second query.
     sa.exists().where(_fallbacks.media_id == _files.id).label("has_fallbacks"),
 ).select_from(media_files.outerjoin(media_facts, _facts.media_id == _files.id))
@@ -82,16 +93,18 @@ _BY_HASH = _SELECT.where(_facts.content_hash == sa.bindparam("content_hash"), _s
 )
 _IDS = _page(sa.select(_files.id).where(_servable))
 _IDS_OF_USER = _page(sa.select(_files.id).where(_files.user_id == sa.bindparam("user_id")))
-_PATHS = _page(sa.select(_files.id, _files.bulk_path, _files.library_path))
+_PATHS = _page(sa.select(_files.id, raw(_files.bulk_path), raw(_files.library_path)))
 _NEWEST = (
     _SELECT.where(_files.id < sa.bindparam("before"), _servable)
     .order_by(_files.id.desc())
     .limit(sa.bindparam("limit"))
 )
-_FALLBACKS = sa.select(media_fallbacks).where(_fallbacks.media_id == sa.bindparam("media_id"))
-_FALLBACKS_OF = sa.select(media_fallbacks).where(
-    _fallbacks.media_id.in_(sa.bindparam("media_ids", expanding=True))
+_FALLBACKS = sa.select(*(raw(_fallbacks[name]) for name in _FACT_COLUMNS)).where(
+    _fallbacks.media_id == sa.bindparam("media_id")
 )
+_FALLBACKS_OF = sa.select(
+    _fallbacks.media_id, *(raw(_fallbacks[name]) for name in _FACT_COLUMNS)
+).where(_fallbacks.media_id.in_(sa.bindparam("media_ids", expanding=True)))
 _SAVE_FACTS = _replace_into(media_facts, "learned_at")
 _SAVE_FALLBACK = _replace_into(media_fallbacks, "adopted_at")
 
@@ -114,6 +127,7 @@ class SqlMediaRepository(SqlDatabase):
             if file is None
             else ThreadReader(file, reading)
         )
+        self._reported: LRUCache[tuple[int, str, str], bool] = LRUCache(_MAX_REPORTED)
         self._statistics = {"queries": 0.0, "errors": 0.0, "seconds": 0.0}
 
     async def aclose(self) -> None:
@@ -132,24 +146,26 @@ class SqlMediaRepository(SqlDatabase):
         rows = await self._read(_BY_ID, media_id=media_id)
         if not rows:
             return None
-        media = _media_of(rows[0])
+        media = self._media_of(rows[0])
         if not rows[0].has_fallbacks:
             return media
         fallbacks = await self._read(_FALLBACKS, media_id=media_id)
-        return replace(media, fallbacks=tuple(map(_facts_of, fallbacks)))
+        valid = (_facts_of(row, media_id, self._report) for row in fallbacks)
+        return replace(media, fallbacks=tuple(facts for facts in valid if facts is not None))
 
     async def find_many(self, media_ids: Collection[int]) -> Mapping[int, Media]:
-        """Return the rows with these ids, by one query and one for all fallbacks."""
+        """Return the rows with these ids, by one query and one for all fallbacks.
+
+        Raises:
+            MediaRowInvalid: one of them is not valid; `find` returns the others.
+        """
         rows = await self._read(_BY_IDS, media_ids=list(media_ids))
-        found = {row.id: _media_of(row) for row in rows}
+        found = {row.id: self._media_of(row) for row in rows}
         if having := [row.id for row in rows if row.has_fallbacks]:
-            fallbacks: dict[int, list[MediaFacts]] = {}
             for row in await self._read(_FALLBACKS_OF, media_ids=having):
-                fallbacks.setdefault(row.media_id, []).append(_facts_of(row))
-            found |= {
-                media_id: replace(found[media_id], fallbacks=tuple(facts))
-                for media_id, facts in fallbacks.items()
-            }
+                if (facts := _facts_of(row, row.media_id, self._report)) is not None:
+                    media = found[row.media_id]
+                    found[media.id] = replace(media, fallbacks=(*media.fallbacks, facts))
         return found
 
     async def save_facts(self, media_id: int, facts: MediaFacts) -> None:
@@ -190,7 +206,7 @@ class SqlMediaRepository(SqlDatabase):
         rows = await self._read(_BY_HASH, content_hash=content_hash)
         # Whether the facts belong to the current file is not decided in SQL: the two tables may
         # have different collations, and MySQL then refuses to compare their paths.
-        return next((media for media in map(_media_of, rows) if media.known_facts), None)
+        return next((media for media in self._valid(rows) if media.known_facts), None)
 
     async def ids(self, *, after: int = 0, limit: int = 1000) -> Sequence[int]:
         """Return a page of ids of servable rows above ``after``, ascending."""
@@ -205,16 +221,53 @@ class SqlMediaRepository(SqlDatabase):
 
     async def newest(self, *, before: int, limit: int) -> Sequence[Media]:
         """Return servable rows with ids below ``before``, descending, with their facts."""
-        return [_media_of(row) for row in await self._read(_NEWEST, before=before, limit=limit)]
+        found: list[Media] = []
+        while len(found) < limit:
+            wanted = limit - len(found)
+            rows = await self._read(_NEWEST, before=before, limit=wanted)
+            found += self._valid(rows)
+            if len(rows) < wanted:
+                break
+            # Rows that are not valid are left out; a short page would look like the last one.
+            before = rows[-1].id
+        return found
 
     async def paths(self, *, after: int = 0, limit: int = 1000) -> Sequence[MediaPaths]:
         """Return a page of the paths of rows of any status above ``after``, ascending by id."""
         rows = await self._read(_PATHS, after=after, limit=limit)
-        return [MediaPaths(row.id, row.bulk_path, row.library_path) for row in rows]
+        return [
+            MediaPaths(row.id, *(self._path(row, name) for name in ("bulk_path", "library_path")))
+            for row in rows
+        ]
 
     def statistics(self) -> Mapping[str, float]:
         """Return the number of queries and transactions, of failed ones, and their duration."""
         return dict(self._statistics)
+
+    def _path(self, row: sa.Row[Any], name: str) -> str | None:
+        try:
+            return stored_text(getattr(row, name))
+        except ValueError:
+            self._report(row.id, "media_files", name)
+            return None
+
+    def _media_of(self, row: sa.Row[Any]) -> Media:
+        return _media_of(row, self._report)
+
+    def _valid(self, rows: Iterable[sa.Row[Any]]) -> Iterator[Media]:
+        for row in rows:
+            with suppress(MediaRowInvalid):
+                yield self._media_of(row)
+
+    def _report(self, media_id: int, table: str, column: str) -> None:
+        """Log a value that is not valid, once for each row and column."""
+        if self._reported.setdefault((media_id, table, column), False):
+            return
+        self._reported[media_id, table, column] = True
+        advice = "correct the value in the database; other rows are not affected"
+        log.warning(
+            "database_value_invalid", media_id=media_id, table=table, column=column, advice=advice
+        )
 
     async def _read(self, query: sa.Executable, **values: Any) -> Sequence[sa.Row[Any]]:
         with self._counted():
@@ -235,7 +288,7 @@ class SqlMediaRepository(SqlDatabase):
 
 # A table that another program created may have several rows for a medium: the latest is first.
 _ANALYSES = (
-    sa.select(media_ai_analysis, _details.details)
+    sa.select(*map(raw, _ANALYSIS_COLUMNS), raw(_details.details))
     .outerjoin(media_analysis_details, _details.media_id == _analyses.media_id)
     .order_by(_analyses.id.desc())
 )
@@ -243,8 +296,9 @@ _ANALYSES = (
 
 def _analysis_of(row: sa.Row[Any]) -> Analysis:
     columns = row._asdict()
-    own = columns.pop("details") or {}
-    return Analysis(columns, own)
+    own = _json_object(columns.pop("details"))
+    # A value of another type than its column is left out, as if it were NULL.
+    return Analysis({name: _typed(name, one) for name, one in columns.items()}, own)
 
 
 class AnalysisRepository:
@@ -268,15 +322,15 @@ class AnalysisRepository:
 
     async def thumbhashes(self, media_ids: Collection[int]) -> Mapping[int, str]:
         """Return the stored ThumbHashes of these media; media without one are left out."""
-        query = sa.select(media_analysis_details).where(_details.media_id.in_(media_ids))
-        rows = await self._database.read(query)
-        hashes = {row.media_id: (row.details or {}).get("thumbhash") for row in rows}
-        return {media_id: one for media_id, one in hashes.items() if one}
+        query = sa.select(_details.media_id, raw(_details.details))
+        rows = await self._database.read(query.where(_details.media_id.in_(media_ids)))
+        hashes = {row.media_id: _json_object(row.details).get("thumbhash") for row in rows}
+        return {media_id: one for media_id, one in hashes.items() if one and isinstance(one, str)}
 
     async def find_brand(self, user_id: int) -> Mapping[str, Any] | None:
         """Return the brand colours and the id of a user's latest logo that has any, or None."""
         query = (
-            sa.select(_files.id, _details.details)
+            sa.select(_files.id, raw(_details.details))
             .join(media_analysis_details, _details.media_id == _files.id)
             .where(_files.user_id == user_id, _files.data_type == DataType.LOGO)
             .order_by(_files.id.desc())
@@ -284,9 +338,34 @@ class AnalysisRepository:
         )
         for row in await self._database.read(query):
             # A logo that is not analysed yet, or has no distinct colours, is skipped.
-            if colours := row.details.get("brand_colors"):
+            if colours := _json_object(row.details).get("brand_colors"):
                 return {"brand_colors": colours, "logo_media_id": row.id}
         return None
+
+
+def _json_object(value: object) -> dict[str, Any]:
+    """Return a stored JSON object; an empty one for NULL and for anything else."""
+    found = _json(value)
+    return found if isinstance(found, dict) else {}
+
+
+def _json(value: object) -> Any:
+    try:
+        return json.loads(value) if isinstance(value, (str, bytes)) else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def _typed(name: str, value: object) -> Any:
+    """Return a value of ``media_ai_analysis``, or None if it has not the type of its column."""
+    kind = media_ai_analysis.c[name].type
+    if isinstance(kind, sa.JSON):
+        found = _json(value)
+        # Lists, of objects or of words; the raw answers of providers may be anything.
+        return found if name.startswith("raw_") or isinstance(found, list) else None
+    if isinstance(kind, (sa.String, sa.Text)):
+        return readable_text(value)
+    return value if isinstance(value, (int, float)) else None
 
 
 async def bind_facts(
@@ -316,26 +395,50 @@ def _fact_values(media_id: int, facts: MediaFacts) -> dict[str, Any]:
     return values | {"focus_x": focus["x"], "focus_y": focus["y"]}
 
 
-def _media_of(row: sa.Row[Any]) -> Media:
-    """Convert a row of `_BY_ID`."""
-    values = {name: getattr(row, name) for name in _MEDIA_FIELDS}
-    facts = None
+def _media_of(
+    row: sa.Row[Any], report: Callable[[int, str, str], object] = lambda *_: None
+) -> Media:
+    """Convert a row of `_BY_ID`; ``report`` gets the id, the table and the column of a bad value.
+
+    Raises:
+        MediaRowInvalid: a path is not text. Other bad values are replaced, or have no effect.
+    """
+    paths: dict[str, str | None] = {}
+    for name in ("bulk_path", "library_path"):
+        try:
+            paths[name] = stored_text(getattr(row, name))
+        except ValueError:
+            report(row.id, "media_files", name)
+            raise MediaRowInvalid(
+                f"The {name} of this image in the database is not valid: the operator of the server"
+                " must correct it."
+            ) from None
     # NULL: the outer join has found no facts.
-    if row.content_hash is not None:
-        facts = replace(_facts_of(row), row_version=row.row_version)
-    values |= {"data_type": row.data_type or "", "updated_at": utc_timestamp(row.updated_at)}
-    return Media(**values, facts=facts)
-
-
-def _facts_of(row: sa.Row[Any]) -> MediaFacts:
-    has_focus = row.focus_x is not None and row.focus_y is not None
-    return MediaFacts(
-        **{name: getattr(row, name) for name in _FACT_FIELDS},
-        focus=Focus(row.focus_x, row.focus_y) if has_focus else None,
+    facts = None if row.content_hash is None else _facts_of(row, row.id, report)
+    updated_at = utc_timestamp(row.updated_at)
+    if not updated_at.timestamp() and row.updated_at:
+        report(row.id, "media_files", "updated_at")
+    return Media(
+        id=row.id,
+        user_id=row.user_id if isinstance(row.user_id, int) else 0,
+        data_type=readable_text(row.data_type) or "",
+        original_name=readable_text(row.original_name),
+        mime_type=readable_text(row.mime_type),
+        file_size=row.file_size if isinstance(row.file_size, int) else None,
+        status=readable_text(row.status),
+        updated_at=updated_at,
+        facts=facts,
+        bulk_path=paths["bulk_path"],
+        library_path=paths["library_path"],
     )
 
 
-def utc_timestamp(moment: object) -> datetime:
-    """Return a stored timestamp, which is in UTC; the epoch for NULL and MySQL's zero date."""
-    # The driver returns the zero date as text.
-    return moment.replace(tzinfo=UTC) if isinstance(moment, datetime) else _EPOCH
+def _facts_of(
+    row: sa.Row[Any], media_id: int, report: Callable[[int, str, str], object]
+) -> MediaFacts | None:
+    """Return the facts in a row, or None if a value is not valid: they are read again."""
+    try:
+        return stored_facts(row._asdict())
+    except ValueError as error:
+        report(media_id, "media_facts or media_fallbacks", str(error))
+        return None

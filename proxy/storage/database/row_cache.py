@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import structlog
 from cachetools import LRUCache, TTLCache
 
-from proxy.domain.errors import DatabaseUnavailable, SmartserveError
+from proxy.domain.errors import DatabaseUnavailable, MediaRowInvalid, SmartserveError
 from proxy.domain.media import Media, MediaFacts
 from proxy.runtime.circuit_breaker import CircuitBreaker
 from proxy.runtime.supervised_task import cancel
@@ -130,7 +130,7 @@ class CachedMediaRepository:
             try:
                 media = (await asyncio.shield(batch)).get(media_id)
             # A row that cannot be read spoils the query of all: each one is then read alone.
-            except (ValueError, TypeError, LookupError):
+            except MediaRowInvalid:
                 media = None
             else:
                 return media

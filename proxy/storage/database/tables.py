@@ -86,6 +86,14 @@ def updated_at() -> sa.Column[Any]:
     return sa.Column("updated_at", sa.TIMESTAMP, server_default=UpdatedAt())
 
 
+def raw(column: sa.Column[Any]) -> sa.Label[Any]:
+    """Return a column whose values are not converted: a type raises for all rows of a query.
+
+    In SQLite each value may have any type, and an ENUM type rejects what another version added.
+    """
+    return sa.type_coerce(column, sa.types.NullType()).label(column.name)
+
+
 def _fact_columns() -> list[sa.Column[Any]]:
     return [
         required("byte_size", sa.BigInteger),

@@ -24,11 +24,12 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.domain.errors import PendingConflict, PendingNotFound
+from proxy.domain.media import readable_text, utc_timestamp
 from proxy.domain.upload import PendingImage, PendingStatus, media_id_of
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import profile_columns as profiles
-from proxy.storage.database.media_repository import utc_timestamp
 from proxy.storage.database.profile_columns import ProfileColumn, pending_images
+from proxy.storage.database.tables import raw
 from proxy.storage.database.transactions import SqlDatabase
 
 _POOL = 4
@@ -37,10 +38,8 @@ _MAX_SITE_MEDIA = 100
 _rows = pending_images.c
 # Read as text: the ENUM type raises on a value that another version of the table added.
 _status = type_coerce(_rows.status, String)
-_SELECT: Select[Any] = select(
-    *(column for column in _rows if column.name not in ("status", "thumbnail_url")),
-    _status.label("status"),
-)
+# Values are not converted: a type raises on one bad value, and then no row is returned.
+_SELECT: Select[Any] = select(*(raw(one) for one in _rows if one.name != "thumbnail_url"))
 _BY_ID = _SELECT.where(_rows.id == bindparam("id"))
 _TO_CHANGE = _BY_ID.with_for_update()
 _QUEUE = (
@@ -252,7 +251,7 @@ class UploadRepository(SqlDatabase):
         rows = await self.read(_BY_PATHS, {"paths": list(paths)})
         newest_last = sorted(rows, key=lambda row: row.id)
         return {
-            row.image_path: NamedTempfile(row.id, row.status, row.permanent_url)
+            row.image_path: NamedTempfile(row.id, row.status, readable_text(row.permanent_url))
             for row in newest_last
         }
 
@@ -353,6 +352,16 @@ async def _change(connection: AsyncConnection, pending_id: int, **values: Any) -
 def _pending(row: Row[Any]) -> PendingImage:
     # A status that smartserve does not define counts as failed, because no worker handles it.
     known = {status.value: status for status in PendingStatus}
-    values = row._asdict() | {"status": known.get(row.status, PendingStatus.FAILED)}
-    times = {name: utc_timestamp(values[name]) for name in ("created_at", "updated_at")}
-    return PendingImage(**values | times)
+    status = known.get(readable_text(row.status) or "", PendingStatus.FAILED)
+    # A bad value affects this row only. With a path that no file has, its upload fails.
+    return PendingImage(
+        id=row.id,
+        user_id=row.user_id if isinstance(row.user_id, int) else 0,
+        image_path=readable_text(row.image_path) or "",
+        original_name=readable_text(row.original_name),
+        mime_type=readable_text(row.mime_type),
+        status=status,
+        created_at=utc_timestamp(row.created_at),
+        updated_at=utc_timestamp(row.updated_at),
+        permanent_url=readable_text(row.permanent_url),
+    )

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +20,7 @@ from proxy.storage.database.ingest_queue import IngestQueue
 from proxy.storage.database.ingest_report import queue_report
 from proxy.storage.database.leased_writer import LeasedWriter
 from proxy.storage.database.media_repository import SqlMediaRepository
+from proxy.storage.database.schema import upgrade
 from tests.storage.database.backends import Backend
 from tests.storage.database.items import LEASE_S, claimed, offer, run_out, upload
 
@@ -293,3 +297,37 @@ async def test_paths_that_differ_from_the_name_are_the_uploads_own(queue: Ingest
     odd = replace(upload(9), original_name=None, mime_type=None, image_path="/x/ü.png")
     await queue.enqueue([odd], settled_before=0)
     assert (await claimed(queue)).upload == odd
+
+
+_BAD_ITEMS = [
+    "UPDATE ingest_items SET data_type = 'poster' WHERE main_api_id = 1",
+    "UPDATE ingest_items SET created_at = 'yesterday' WHERE main_api_id = 1",
+    "UPDATE ingest_items SET created_at = 1e300 WHERE main_api_id = 1",
+    "UPDATE ingest_items SET heals = 'many' WHERE main_api_id = 1",
+    "UPDATE ingest_items SET user_id = 'nobody' WHERE main_api_id = 1",
+    "UPDATE ingest_items SET original_name = CAST(x'ff' AS TEXT) WHERE main_api_id = 1",
+    "UPDATE media_files SET created_at = 'nonsense', status = 'half'",
+    "UPDATE processing_checklist SET retrieve_file = 'half'",
+    "UPDATE processing_checklist SET retrieve_file_attempts = 'often'",
+    "UPDATE processing_checklist SET updated_at = 'nonsense', created_at = x'00'",
+]
+
+
+@pytest.mark.parametrize("change", _BAD_ITEMS)
+async def test_a_bad_item_does_not_block_those_behind_it(
+    change: str, tmp_path: Path, settings: DatabaseSettings
+) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path}/media.db"
+    await upgrade(url, settings)
+    async with LeasedWriter(url, settings, lease_s=LEASE_S) as writer:
+        queue = IngestQueue(writer)
+        await offer(queue, 1)
+        await queue.release((await claimed(queue)).lease)
+        await offer(queue, 2)
+        with closing(sqlite3.connect(tmp_path / "media.db")) as connection, connection:
+            connection.execute(change)
+        claims = [await queue.claim("w1"), await queue.claim("w1")]
+        assert 2 in {one.upload.id for one in claims if one is not None}
+        report = await queue_report(writer)
+        # Either it is processed nevertheless, or it has failed with a reason.
+        assert None not in claims or "not valid" in report.failures[0].reason

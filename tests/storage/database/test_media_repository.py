@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import sqlite3
+from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
+import orjson
 import pytest
+from structlog.testing import capture_logs
 
+from proxy.domain.errors import MediaRowInvalid
 from proxy.domain.media import MAX_MEDIA_ID, DataType, Media, MediaFacts, MediaStatus
-from proxy.storage.database import MediaPaths, NewMedia
+from proxy.settings import DatabaseSettings
+from proxy.storage.database import MediaPaths, NewMedia, tables
 from proxy.storage.database.ingest_queue import IngestQueue
 from proxy.storage.database.leased_writer import LeasedWriter
 from proxy.storage.database.media_repository import AnalysisRepository, SqlMediaRepository
+from proxy.storage.database.schema import upgrade
 from tests.storage.database.backends import Backend
 from tests.storage.database.items import COLUMNS, OWN, claimed, offer
 from tests.support.waiting import eventually
@@ -327,3 +336,128 @@ async def test_thumbhashes_are_read_of_many_and_only_where_there_are_any(
     asked = [one.media_id for one in leases]
     assert await analyses.thumbhashes([*asked, 99]) == {asked[0]: "aGFzaA=="}
     assert await analyses.thumbhashes([]) == {}
+
+
+_TABLES = ("media_files", "media_facts", "media_fallbacks", "media_ai_analysis")
+_OPEN_COLUMNS = [
+    (table, column.name)
+    for table in (*_TABLES, "media_analysis_details")
+    for column in tables.metadata.tables[table].columns
+    if column.name not in ("id", "media_id")
+]
+_NONSENSE = {
+    "zero": "0",
+    "empty": "''",
+    "words": "'nonsense'",
+    "zero date": "'0000-00-00 00:00:00'",
+    "binary": "x'ff00'",
+    "text that is not UTF-8": "CAST(x'2fff' AS TEXT)",
+    "text as binary": "CAST('bulk/x.jpg' AS BLOB)",
+    "largest": "9223372036854775807",
+    "negative": "-1",
+    "float": "1e308",
+    "deep JSON": f"'{'[' * 5000}'",
+    "null in JSON": "'null'",
+    "list in JSON": "'[1, null, \"x\"]'",
+}
+
+
+_ROWS = len(_NONSENSE) + 2
+"""The first and the last stay valid."""
+
+
+async def _fill(url: str, new: NewMedia, facts: MediaFacts) -> None:
+    await upgrade(url, DatabaseSettings())
+    async with SqlMediaRepository(url, DatabaseSettings()) as database:
+        for _ in range(_ROWS):
+            media_id = await database.insert(new, facts)
+            await database.add_fallback(media_id, replace(facts, source_path="small.jpg"))
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file with media that have every kind of row."""
+    file = tmp_path_factory.mktemp("rows") / "filled.db"
+    new = NewMedia(42, DataType.LOGO, "a.jpg", "bulk/a.jpg")
+    facts = MediaFacts("ab" * 32, 1, "jpeg", 2, 3, False, 1, False, None, "bulk/a.jpg")  # noqa: FBT003
+    asyncio.run(_fill(f"sqlite+aiosqlite:///{file}", new, facts))
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.executescript(
+            "INSERT INTO media_ai_analysis (media_id, subject_matter) SELECT id, 'a boat'"
+            " FROM media_files; INSERT INTO media_analysis_details SELECT id,"
+            ' \'{"thumbhash": "abc", "brand_colors": [1]}\' FROM media_files'
+        )
+        connection.execute("PRAGMA journal_mode = DELETE")
+    return file
+
+
+@pytest.fixture
+def rows(filled: Path, tmp_path: Path) -> str:
+    """The URL of a copy of it."""
+    return f"sqlite+aiosqlite:///{shutil.copy(filled, tmp_path / 'copy.db')}"
+
+
+@pytest.mark.parametrize(("table", "column"), _OPEN_COLUMNS)
+async def test_a_bad_value_affects_only_its_own_row(table: str, column: str, rows: str) -> None:
+    where = "id" if table == "media_files" else "media_id"
+    with closing(sqlite3.connect(rows.partition("///")[2])) as connection, connection:
+        for row, value in enumerate(_NONSENSE.values(), 2):
+            connection.execute(f"UPDATE {table} SET {column} = {value} WHERE {where} = {row}")
+    valid, every = {1, _ROWS}, range(1, _ROWS + 1)
+    async with SqlMediaRepository(rows, DatabaseSettings()) as database:
+        for media_id in every:
+            # An error of this row is the only one that is allowed.
+            with suppress(*(() if media_id in valid else (MediaRowInvalid,))):
+                found = await database.find(media_id)
+                assert found is not None
+                assert media_id not in valid or (found.known_facts and found.fallbacks)
+                # The texts that responses contain.
+                orjson.dumps([found.original_name, found.mime_type, found.data_type])
+        assert valid <= {one.id for one in await database.newest(before=99, limit=99)}
+        assert valid <= set(await database.ids())
+        assert [one.media_id for one in await database.paths()] == list(every)
+        analyses = AnalysisRepository(database)
+        assert valid <= set(await analyses.thumbhashes(every))
+        stored = [await analyses.find(media_id) for media_id in every]
+        assert all(one is not None and orjson.dumps(one.public()) for one in stored)
+        assert await analyses.find_brand(42) is not None
+
+
+async def test_invalid_facts_are_those_of_an_unknown_source(rows: str) -> None:
+    with closing(sqlite3.connect(rows.partition("///")[2])) as connection, connection:
+        connection.execute("UPDATE media_facts SET content_hash = '../../x' WHERE media_id = 2")
+    async with SqlMediaRepository(rows, DatabaseSettings()) as database:
+        found = await database.find(2)
+    assert found is not None
+    assert (found.facts, len(found.fallbacks)) == (None, 1)
+
+
+async def test_a_path_that_is_not_text_is_an_error_that_is_logged_once(rows: str) -> None:
+    with closing(sqlite3.connect(rows.partition("///")[2])) as connection, connection:
+        connection.execute("UPDATE media_files SET bulk_path = x'ff00' WHERE id = 2")
+    async with SqlMediaRepository(rows, DatabaseSettings()) as database:
+        with capture_logs() as logs:
+            for _ in range(3):
+                with pytest.raises(MediaRowInvalid, match="bulk_path"):
+                    await database.find(2)
+            assert [one.id for one in await database.newest(before=4, limit=2)] == [3, 1]
+    assert [(one["media_id"], one["column"]) for one in logs] == [(2, "bulk_path")]
+
+
+async def test_a_path_that_was_stored_as_binary_is_read(rows: str) -> None:
+    with closing(sqlite3.connect(rows.partition("///")[2])) as connection, connection:
+        connection.execute("UPDATE media_files SET bulk_path = CAST('bulk/é.jpg' AS BLOB)")
+    async with SqlMediaRepository(rows, DatabaseSettings()) as database:
+        found = await database.find(2)
+    assert found is not None
+    assert found.source_path == "bulk/é.jpg"
+
+
+@pytest.mark.parametrize("value", ["0", "''", "'nonsense'", "'0000-00-00'", "x'00'", "NULL"])
+async def test_a_time_that_is_none_is_as_old_as_can_be(value: str, rows: str) -> None:
+    with closing(sqlite3.connect(rows.partition("///")[2])) as connection, connection:
+        connection.execute(f"UPDATE media_files SET updated_at = {value} WHERE id = 2")
+    async with SqlMediaRepository(rows, DatabaseSettings()) as database:
+        found = await database.find(2)
+    assert found is not None
+    assert found.updated_at.timestamp() == 0

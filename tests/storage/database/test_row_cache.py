@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from proxy.domain.errors import DatabaseUnavailable
+from proxy.domain.errors import DatabaseUnavailable, MediaRowInvalid
 from proxy.domain.media import Media, MediaFacts
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import MediaRepository
@@ -43,7 +43,7 @@ class FakeDatabase:
         await self.gate.wait()
         self._answer(refuse=self.down)
         if self.bad_row in media_ids:
-            raise ValueError
+            raise MediaRowInvalid("bad")
         return {one: self.rows[one] for one in media_ids if one in self.rows}
 
     async def save_facts(self, media_id: int, facts: MediaFacts) -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
 from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 
+import orjson
 import pytest
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.dialects import mysql
@@ -515,3 +519,33 @@ async def test_a_profile_of_another_program_has_only_columns_that_name_a_user(
         assert await main.profile(456) == {PROFILE: []}
         backend.run(url, f"UPDATE user_profiles SET profile_image_path = '{PATH}'")
         assert await main.profile(456) == {PROFILE: [PATH]}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(
+            f"{column} = {value}"
+            for column in ("created_at", "updated_at", "image_path", "original_name", "user_id")
+            for value in ("0", "''", "'nonsense'", "x'ff00'", "CAST(x'2fff' AS TEXT)", "1e308")
+        ),
+        "permanent_url = x'ff'",
+    ],
+)
+async def test_a_bad_upload_affects_only_itself(
+    change: str, tmp_path: Path, settings: DatabaseSettings
+) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path}/main.db"
+    await upgrade(url, settings, schema=main_schema(own=True))
+    async with UploadRepository(url, settings, own=True) as database:
+        new = NewUpload("logo_image", "/temp_images/profiles/4-logo-1.png", "a.png", "image/png")
+        ids = await database.insert(4, [new, new, new])
+        with closing(sqlite3.connect(tmp_path / "main.db")) as connection, connection:
+            connection.execute(f"UPDATE pending_images SET {change} WHERE id = {ids[1]}")
+        rows = await database.list_pending(limit=10)
+        # Not left out: the worker lists it, and it ends as failed with a reason.
+        assert [one.id for one in rows] == ids
+        assert await database.count_pending() == len(ids)
+        orjson.dumps([asdict(one) for one in rows])
+        await database.mark_failed(ids[1])
+        await database.mark_processed(ids[2], "7")

@@ -397,6 +397,28 @@ async def test_a_corrupt_original_has_the_status_of_the_image_route(
     assert (await many.json())["missing"][0]["status"] == 422
 
 
+async def test_bad_rows_affect_only_themselves(serve: Serve, data_dir: Path) -> None:
+    with closing(sqlite3.connect(data_dir / "smartserve.db")) as database, database:
+        database.executescript(
+            "UPDATE media_files SET updated_at = 'nonsense' WHERE id = 1;"
+            "UPDATE media_files SET bulk_path = x'ff00' WHERE id = 2;"
+            "UPDATE media_files SET original_name = CAST(x'ff' AS TEXT) WHERE id = 3;"
+            "UPDATE media_facts SET width = 'wide' WHERE media_id = 3;"
+            "INSERT INTO media_ai_analysis (media_id, dominant_colors, mood_keywords)"
+            " VALUES (4, '{', 7);"
+            "INSERT INTO media_analysis_details VALUES (4, '[1]');"
+        )
+    server = await serve()
+    found = await (await server.client.get("/info?ids=1,2,3,4")).json()
+    assert [one["id"] for one in found["pictures"]] == [1, 3, 4]
+    assert [(one["id"], one["status"]) for one in found["missing"]] == [(2, 500)]
+    assert "bulk_path" in found["missing"][0]["detail"]
+    statuses = [(await server.client.get(f"/serve/{one}?size=grid")).status for one in (1, 2, 3, 4)]
+    assert statuses == [200, 500, 200, 200]
+    gallery = await (await server.client.get("/api/gallery")).json()
+    assert [one["id"] for one in gallery["pictures"]] == [4, 3, 1]
+
+
 async def test_the_description_uses_a_stored_analysis(serve: Serve, data_dir: Path) -> None:
     with closing(sqlite3.connect(data_dir / "smartserve.db")) as database, database:
         database.execute(
