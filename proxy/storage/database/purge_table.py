@@ -108,6 +108,14 @@ class PurgeTable:
         earliest, latest = _timestamp(now - _UNSETTLED_S), _timestamp(now + _UNSETTLED_S)
         return versions, {key for key, at in versions.items() if earliest <= at <= latest}
 
+    async def changes_are_indexed(self) -> bool:
+        """Return whether `changes` reads only changed rows, and not the whole table."""
+        async with self._reader.connection() as connection:
+            indexes = await connection.run_sync(
+                lambda sync: sa.inspect(sync).get_indexes(media_files.name)
+            )
+        return any(index["column_names"][:1] == ["updated_at"] for index in indexes)
+
     async def delete_old(self) -> None:
         """Delete the purges that are older than the retention time."""
 

@@ -99,6 +99,7 @@ async def test_a_changed_row_is_reported_with_its_time(
     # Later it counts as settled.
     assert (await table.changes(now - 30, now=now + 10))[1] == set()
     assert old in (await table.changes(0, now=now))[0]
+    assert await table.changes_are_indexed()
 
 
 async def test_a_new_fallback_is_announced_to_running_servers(
