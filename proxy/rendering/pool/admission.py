@@ -32,8 +32,9 @@ REASONS = ("queue_full", "queue_wait", "shutdown", "pressure")
 PATIENCE = 2
 """A job that was accepted waits up to this many times ``workers.max_queue_wait_s``: the prediction
 may be wrong, and work that was accepted is rejected late only if it is wrong by far."""
-_WEIGHT = 0.1
-"""Weight of the newest service time in the mean of its kind."""
+_WEIGHT = 0.3
+"""Weight of the newest service time in the mean of its kind. A busy neighbour makes all jobs
+several times slower within a second, and the prediction has to follow."""
 _MAX_KINDS = 1000
 _MAX_FAILURES = 10_000
 _MAX_BACKOFF_S = 3600.0
