@@ -226,16 +226,27 @@ async def test_an_upload_becomes_a_medium_that_is_served(fake: FakeMainApi, plai
     assert answer.status == 200
 
 
+async def test_an_upload_that_lacks_only_its_end_marker_is_served(
+    fake: FakeMainApi, plain: Worker
+) -> None:
+    image = fake.add(PHOTO.removesuffix(b"\xff\xd9"))
+    assert await plain.ingest.run_once() == 0
+    assert image.status == "processed"
+    answer = await plain.server.client.get(f"/serve/{plain.row('media_id')[0]}?size=grid")
+    assert answer.status == 200
+
+
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
         (b"hello", "not an image"),
         (b"", "not an image"),
-        (PHOTO[: len(PHOTO) // 2], "retrieve_file"),
+        (PHOTO[: len(PHOTO) // 2], "pixels end at row"),
+        (PHOTO[: len(PHOTO) // 2] + b"\xff\xd9", "pixels end at row"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "accepted are"),
         (huge(), "retrieve_file"),
     ],
-    ids=["text", "empty", "cut", "svg", "108 megapixels"],
+    ids=["text", "empty", "cut", "cut and ended", "svg", "108 megapixels"],
 )
 async def test_an_unsound_file_fails_permanently_and_leaves_nothing(
     fake: FakeMainApi, plain: Worker, body: bytes, reason: str

@@ -82,6 +82,20 @@ async def test_a_file_that_is_not_regular_is_rejected_at_once(
     assert refused.reason
 
 
+async def test_half_an_image_with_an_end_marker_is_rejected_with_its_last_row(
+    server: Serving, tmp_path: Path
+) -> None:
+    whole, path = (SAMPLES / "kodak-23.jpg").read_bytes(), tmp_path / "cut.jpg"
+    path.write_bytes(whole[: len(whole) // 2] + b"\xff\xd9")
+    refused = await take(server, path)
+    assert isinstance(refused, RejectedFile)
+    assert "its pixels end at row" in refused.reason
+    path.write_bytes(whole.removesuffix(b"\xff\xd9"))
+    taken = await take(server, path)
+    assert isinstance(taken, ImportedFile)
+    assert (await server.client.get(f"/serve/{taken.media_id}")).status == 200
+
+
 async def test_a_file_over_the_limit_is_rejected_with_the_figures(serve: Serve) -> None:
     server = await serve(storage={"max_original_bytes": 10_000})
     refused = await take(server, SAMPLES / "kodak-23.jpg")

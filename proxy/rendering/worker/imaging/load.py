@@ -6,7 +6,7 @@ import math
 import mmap
 import os
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -276,22 +276,24 @@ def count_frames(descriptor: int, source_type: str, *, most: int) -> int:
     and 70 ms for a GIF of 4 MB with a quarter of a million frames, and a file may have 100 MB. A
     damaged file is counted up to the damage.
     """
-    walk = {"gif": _gif_frames, "webp": _webp_frames}.get(source_type)
+    walks: Mapping[str, Callable[[mmap.mmap], Iterator[object]]]
+    walks = {"gif": gif_frames, "webp": _webp_frames}
+    walk = walks.get(source_type)
     if walk is None:
         return 1
     with mmap.mmap(descriptor, 0, prot=mmap.PROT_READ) as file:
         return sum(1 for _ in islice(walk(file), most))
 
 
-def _gif_frames(file: mmap.mmap) -> Iterator[None]:
-    """Yield once for each image descriptor (GIF89a, 20)."""
+def gif_frames(file: mmap.mmap) -> Iterator[int]:
+    """Yield the offset of each image descriptor (GIF89a, 20), up to any damage."""
     with suppress(IndexError):
-        at = _GIF_HEADER + _colour_table(file[10])
+        at = _GIF_HEADER + colour_table(file[10])
         while file[at] in (_IMAGE, _EXTENSION):
             if file[at] == _IMAGE:
-                yield
+                yield at
                 # The colour table and the LZW code size follow the descriptor.
-                at += _IMAGE_HEADER + _colour_table(file[at + 9]) + 1
+                at += _IMAGE_HEADER + colour_table(file[at + 9]) + 1
             else:
                 at += _EXTENSION_HEADER
             while length := file[at]:
@@ -299,7 +301,7 @@ def _gif_frames(file: mmap.mmap) -> Iterator[None]:
             at += 1
 
 
-def _colour_table(flags: int) -> int:
+def colour_table(flags: int) -> int:
     """Return the bytes of the colour table that the packed flags announce."""
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 

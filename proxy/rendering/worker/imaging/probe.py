@@ -6,9 +6,12 @@ import os
 from hashlib import sha256
 from typing import Any
 
+import pyvips
+
 from proxy.domain.media import Focus, ProbeResult
 from proxy.domain.worker_protocol import ProbeJob
-from proxy.rendering.worker.imaging import background_removal, load
+from proxy.rendering.worker.imaging import background_removal, load, truncation
+from proxy.rendering.worker.imaging.libvips import SourceRefused
 
 _CHUNK_BYTES = 1024 * 1024
 # Longer side of the preview from which focus and background are determined.
@@ -23,11 +26,8 @@ def probe(job: ProbeJob, source_fd: int) -> ProbeResult:
     Raises:
         SourceRefused, OSError, pyvips.Error: as `load.open_source`, or the pixels are damaged.
     """
-    opened = load.open_source(source_fd, job.limits)
+    opened = _opened(job, source_fd)
     width, height = opened.header.upright
-    if job.strict:
-        # Not "warning": damage that a decoder repairs is common in good photographs and harmless.
-        load.whole(opened, fail_on="error").avg()
     small = preview(opened)
     has_alpha = bool(small.hasalpha()) and _transparent(opened, small)
     content_hash, byte_size = _fingerprint(source_fd)
@@ -42,6 +42,21 @@ def probe(job: ProbeJob, source_fd: int) -> ProbeResult:
         flat_background=has_alpha or background_removal.is_flat(load.flatten(small)),
         focus=focus(load.flatten(small)),
     )
+
+
+def _opened(job: ProbeJob, source_fd: int) -> load.OpenedSource:
+    """Open the source; if ``strict``, decode every pixel."""
+    try:
+        opened = load.open_source(source_fd, job.limits)
+        if job.strict:
+            truncation.check_pixels(opened, source_fd)
+    except pyvips.Error:
+        # Decoders of some types only say that they cannot parse the file.
+        if missing := truncation.missing_bytes(source_fd):
+            detail = f"the source is truncated: missing bytes at its end: {missing:,}"
+            raise SourceRefused("undecodable", detail) from None
+        raise
+    return opened
 
 
 def _fingerprint(descriptor: int) -> tuple[str, int]:
