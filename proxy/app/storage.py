@@ -21,6 +21,7 @@ from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervi
 from proxy.serving.purge import PurgeService
 from proxy.serving.purge_feed import PurgeFeed
 from proxy.settings import Settings
+from proxy.storage.database.driver_errors import driver_error
 from proxy.storage.database.leased_writer import LeasedWriter
 from proxy.storage.database.media_repository import AnalysisRepository, SqlMediaRepository
 from proxy.storage.database.purge_table import PurgeTable
@@ -208,6 +209,9 @@ async def _prepare_database(settings: Settings) -> None:
         try:
             await upgrade(url, section, schema=schema)
         except DatabaseUnavailable as error:
+            # Slow, or another process is upgrading it: retried while the server runs.
+            if isinstance(driver_error(error), TimeoutError):
+                raise
             # The database is reachable, its version has been read: the upgrade itself failed.
             fault = f"database: the schema cannot be upgraded ({error.reason}); {advice}"
             raise ConfigurationError([fault]) from error

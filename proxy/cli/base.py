@@ -25,7 +25,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from proxy import __version__
-from proxy.domain.errors import ConfigurationError, DatabaseUnavailable, SmartserveError
+from proxy.domain.errors import (
+    CapacityError,
+    ConfigurationError,
+    DatabaseUnavailable,
+    SmartserveError,
+)
 from proxy.runtime.thread_pool import DaemonExecutor
 from proxy.settings import Settings, load_settings
 from proxy.settings.sections import ServerSettings
@@ -33,6 +38,8 @@ from proxy.telemetry.logging import OUTPUT, configure_logs
 
 CLOSE_S = 5.0
 """Time for closing everything once no response is sent any more."""
+
+_RETRY_DELAYS_S = (1.0, 3.0, 10.0, 20.0)
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -261,7 +268,8 @@ async def process_each(
 ) -> int:
     """Process at most ``concurrency`` items at a time; return how often ``process`` was False.
 
-    The first error cancels the others.
+    An item is repeated after a temporary error: the database or the workers were too busy. Any
+    other error, or the last one of an item, cancels the others.
     """
     failures = 0
     # Shared by all tasks: each takes the next item when it has finished one.
@@ -270,7 +278,7 @@ async def process_each(
     async def process_remaining() -> None:
         nonlocal failures
         for item in remaining:
-            failures += not await process(item)
+            failures += not await _retried(process, item)
             progress.advance(progress.task_ids[0])
 
     try:
@@ -281,6 +289,16 @@ async def process_each(
         # The group cancels the other tasks at the first error, which is the only one to report.
         raise group_error.exceptions[0] from None
     return failures
+
+
+async def _retried(process: Callable[[T], Awaitable[bool]], item: T) -> bool:
+    for delay_s in _RETRY_DELAYS_S:
+        try:
+            return await process(item)
+        except CapacityError as error:
+            errors.print(f"{error.reason or error.detail} Retrying in {delay_s:g} s.", markup=False)
+        await asyncio.sleep(delay_s)
+    return await process(item)
 
 
 def progress_bar(label: str, total: int) -> Progress:

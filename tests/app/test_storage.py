@@ -47,3 +47,24 @@ async def test_a_schema_that_may_not_be_upgraded_refuses_the_start(
     with pytest.raises(ConfigurationError):
         async with storage.database_prepared(Settings()):
             pass
+
+
+@pytest.mark.parametrize(
+    ("cause", "raised"),
+    [(TimeoutError(), DatabaseUnavailable), (PermissionError("denied"), ConfigurationError)],
+)
+async def test_only_a_slow_upgrade_is_retried_later(
+    cause: Exception, raised: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def inspect(*_: object, schema: object) -> tuple[None, bool]:
+        del schema
+        return None, True
+
+    async def upgrade(*_: object, schema: object) -> bool:
+        del schema
+        raise DatabaseUnavailable("not upgraded") from cause
+
+    monkeypatch.setattr(storage, "inspect_version", inspect)
+    monkeypatch.setattr(storage, "upgrade", upgrade)
+    with pytest.raises(raised):
+        await storage._prepare_database(Settings())

@@ -12,6 +12,7 @@ import typer
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
+from proxy.cli import base
 from proxy.cli.base import (
     address_recorded,
     command,
@@ -22,7 +23,7 @@ from proxy.cli.base import (
     read_settings,
     with_running_server,
 )
-from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
+from proxy.domain.errors import CapacityError, ConfigurationError, DatabaseUnavailable, Overloaded
 from proxy.settings import Settings
 from tests.support.server import make_settings
 
@@ -145,7 +146,27 @@ async def test_at_most_so_many_items_are_processed_at_a_time() -> None:
     assert sorted(processed) == list(range(20))
 
 
-async def test_the_first_error_cancels_the_other_items() -> None:
+@pytest.mark.parametrize("error", [DatabaseUnavailable("slow"), Overloaded("no CPU time")])
+async def test_an_item_is_repeated_after_a_temporary_error(
+    error: CapacityError, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(base, "_RETRY_DELAYS_S", (0, 0))
+    attempts: list[int] = []
+
+    async def process(item: int) -> bool:
+        attempts.append(item)
+        if item == 1 and attempts.count(1) < 3:
+            raise error
+        return True
+
+    with progress_bar("testing", 3) as progress:
+        assert await process_each(range(3), process, progress=progress, concurrency=1) == 0
+    assert attempts == [0, 1, 1, 1, 2]
+    assert capsys.readouterr().err.count(f"{error.detail} Retrying in 0 s.") == 2
+
+
+async def test_an_error_that_stays_cancels_the_other_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "_RETRY_DELAYS_S", (0, 0))
     processed: list[int] = []
 
     async def process(item: int) -> bool:
