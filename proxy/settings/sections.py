@@ -285,10 +285,11 @@ class WorkerSettings(Section):
     # The highest number is excluded: setresuid(2) takes it as "unchanged".
     uid: int = Field(65534, ge=0, lt=2**32 - 1)
     """User id of the processes if the server runs as root. 65534 is nobody, 0 keeps root."""
-    nice: int = Field(10, ge=0, le=19)
+    # 5 is a third of the weight of a program with 0, 10 a tenth; figures in deploy/OPERATING.md.
+    nice: int = Field(5, ge=0, le=19)
     """CPU priority of the processes, as nice(1): with a higher value the server delivers finished
-    images even if every core renders. Background jobs always have the lowest priority. Use a lower
-    value if other programs outside a cgroup keep the CPU busy."""
+    images even if every core renders, and new images wait longer beside other busy programs.
+    Background jobs always have the lowest priority."""
 
     @property
     def processes(self) -> int:

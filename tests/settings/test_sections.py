@@ -32,6 +32,11 @@ def test_a_key_and_its_file_exclude_each_other() -> None:
         AdminSettings(key="a-key-of-sixteen-letters", key_file="/run/secrets/key")
 
 
+def test_workers_keep_a_third_of_the_weight_of_a_neighbour_by_default() -> None:
+    """See deploy/OPERATING.md: with 10 new images take three to five times as long beside one."""
+    assert WorkerSettings().nice == 5
+
+
 def test_the_limits_of_a_job_equal_those_of_the_settings() -> None:
     section = Settings().limits
     assert vars(section) == {name: getattr(section.to_limits(), name) for name in vars(section)}
