@@ -12,9 +12,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from proxy.domain.errors import LeaseLost
 from proxy.domain.media import Focus, MediaFacts
 from proxy.domain.upload import Lease, Step, StepState
+from proxy.domain.variant import PurgeEntry
 from proxy.storage.database.ingest_queue import IngestQueue
 from proxy.storage.database.leased_writer import LeasedWriter
 from proxy.storage.database.media_repository import SqlMediaRepository
+from proxy.storage.database.purge_table import PurgeTable
 from proxy.storage.database.tables import DatabaseClock, media_files
 from tests.storage.database.backends import Backend
 from tests.storage.database.items import COLUMNS, LEASE_S, OWN, claimed, offer, run_out
@@ -145,6 +147,20 @@ async def test_the_state_of_a_step_is_stored(queue: IngestQueue, writer: LeasedW
     assert steps[Step.RETRIEVE_FILE].state is StepState.FAILED
     assert steps[Step.RESIZE_OPTIMIZE].state is StepState.COMPLETED
     assert steps[Step.AI_VISUAL_ANALYSIS].state is StepState.PENDING
+
+
+async def test_a_focus_is_announced_to_all_servers_because_the_row_does_not_change(
+    queue: IngestQueue, writer: LeasedWriter, facts: MediaFacts
+) -> None:
+    await offer(queue, 1)
+    lease = (await claimed(queue)).lease
+    await writer.save_original(lease, facts)
+    other = PurgeTable(reader=writer, writer=writer, retention_days=1)
+    await writer.save_analysis(lease, COLUMNS, OWN, focus=None)
+    assert await other.read(0) == []
+    await writer.save_analysis(lease, COLUMNS, OWN, focus=Focus(0.25, 0.75))
+    (purge,) = await other.read(0)
+    assert purge.entry == PurgeEntry(lease.media_id, frozenset())
 
 
 async def test_an_analysis_without_a_focus_leaves_the_crop_as_it_is(
