@@ -18,13 +18,17 @@ from proxy.ingest.uploads.upload_queue import Uploader, UploadQueue
 from proxy.ingest.uploads.url_replacement import UrlReplacer
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
 from proxy.settings import NO_KEY_ADVICE, Settings, TokenKey, media_api_key, token_key
-from proxy.storage.database.upload_repository import UploadRepository
+from proxy.storage.database.upload_repository import (
+    UploadLimits,
+    UploadQuota,
+    UploadRepository,
+)
 from proxy.storage.database.upload_results import UploadResults
 from proxy.storage.upload_files import UploadFiles
 from proxy.telemetry.metrics import Metrics
 from proxy.web.auth import AuthFailure, FailureLimit, KeyGuard, TokenVerifier
 from proxy.web.handlers.media_api import MediaApiHandler
-from proxy.web.handlers.uploads import REASONS, UploadHandler
+from proxy.web.handlers.uploads import QUOTA, REASONS, UploadHandler
 from proxy.web.server.response_cache import ParseQuery
 
 _SWEEP_EVERY_S = 600.0
@@ -39,6 +43,7 @@ class UploadServices:
     settings: Settings
     queue: UploadQueue
     results: UploadResults
+    quota: UploadQuota
     replacer: UrlReplacer
     sweeper: TempfileSweeper
     media_key: str = field(repr=False)
@@ -51,6 +56,7 @@ class UploadServices:
         section = self.settings.main
         uploader = Uploader(
             queue=self.queue,
+            quota=self.quota,
             source_types=self.settings.limits.source_types,
             max_file_bytes=section.max_file_bytes,
             metrics=metrics,
@@ -69,7 +75,7 @@ class UploadServices:
             timeout_s=section.upload_timeout_s,
             stall_s=section.upload_stall_s,
             # Several errors have the same reason.
-            on_refusal=metrics.upload_refusals(sorted(set(REASONS.values()))),
+            on_refusal=metrics.upload_refusals(sorted({*REASONS.values(), QUOTA})),
         )
 
     def media_api(
@@ -164,6 +170,11 @@ async def open_uploads(
         database = await stack.enter_async_context(
             UploadRepository(settings.main_url, settings.database, own=not section.url)
         )
+        # In the media database: tables are added there, but not to the database of another program.
+        limits = UploadLimits(section.max_uploads_per_day, section.max_bytes_per_day)
+        quota = await stack.enter_async_context(
+            UploadQuota(settings.database_url, settings.database, limits)
+        )
         files = UploadFiles(settings.temp_root, timeout_s=section.upload_stall_s)
         stack.push_async_callback(files.aclose)
         results = await stack.enter_async_context(
@@ -174,6 +185,7 @@ async def open_uploads(
             settings=settings,
             queue=queue,
             results=results,
+            quota=quota,
             # `running` sets the address again, with the port on which the server listens.
             replacer=UrlReplacer(queue, settings.images_base()),
             sweeper=TempfileSweeper(queue=queue),

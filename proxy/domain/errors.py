@@ -11,6 +11,7 @@
     |   +-- PendingConflict         409  the upload already ended differently
     |   +-- BodyTooLarge            413
     |   +-- UnsupportedBody         415  not a form, compressed, or not an accepted image type
+    |   +-- QuotaExceeded           429  the user has uploaded enough today; carries Retry-After
     +-- AccessError                 the caller lacks permission
     |   +-- Unauthorized            401  key missing or wrong; carries WWW-Authenticate
     |   +-- AccessDisabled          403  the server has no key to compare with
@@ -48,6 +49,7 @@
     |   |   +-- MainApiForbidden    rejected our key
     |   |   +-- UploadGone          no longer has the upload
     |   +-- LeaseLost               another worker owns the upload now
+    |   |   +-- UploadMerged        the upload is a copy, and continues with an earlier medium
     |   +-- WorkerEnded             every attempt ended with the death of its worker
     |   +-- StepOverdue             a step exceeded its time limit
     +-- NoAnswer                    `smartserve doctor` got no usable answer from a server
@@ -154,6 +156,10 @@ class BodyTooLarge(RequestError, status=413, title="Content too large"):
 
 class UnsupportedBody(RequestError, status=415, title="Unsupported media type"):
     """The request body has a type or an encoding that is not accepted."""
+
+
+class QuotaExceeded(RequestError, status=429, title="Quota exceeded"):
+    """The user has reached a daily limit of uploads."""
 
 
 class AccessError(SmartserveError, status=403, title="Forbidden"):
@@ -328,6 +334,10 @@ class UploadGone(MainApiRefused, reported=False):
 
 class LeaseLost(IngestError):
     """Another worker owns the upload now: this one must not write about it any more."""
+
+
+class UploadMerged(LeaseLost):
+    """The upload is a copy of an earlier one, and will continue with the medium of that one."""
 
 
 class WorkerEnded(IngestError, reported=True):

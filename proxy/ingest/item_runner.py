@@ -33,6 +33,7 @@ from proxy.domain.errors import (
     StepOverdue,
     StorageError,
     UploadGone,
+    UploadMerged,
     WorkerEnded,
 )
 from proxy.domain.upload import ItemOutcome, LeasedItem, Step, StepState
@@ -174,6 +175,7 @@ class ItemRunner:
 
         Raises:
             LeaseLost: another worker owns the upload now.
+            UploadMerged: the upload continues later, with the medium of an equal one.
             DatabaseUnavailable: nothing could be recorded; the lease expires.
         """
         # The upload failed permanently before; only the report to the main API is missing.
@@ -228,8 +230,9 @@ class ItemRunner:
                     # Before the work: an attempt that kills this process must count.
                     await self.progress.start_attempt(item.lease, step, worker_id=self.worker_id)
                     await self._timed(item, step, work)
-        # The failure cannot be recorded without the database; the lease expires instead.
-        except DatabaseUnavailable:
+        # The failure cannot be recorded without the database; the lease expires instead. Without
+        # the lease it must not be.
+        except (DatabaseUnavailable, LeaseLost):
             raise
         except SmartserveError:
             await self.progress.set_step(item.lease, step, StepState.FAILED)
@@ -243,6 +246,9 @@ class ItemRunner:
             outcome = "ok"
         except StepOverdue:
             outcome = "overdue"
+            raise
+        except UploadMerged:
+            outcome = "ok"
             raise
         finally:
             seconds = time.monotonic() - began

@@ -5,13 +5,20 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from proxy.analysis.analyst import Analyst
 from proxy.domain.analysis import Analysis
-from proxy.domain.errors import FILE_FAULTS, MainApiUnavailable, MediaNotFound
+from proxy.domain.errors import (
+    FILE_FAULTS,
+    MainApiUnavailable,
+    MediaNotFound,
+    SourceError,
+    UploadMerged,
+)
 from proxy.domain.formats import TRAITS, Format
 from proxy.domain.media import DataType, Focus, Media, MediaFacts
 from proxy.domain.render_plan import RenderPlan, RenderPlanner
@@ -90,11 +97,38 @@ class IngestSteps:
             path = original_path(item, result.content_hash, result.source_type)
             # The worker process shares the open file, and has moved its offset.
             os.lseek(descriptor, 0, os.SEEK_SET)
+            await self._merge(item, result.content_hash, descriptor)
             # The path contains id and content hash. If the file exists, a worker stored it and
             # ended before it could record that.
             await self.originals.add(path, descriptor)
         await self.progress.save_original(item.lease, to_facts(result, path))
         self.changed(item.lease.media_id)
+        # Again, because another worker may have stored an equal upload at the same time. Both have
+        # committed before they search, so at least one finds the other.
+        await self._merge(item, result.content_hash, path)
+
+    async def _merge(self, item: LeasedItem, content_hash: str, source: int | str) -> None:
+        """Continue an upload with the medium of an equal earlier one of the same user and type.
+
+        ``source`` is the open file of the upload, or its original if that is stored already.
+
+        Raises:
+            UploadMerged: there is one; any worker continues the upload with it.
+        """
+        found = await self.progress.find_equal(item, content_hash)
+        if found is None:
+            return
+        media_id, path = found
+        if isinstance(source, int):
+            # In case the file of the earlier medium is missing.
+            await self.originals.add(path, source)
+        await self.progress.merge(item.lease, media_id)
+        self.changed(item.lease.media_id)
+        if isinstance(source, str):
+            # Its row is gone. A file that cannot be deleted now is only waste.
+            with suppress(SourceError):
+                await self.originals.remove(source)
+        raise UploadMerged(f"it is equal to image {media_id} of the same user and type")
 
     async def analyse(self, item: LeasedItem) -> None:
         """Analyse the medium of an upload, and store the result."""

@@ -11,7 +11,12 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 
 import structlog
 
-from proxy.domain.errors import DatabaseUnavailable, LeaseLost, SmartserveError
+from proxy.domain.errors import (
+    DatabaseUnavailable,
+    LeaseLost,
+    SmartserveError,
+    UploadMerged,
+)
 from proxy.domain.upload import (
     ItemOutcome,
     ItemState,
@@ -190,6 +195,8 @@ class WorkerLoop:
             with suppress(LeaseLost, DatabaseUnavailable):
                 await self._queue.release(item.lease)
             raise
+        except UploadMerged as merged:
+            log.info("upload_merged", **ids, reason=merged.detail)
         except LeaseLost:
             log.warning("lease_lost", **ids)
         except DatabaseUnavailable as error:

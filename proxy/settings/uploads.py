@@ -54,6 +54,11 @@ class MainSettings(Section):
     and callbacks. For tests on one machine."""
     max_file_bytes: int = Field(5 * MIB, ge=1024, le=1024 * MIB)
     """Maximum size of an uploaded file."""
+    max_uploads_per_day: int = Field(500, ge=0, le=10_000_000)
+    """Maximum number of files that a user may upload on one day (UTC). Above it the server answers
+    429 with Retry-After. 0: no limit."""
+    max_bytes_per_day: int = Field(1024 * MIB, ge=0, le=1024**5)
+    """Maximum size of all files that a user uploads on one day (UTC). 0: no limit."""
     upload_timeout_s: PositiveSeconds = 120
     """Time limit of one upload request with all its files."""
     upload_stall_s: PositiveSeconds = 30

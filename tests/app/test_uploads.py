@@ -57,6 +57,7 @@ def services(**parts: object) -> UploadServices:
         "settings": Settings(),
         "results": None,
         "queue": UploadQueue(cast("UploadRepository", Database()), files),
+        "quota": anything,
         "replacer": Round(),
         "sweeper": Round(),
         "media_key": "",

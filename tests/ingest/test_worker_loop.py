@@ -26,6 +26,7 @@ from tests.support.server import SAMPLES
 from tests.support.waiting import eventually
 
 PHOTO = (SAMPLES / "kodak-23.jpg").read_bytes()
+LOGO = (SAMPLES / "logo.png").read_bytes()
 
 
 class FailingLoop:
@@ -178,10 +179,34 @@ async def test_entries_that_cannot_be_processed_are_kept_and_reported_to_the_ope
     assert plain.server.metric("smartserve_ingest_unreadable_entries") == 1
 
 
+@pytest.mark.parametrize(
+    ("count", "concurrency"), [(5, 1), (8, 4), pytest.param(70, 4, marks=pytest.mark.slow)]
+)
+async def test_equal_uploads_of_a_user_and_type_make_one_medium(
+    fake: FakeMainApi, work: Work, count: int, concurrency: int
+) -> None:
+    plain = await work(**PLAIN, concurrency=concurrency)
+    equal = [fake.add(LOGO, kind="logo", suffix="png") for _ in range(count)]
+    others = [
+        fake.add(LOGO, kind="logo", suffix="png", user_id=5),
+        fake.add(LOGO, kind="profile", suffix="png"),
+        fake.add(PHOTO, kind="logo"),
+    ]
+    while fake.count("pending"):
+        assert await plain.ingest.run_once() == 0
+    assert len({image.media_id for image in equal}) == 1
+    assert len({image.media_id for image in [equal[0], *others]}) == 4
+    assert all(len(image.completions) == 1 for image in [*equal, *others])
+    assert plain.sql("SELECT COUNT(*) FROM media_files WHERE main_api_id > 0") == ["4"]
+    assert plain.sql("SELECT DISTINCT state FROM ingest_items") == ["done"]
+    root = plain.server.services.settings.storage_root
+    assert len([one for one in (root / "bulk").rglob("*") if "logo" in one.name]) <= 4
+
+
 async def test_concurrent_tasks_process_different_uploads(fake: FakeMainApi, work: Work) -> None:
     plain = await work(concurrency=3, renditions="none", analyse=False)
-    for _ in range(9):
-        fake.add(PHOTO)
+    for user_id in range(1, 10):
+        fake.add(PHOTO, user_id=user_id)
     assert await plain.ingest.run_once() == 0
     assert fake.count("processed") == 9
     assert len({one.media_id for one in fake.images.values()}) == 9

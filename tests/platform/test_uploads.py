@@ -36,7 +36,13 @@ SIZES = ("thumbnail", "small", "grid", "detail", "header", "zoom")
 _KEY = "the-media-api-key-of-the-tests"
 
 COMMON: Sections = {
-    "main": {"key": _KEY, "replace_interval_s": 2, "allow_loopback_url": True},
+    "main": {
+        "key": _KEY,
+        "replace_interval_s": 2,
+        "allow_loopback_url": True,
+        "max_uploads_per_day": 0,
+        "max_bytes_per_day": 0,
+    },
     "users": {"jwt_secret": SECRET},
     # Whoever is killed is missed soon, and what failed by that is tried again soon.
     "ingest": {"poll_interval_s": 2, "lease_s": 5, "retry_backoff_s": 2, "max_retry_backoff_s": 10},

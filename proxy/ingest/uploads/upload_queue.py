@@ -37,7 +37,11 @@ from proxy.domain.upload import (
 )
 from proxy.domain.urls import parse_image_path
 from proxy.ingest.main_api import DownloadedFile
-from proxy.storage.database.upload_repository import NewUpload, UploadRepository
+from proxy.storage.database.upload_repository import (
+    NewUpload,
+    UploadQuota,
+    UploadRepository,
+)
 from proxy.storage.database.upload_results import UploadResults
 from proxy.storage.upload_files import (
     IncomingFile,
@@ -153,6 +157,7 @@ class Uploader:
     """Accepts uploads. ``on_upload`` is called after each commit to the queue."""
 
     queue: UploadQueue
+    quota: UploadQuota
     source_types: Collection[str]
     max_file_bytes: int
     metrics: Metrics
@@ -164,9 +169,22 @@ class Uploader:
         """Accept one form of a user. Files that are not queued at the end of the block are deleted.
 
         Whoever reads the form adds its files, then calls `UploadIntake.finish`.
+
+        Raises:
+            QuotaExceeded: the user has uploaded enough today.
         """
+        # Before the form is read; `UploadIntake.finish` counts its files.
+        await self.reserve(user_id, uploads=0, byte_size=0)
         async with AsyncExitStack() as stack:
             yield UploadIntake(self, user_id, stack)
+
+    async def reserve(self, user_id: int, *, uploads: int, byte_size: int) -> None:
+        """Count files for the quotas of a user; raises QuotaExceeded."""
+        try:
+            await self.quota.reserve(user_id, uploads=uploads, byte_size=byte_size)
+        except DatabaseUnavailable as error:
+            # Availability before fairness: the queue may be in another database, which is up.
+            log.warning("quota_not_counted", user_id=user_id, reason=error.detail)
 
 
 @dataclass(slots=True)
@@ -218,15 +236,25 @@ class UploadIntake:
 
         Raises:
             RequestError: the form has no file.
+            QuotaExceeded: the user may not upload so much today.
             UploadStorageError: the files cannot be stored.
             DatabaseUnavailable: the files cannot be queued.
         """
         if not self._received:
             raise RequestError("The form has no file in any of its upload fields.")
-        # All files are durable before the first row: a row without its file would be lost.
-        for _, incoming in self._received:
-            await incoming.publish()
-        ids = await self._queue()
+        uploads, byte_size = len(self._received), sum(one.byte_size for _, one in self._received)
+        await self.uploader.reserve(self.user_id, uploads=uploads, byte_size=byte_size)
+        try:
+            # All files are durable before the first row: a row without its file would be lost.
+            for _, incoming in self._received:
+                await incoming.publish()
+            ids = await self._queue()
+        except CommitUncertain:
+            raise
+        except SmartserveError:
+            # The user is not charged for a fault of the server.
+            await self.uploader.reserve(self.user_id, uploads=-uploads, byte_size=-byte_size)
+            raise
         accepted = [
             AcceptedUpload(id=pending_id, byte_size=incoming.byte_size, **asdict(row))
             for pending_id, (row, incoming) in zip(ids, self._received, strict=True)

@@ -63,10 +63,20 @@ _REJECTED_RETRY_S = 600
 _REJECTIONS = (DataError, IntegrityError)
 _TYPES = frozenset(DataType)
 _free = or_(_items.lease_until.is_(None), _items.lease_until <= DatabaseClock())
+_other = ingest_items.alias("other")
+# Equal uploads share a medium (`LeasedWriter.merge`): one of them is processed at a time.
+_shared = exists().where(
+    _other.c.media_id == _items.media_id,
+    _other.c.main_api_id != _items.main_api_id,
+    _other.c.lease_until > DatabaseClock(),
+)
 _DUE = (
     select(ingest_items)
-    .where(_items.not_before <= DatabaseClock(), _free)
-    .order_by(_items.not_before, _items.main_api_id)
+    .where(_items.not_before <= DatabaseClock(), _free, ~_shared)
+    # In the order of an index: InnoDB locks each row that it reads, and would lock the whole queue
+    # to sort it.
+    .order_by(_items.user_id, _items.not_before, _items.main_api_id)
+    .with_hint(ingest_items, "FORCE INDEX (ix_ingest_items_turns)", "mysql")
     .limit(1)
     # Two workers that search at the same time find different rows instead of waiting.
     .with_for_update(skip_locked=True)
@@ -89,6 +99,8 @@ class IngestQueue:
     def __init__(self, writer: LeasedWriter) -> None:
         """Use a writer that the caller closes."""
         self._writer = writer
+        self._turns: dict[ItemState, int] = {}
+        """The user whose item was claimed last, by state."""
 
     async def now(self) -> float:
         """Return the seconds since 1970 on the database's clock."""
@@ -147,24 +159,27 @@ class IngestQueue:
         return await self._writer.run(work)
 
     async def claim(self, worker_id: str, state: ItemState = ItemState.QUEUED) -> LeasedItem | None:
-        """Lease the item in this state that has been due longest; return None if none is due.
+        """Lease an item in this state; return None if none is due.
 
-        The medium and its checklist are created in the same transaction, so that an upload never
-        gets two media.
+        The users are served in turn, in the order of their ids, so that nobody's uploads delay
+        those of all others. Of each user it is the item that has been due longest. The medium and
+        its checklist are created in the same transaction, so that an upload never gets two media.
         """
         due: int | None = None
 
         async def work(connection: AsyncConnection) -> LeasedItem | None:
             nonlocal due
-            while row := (await connection.execute(_DUE.where(_items.state == state))).first():
+            while row := await self._next_due(connection, state):
                 due = row.main_api_id
                 # Written by another version of smartserve, or by hand.
                 if row.data_type in _TYPES:
                     try:
-                        return await self._lease(connection, row, worker_id)
+                        item = await self._lease(connection, row, worker_id)
                     except (ValueError, TypeError, OverflowError) as error:
                         # A value has a wrong type, or is not one of those that are defined.
                         raise _InvalidItem(row.main_api_id, str(error)) from error
+                    self._turns[state] = item.upload.user_id
+                    return item
                 reason = f"its type {row.data_type!r} is unknown to this version"
                 log.error("upload_kept", main_api_id=due, reason=reason)
                 await connection.execute(_update(due, **_kept(reason)))
@@ -183,6 +198,14 @@ class IngestQueue:
                     raise
                 # For example, a column of another program's media_files is narrower than ours.
                 await self._postpone(due, f"the database rejects its row: {driver_text(error)}")
+
+    async def _next_due(self, connection: AsyncConnection, state: ItemState) -> Row[Any] | None:
+        due, last = _DUE.where(_items.state == state), self._turns.get(state)
+        row = None
+        if last is not None:
+            row = (await connection.execute(due.where(_items.user_id > last))).first()
+        # All users have had their turn; the first one is next.
+        return row or (await connection.execute(due)).first()
 
     async def _postpone(self, main_api_id: int, reason: str) -> None:
         reason = reason[:_MAX_REASON]
@@ -213,6 +236,14 @@ class IngestQueue:
         )
         if retried and not row.final:
             await _reset_attempts(connection, media_id)
+        if not (row.final or revisited):
+            # An item that is not finished has not been reported, or its worker died just then. Its
+            # medium may be that of an equal upload, whose report says nothing about this one.
+            again = update(processing_checklist).where(
+                _steps.media_id == media_id,
+                processing_checklist.c[Step.UPDATE_CALLBACK] == StepState.COMPLETED,
+            )
+            await connection.execute(again.values(_pending(Step.UPDATE_CALLBACK)))
         steps = await _records(connection, media_id)
         if row.lease is not None:
             await connection.execute(add_to_total(TAKEOVERS, 1))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Executable, delete, func, insert, update
+from sqlalchemy import ColumnElement, Executable, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.domain.errors import LeaseLost
 from proxy.domain.formats import SOURCE_MEDIA_TYPES
 from proxy.domain.media import Focus, MediaFacts, MediaStatus
-from proxy.domain.upload import Lease, Step, StepState
+from proxy.domain.upload import Lease, LeasedItem, Step, StepState
 from proxy.domain.variant import PurgeEntry
 from proxy.settings import DatabaseSettings
 from proxy.storage.database.media_repository import bind_facts
@@ -22,6 +22,7 @@ from proxy.storage.database.tables import (
     ingest_totals,
     media_ai_analysis,
     media_analysis_details,
+    media_facts,
     media_files,
     processing_checklist,
 )
@@ -99,6 +100,45 @@ class LeasedWriter(SqlDatabase):
             mime_type=SOURCE_MEDIA_TYPES[facts.source_type],
             file_size=facts.byte_size,
             status=MediaStatus.PROCESSING,
+        )
+
+    async def find_equal(self, item: LeasedItem, content_hash: str) -> tuple[int, str] | None:
+        """Return id and original of the first medium that is equal to an upload, or None.
+
+        It was uploaded earlier by the same user with the same type.
+        """
+        files, facts = media_files.c, media_facts.c
+        query = (
+            select(files.id, files.bulk_path)
+            .join(media_facts, facts.media_id == files.id)
+            .where(
+                facts.content_hash == content_hash,
+                # Facts of another file of the medium prove nothing about its original.
+                facts.source_path == files.bulk_path,
+                files.user_id == item.upload.user_id,
+                files.data_type == item.upload.data_type,
+                files.status.in_((MediaStatus.PROCESSING, MediaStatus.COMPLETED)),
+                # Not an import, whose path may be one of another program.
+                files.main_api_id > 0,
+                files.id < item.lease.media_id,
+            )
+            .order_by(files.id)
+            .limit(1)
+        )
+        rows = await self.read(query)
+        return (rows[0].id, rows[0].bulk_path) if rows else None
+
+    async def merge(self, lease: Lease, media_id: int) -> None:
+        """Give an upload the medium of another one, delete its own, and release the lease."""
+        own = lease.media_id
+        owned = media_files.c.main_api_id == lease.main_api_id
+        item = update(ingest_items).where(_items.main_api_id == lease.main_api_id)
+        await self.fenced_execute(
+            lease,
+            delete(processing_checklist).where(_steps.media_id == own),
+            delete(media_facts).where(media_facts.c.media_id == own),
+            delete(media_files).where(media_files.c.id == own, owned),
+            item.values(media_id=media_id, lease=None, lease_until=None),
         )
 
     async def save_library_file(self, lease: Lease, library_path: str) -> None:

@@ -217,6 +217,8 @@ ingest_items = define_table(
     required("updated_at", sa.Double),
     sa.Column("finished_at", sa.Double),
     sa.Index("ix_ingest_items_due", "state", "not_before"),
+    # A claim takes the users in turn.
+    sa.Index("ix_ingest_items_turns", "state", "user_id", "not_before"),
     sa.Index("ix_ingest_items_finished", "state", "finished_at"),
     sa.Index("ix_ingest_items_updated", "state", "updated_at"),
 )
@@ -252,6 +254,16 @@ upload_results = define_table(
     required("server", sa.String(500)),
     required("callback", _JSON),
     created_at("reported_at", nullable=False),
+)
+
+# What a user has uploaded on a day, for the quotas of [main].
+upload_usage = define_table(
+    "upload_usage",
+    foreign_id("user_id"),
+    # Days since 1970 in UTC, on the database's clock.
+    sa.Column("day", sa.Integer, primary_key=True, autoincrement=False),
+    required("uploads", sa.BigInteger),
+    required("bytes", sa.BigInteger),
 )
 
 # Smaller files of a medium, from which it is rendered while its source is missing. The key is the

@@ -13,6 +13,7 @@ from sqlalchemy import (
     Row,
     Select,
     String,
+    and_,
     bindparam,
     func,
     or_,
@@ -23,19 +24,21 @@ from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from proxy.domain.errors import PendingConflict, PendingNotFound
+from proxy.domain.errors import PendingConflict, PendingNotFound, QuotaExceeded
 from proxy.domain.media import readable_text, utc_timestamp
 from proxy.domain.upload import PendingImage, PendingStatus, media_id_of
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import profile_columns as profiles
 from proxy.storage.database.profile_columns import ProfileColumn, pending_images
-from proxy.storage.database.tables import raw
+from proxy.storage.database.tables import DatabaseClock, raw, upload_usage
 from proxy.storage.database.transactions import SqlDatabase
 
 _POOL = 4
 _MAX_SITE_MEDIA = 100
 
-_rows = pending_images.c
+_DAY_S = 86_400
+
+_rows, _usage = pending_images.c, upload_usage.c
 # Read as text: the ENUM type raises on a value that another version of the table added.
 _status = type_coerce(_rows.status, String)
 # Values are not converted: a type raises on one bad value, and then no row is returned.
@@ -317,6 +320,76 @@ class UploadRepository(SqlDatabase):
             # Another program's column may be NOT NULL. The error undoes only this statement.
             with suppress(IntegrityError):
                 await connection.execute(replace_value(column, path, None))
+
+
+@dataclass(frozen=True, slots=True)
+class UploadLimits:
+    """What a user may upload on one day in UTC; 0 is no limit."""
+
+    uploads: int
+    byte_size: int
+
+
+class UploadQuota(SqlDatabase):
+    """Counts the uploads of each user and day, for all servers of a media database.
+
+    Every method raises DatabaseUnavailable.
+    """
+
+    def __init__(self, url: str, settings: DatabaseSettings, limits: UploadLimits) -> None:
+        """Connect on the first query."""
+        pool = settings.model_copy(update={"pool_size": _POOL})
+        super().__init__(url, pool, isolation="READ COMMITTED")
+        self.limits = limits
+
+    async def reserve(self, user_id: int, *, uploads: int, byte_size: int) -> None:
+        """Add to what the user has uploaded today; negative numbers return a reservation.
+
+        With 0 uploads it only checks whether the user may upload at all.
+
+        Raises:
+            QuotaExceeded: a limit is exceeded; nothing was added.
+        """
+        if not (self.limits.uploads or self.limits.byte_size):
+            return
+
+        async def work(connection: AsyncConnection) -> None:
+            now = float((await connection.execute(select(DatabaseClock()))).scalar_one())
+            day, second = divmod(int(now), _DAY_S)
+            today = and_(_usage.user_id == user_id, _usage.day == day)
+            if uploads:
+                past = upload_usage.delete().where(_usage.user_id == user_id, _usage.day < day)
+                await connection.execute(past)
+                values = {"user_id": user_id, "day": day}
+                values |= {"uploads": uploads, "bytes": byte_size}
+                await connection.execute(_add_usage(values, dialect=connection.dialect.name))
+            query = select(_usage.uploads, _usage.bytes).where(today)
+            row = (await connection.execute(query)).one_or_none()
+            # Two requests of a user wait for each other at the upsert, so none sees too little.
+            if row is not None and uploads >= 0:
+                self._check(row.uploads, row.bytes, spare=not uploads, wait_s=_DAY_S - second)
+
+        await self.run(work)
+
+    def _check(self, uploads: int, byte_size: int, *, spare: bool, wait_s: int) -> None:
+        for used, limit, unit in (
+            (uploads, self.limits.uploads, "files"),
+            (byte_size, self.limits.byte_size, "bytes"),
+        ):
+            # Before an upload something must be left.
+            if limit and used + spare > limit:
+                raise QuotaExceeded(
+                    f"You may upload {limit} {unit} per day. Retry after midnight UTC.",
+                    retry_after_s=wait_s,
+                )
+
+
+def _add_usage(values: Mapping[str, int], *, dialect: str) -> Executable:
+    added = {name: _usage[name] + values[name] for name in ("uploads", "bytes")}
+    if dialect == "sqlite":
+        insertion = sqlite.insert(upload_usage).values(values)
+        return insertion.on_conflict_do_update(set_=added)
+    return mysql.insert(upload_usage).values(values).on_duplicate_key_update(added)
 
 
 def replace_value(column: ProfileColumn, old: str, new: str | None) -> Executable:

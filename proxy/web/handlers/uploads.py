@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from aiohttp import web
 from pydantic import Field
 
-from proxy.domain.errors import BodyTooSlow, SmartserveError
+from proxy.domain.errors import BodyTooSlow, QuotaExceeded, SmartserveError
 from proxy.ingest.uploads.upload_queue import AcceptedUpload, Uploader, UploadIntake
 from proxy.ingest.uploads.url_replacement import UrlReplacer
 from proxy.storage.database.profile_columns import (
@@ -37,6 +37,8 @@ REASONS: Mapping[int, str] = {
     HTTPStatus.SERVICE_UNAVAILABLE: "unavailable",
 }
 """The metric's label for a rejected upload, by the status of the response."""
+QUOTA = "quota"
+"""The label for a user who has uploaded enough today; too many wrong keys have its status too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,8 @@ class UploadHandler:
             return await self._store(request)
         except SmartserveError as error:
             # Every error that a form can have is in the table; others are faults of the server.
-            self.on_refusal(REASONS.get(error.status, "unavailable"))
+            quota = isinstance(error, QuotaExceeded)
+            self.on_refusal(QUOTA if quota else REASONS.get(error.status, "unavailable"))
             raise
 
     @json_route("profile")

@@ -21,9 +21,14 @@ from proxy.domain.errors import (
 )
 from proxy.domain.media import DataType
 from proxy.domain.upload import UPLOAD_FIELDS
-from proxy.ingest.main_api import MainApi
+from proxy.ingest.main_api import MainApi, count_pending, pending_pages
 from proxy.ingest.uploads.upload_queue import LocalMainApi, Uploader, UploadQueue
-from proxy.storage.database.upload_repository import NewUpload, UploadRepository
+from proxy.storage.database.upload_repository import (
+    NewUpload,
+    UploadLimits,
+    UploadQuota,
+    UploadRepository,
+)
 from proxy.storage.upload_files import OpenUpload, TempName, UploadFiles
 from tests.support.mariadb import MariaDB
 from tests.support.mounts import Mount
@@ -118,6 +123,21 @@ async def test_pending_uploads_are_listed_oldest_first(server: Serving, api: Mai
     assert [one.id for one in listed] == [first["id"], second["id"]]
     assert [one.data_type for one in listed] == [DataType.PROFILE, DataType.LOGO]
     assert listed[0].image_path == first["image_path"]
+
+
+async def test_the_list_is_read_one_page_at_a_time(
+    server: Serving, api: MainApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.ingest.uploads.upload_queue._PAGE", 2)
+    monkeypatch.setattr("proxy.web.handlers.media_api.MAX_LISTED", 2)
+    images = [
+        *await upload(server, {"profile_image": PHOTO, "logo_image": LOGO, "site_image": LOGO})
+    ]
+    images += await upload(server, {"profile_image": PHOTO, "logo_image": LOGO})
+    pages = [[one.id for one in page.uploads] async for page in pending_pages(api)]
+    ids = [image["id"] for image in images]
+    assert pages == [ids[:2], ids[2:4], ids[4:]]
+    assert await count_pending(api) == 5
 
 
 async def test_a_download_gives_the_bytes_of_the_upload(server: Serving, api: MainApi) -> None:
@@ -226,7 +246,10 @@ async def test_files_stay_while_a_commit_is_uncertain(server: Serving) -> None:
     assert server.main is not None
     settings = server.services.settings
     async with SlowCommit(settings.main_url, settings.database, own=True) as slow:
+        settings = server.services.settings
+        quota = UploadQuota(settings.database_url, settings.database, UploadLimits(0, 0))
         uploader = Uploader(
+            quota=quota,
             queue=UploadQueue(slow, server.main.queue.files),
             source_types=["jpeg"],
             max_file_bytes=1_000_000,

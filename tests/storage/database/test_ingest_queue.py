@@ -37,6 +37,47 @@ async def test_an_upload_is_claimed_once_the_oldest_first(queue: IngestQueue) ->
     assert await queue.claim("w2") is None
 
 
+async def test_the_users_of_the_queue_are_served_in_turn(queue: IngestQueue) -> None:
+    of_user = {1: 5, 2: 5, 3: 5, 4: 5, 5: 2, 6: 2, 7: 9}
+    await queue.enqueue(
+        [replace(upload(one), user_id=user) for one, user in of_user.items()], settled_before=0
+    )
+    order = [(await claimed(queue)).upload.id for _ in of_user]
+    assert order == [5, 1, 7, 6, 2, 3, 4]
+    # A user who comes later is next, however many wait.
+    await queue.enqueue(
+        [replace(upload(one), user_id=5) for one in range(10, 40)], settled_before=0
+    )
+    await queue.enqueue([replace(upload(50), user_id=77)], settled_before=0)
+    assert 50 in [(await claimed(queue)).upload.id for _ in range(2)]
+
+
+async def test_the_retries_of_the_users_are_served_in_turn(
+    queue: IngestQueue, backend: Backend, url: str
+) -> None:
+    uploads = [replace(upload(one), user_id=3 if one < 9 else 8) for one in range(1, 10)]
+    await queue.enqueue(uploads, settled_before=0)
+    backend.run(url, "UPDATE ingest_items SET state = 'failed', not_before = 1; SELECT 1")
+    order = [(await claimed(queue, state=ItemState.FAILED)).upload.id for _ in range(3)]
+    assert order == [1, 9, 2]
+
+
+async def test_uploads_that_share_a_medium_are_claimed_one_at_a_time_and_each_is_reported(
+    queue: IngestQueue, writer: LeasedWriter, backend: Backend, url: str
+) -> None:
+    await offer(queue, 1, 2)
+    first, second = await claimed(queue), await claimed(queue)
+    await writer.merge(second.lease, first.lease.media_id)
+    assert backend.run(url, "SELECT main_api_id FROM media_files") == ["1"]
+    assert await queue.claim("w2") is None
+    for step in Step:
+        await writer.set_step(first.lease, step, StepState.COMPLETED)
+    await queue.finish(first.lease)
+    again = await claimed(queue)
+    assert (again.upload.id, again.lease.media_id) == (2, first.lease.media_id)
+    assert [step for step in Step if not again.is_done(step)] == [Step.UPDATE_CALLBACK]
+
+
 async def test_a_claim_makes_the_medium_and_its_checklist(
     queue: IngestQueue, database: SqlMediaRepository, backend: Backend, url: str
 ) -> None:

@@ -14,6 +14,8 @@ from proxy.domain.media import MediaFacts
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import NewMedia
 from proxy.storage.database.engine import open_engine
+from proxy.storage.database.ingest_queue import IngestQueue
+from proxy.storage.database.leased_writer import LeasedWriter
 from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.storage.database.schema import (
     MEDIA,
@@ -313,6 +315,25 @@ async def test_an_sqlite_database_of_an_earlier_version_gets_the_indexes(
     )
     assert await upgrade(url, settings)
     assert await missing_indexes(url, settings) == []
+
+
+async def test_a_database_of_an_earlier_version_gets_quotas_and_turns(
+    backend: Backend, settings: DatabaseSettings
+) -> None:
+    url = backend.empty()
+    await upgrade(url, settings)
+    backend.run(
+        url,
+        "UPDATE smartserve_version SET version_num = '0007'; DROP TABLE upload_usage; SELECT 1",
+    )
+    drop = "DROP INDEX ix_ingest_items_turns"
+    on = "" if url.startswith("sqlite") else " ON ingest_items"
+    backend.run(url, f"{drop}{on}; SELECT 1")
+    assert await upgrade(url, settings)
+    assert backend.run(url, "SELECT * FROM upload_usage") == []
+    writer = LeasedWriter(url, settings, lease_s=60)
+    assert await IngestQueue(writer).claim("w") is None
+    await writer.aclose()
 
 
 async def test_the_tables_of_ingest_are_those_required_and_unique_by_medium(

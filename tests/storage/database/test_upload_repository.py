@@ -20,6 +20,7 @@ from proxy.domain.errors import (
     DatabaseUnavailable,
     PendingConflict,
     PendingNotFound,
+    QuotaExceeded,
 )
 from proxy.domain.upload import PendingStatus
 from proxy.settings import DatabaseSettings
@@ -35,6 +36,8 @@ from proxy.storage.database.profile_columns import (
 from proxy.storage.database.schema import inspect_version, main_schema, upgrade
 from proxy.storage.database.upload_repository import (
     NewUpload,
+    UploadLimits,
+    UploadQuota,
     UploadRepository,
     replace_value,
     upsert_profile,
@@ -549,3 +552,62 @@ async def test_a_bad_upload_affects_only_itself(
         orjson.dumps([asdict(one) for one in rows])
         await database.mark_failed(ids[1])
         await database.mark_processed(ids[2], "7")
+
+
+def quota(
+    url: str, settings: DatabaseSettings, uploads: int = 0, byte_size: int = 0
+) -> UploadQuota:
+    return UploadQuota(url, settings, UploadLimits(uploads, byte_size))
+
+
+@pytest.fixture
+async def media_url(url: str, settings: DatabaseSettings) -> str:
+    """The same database, with the tables of the media too."""
+    await upgrade(url, settings)
+    return url
+
+
+async def test_a_user_may_upload_a_number_of_files_per_day(
+    media_url: str, settings: DatabaseSettings, backend: Backend
+) -> None:
+    async with quota(media_url, settings, uploads=3) as limited:
+        for _ in range(2):
+            await limited.reserve(7, uploads=0, byte_size=0)
+        await limited.reserve(7, uploads=2, byte_size=999)
+        with pytest.raises(QuotaExceeded, match="3 files per day") as told:
+            await limited.reserve(7, uploads=2, byte_size=0)
+        assert 0 < (told.value.retry_after_s or 0) <= 86_400
+        # Nothing was added by that. Other users have their own.
+        await limited.reserve(7, uploads=1, byte_size=0)
+        await limited.reserve(8, uploads=3, byte_size=0)
+        with pytest.raises(QuotaExceeded):
+            await limited.reserve(7, uploads=0, byte_size=0)
+        # A failed upload is returned.
+        await limited.reserve(7, uploads=-1, byte_size=0)
+        await limited.reserve(7, uploads=0, byte_size=0)
+        await limited.reserve(7, uploads=1, byte_size=0)
+        # The next day, and the row of yesterday is not kept.
+        backend.run(media_url, "UPDATE upload_usage SET day = day - 1; SELECT 1")
+        await limited.reserve(7, uploads=3, byte_size=0)
+        rows = backend.run(media_url, "SELECT uploads FROM upload_usage WHERE user_id = 7")
+        assert rows == ["3"]
+
+
+async def test_a_user_may_upload_a_number_of_bytes_per_day(
+    media_url: str, settings: DatabaseSettings
+) -> None:
+    async with quota(media_url, settings, byte_size=1000) as limited:
+        await limited.reserve(7, uploads=50, byte_size=1000)
+        for uploads, byte_size in ((0, 0), (1, 1)):
+            with pytest.raises(QuotaExceeded, match="1000 bytes per day"):
+                await limited.reserve(7, uploads=uploads, byte_size=byte_size)
+
+
+async def test_concurrent_uploads_of_a_user_cannot_exceed_the_quota(
+    media_url: str, settings: DatabaseSettings
+) -> None:
+    async with quota(media_url, settings, uploads=5) as one, quota(media_url, settings, 5) as two:
+        reserved = [server.reserve(7, uploads=1, byte_size=1) for server in (one, two) * 6]
+        told = await asyncio.gather(*reserved, return_exceptions=True)
+    assert sum(answer is None for answer in told) == 5
+    assert {type(answer) for answer in told if answer is not None} == {QuotaExceeded}

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from aiohttp import FormData
 
+from proxy.domain.errors import UploadStorageError
+from proxy.storage.upload_files import IncomingFile
 from tests.support.server import Serve, Serving
 from tests.support.uploads import (
     BOUNDED,
@@ -396,3 +398,53 @@ async def test_form_fields_that_are_not_stored_are_named_in_the_response(server:
         "/users/me", data=form({"profile_image": PHOTO}), headers=signed()
     ) as answer:
         assert (await answer.json())["ignored_fields"] == []
+
+
+async def test_a_user_who_has_uploaded_enough_today_is_told_when_to_come_back(serve: Serve) -> None:
+    main = {**MAIN, "max_uploads_per_day": 2}
+    server = await serve(main=main, users=USERS)
+    await upload(server)
+    for files in ({"profile_image": PHOTO, "logo_image": LOGO}, {"profile_image": PHOTO}):
+        async with server.client.patch("/users/me", data=form(files), headers=signed()) as answer:
+            told = await answer.json()
+            if len(files) == 1:
+                assert answer.status == 200, "the refused form was not counted"
+            else:
+                assert (answer.status, told["detail"]) == (
+                    429,
+                    "You may upload 2 files per day. Retry after midnight UTC.",
+                )
+                assert 0 < int(answer.headers["Retry-After"]) <= 86_400
+    async with server.client.patch(
+        "/users/me", data=form({"profile_image": PHOTO}), headers=signed()
+    ) as answer:
+        assert answer.status == 429
+    assert len(temp_files(server)) == 2
+    assert server.metric("smartserve_upload_refusals_total", reason="quota") == 2
+    # Others are not affected.
+    async with server.client.patch(
+        "/users/me", data=form({"profile_image": PHOTO}), headers=signed(457)
+    ) as answer:
+        assert answer.status == 200
+
+
+async def test_a_failed_upload_costs_the_user_nothing(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await serve(main={**MAIN, "max_bytes_per_day": len(PHOTO)}, users=USERS)
+
+    async def fail(_incoming: IncomingFile) -> None:
+        raise UploadStorageError("no disk")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(IncomingFile, "publish", fail)
+        for _ in range(3):
+            async with server.client.patch(
+                "/users/me", data=form({"profile_image": PHOTO}), headers=signed()
+            ) as answer:
+                assert answer.status == 503
+    await upload(server)
+    async with server.client.patch(
+        "/users/me", data=form({"profile_image": PHOTO}), headers=signed()
+    ) as answer:
+        assert answer.status == 429
