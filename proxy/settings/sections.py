@@ -16,12 +16,16 @@ from proxy.domain.variant import MAX_SIDE, Fit, Gravity
 from proxy.domain.worker_protocol import Limits
 from proxy.settings.secrets import Key, checked
 
-Seconds = Annotated[float, Field(ge=0, le=10 * 365 * 86400)]
+# The kernel's timeouts, such as TCP_USER_TIMEOUT, are 32-bit numbers of milliseconds: 24.8 days.
+Seconds = Annotated[float, Field(ge=0, le=20 * 86400)]
 PositiveSeconds = Annotated[float, Field(gt=0, le=86400)]
 Lifetime = Annotated[int, Field(ge=0, le=10 * 365 * 86400)]
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 
 MIB = 1024 * 1024
+# Upper bounds that the kernel, libvips and the databases accept. JSON has numbers up to 2**53.
+MAX_BYTES = 2**50
+MAX_COUNT = 10**9
 
 
 BaseUrl = Annotated[str, checked(check_base_url)]
@@ -107,7 +111,7 @@ class AdminSettings(Section):
     max_failures: int = Field(10, ge=1, le=10_000)
     """Number of wrong keys from one address (IPv6: one /64 network) after which the address is
     blocked for failure_window_s. Ten times as many from all addresses together block every address
-    after its first wrong key. A client that never sent a wrong key is not blocked."""
+    after its first wrong key. A right key is always accepted."""
     failure_window_s: PositiveSeconds = 60
     """Time for which an address is blocked after its last wrong key."""
 
@@ -199,7 +203,7 @@ class DatabaseSettings(Section):
     this time if `updated_at` does not show it."""
     negative_ttl_s: Seconds = 5
     """Time for which it is cached that an id has no row."""
-    max_rows: int = Field(100_000, ge=1)
+    max_rows: int = Field(100_000, ge=1, le=MAX_COUNT)
     """Maximum number of cached rows, about 2 KB each. They are served even if the database is
     down."""
     purge_retention_days: float = Field(30, ge=1, le=3650)
@@ -220,7 +224,7 @@ class StorageSettings(Section):
     strip_prefix: str = ""
     """Prefix that is removed from absolute paths in the database, for example
     "/var/www/media-backend/storage". If empty, root."""
-    max_original_bytes: int = Field(100 * MIB, ge=1024)
+    max_original_bytes: int = Field(100 * MIB, ge=1024, le=MAX_BYTES)
     """Maximum size of an original that is imported or opened."""
     open_timeout_s: PositiveSeconds = 5
     """Time limit for opening an original, for example on a network file system."""
@@ -232,18 +236,18 @@ class RenditionSettings(Section):
     directory: str = ""
     """Directory of the disk cache. Several servers may share it. If empty, `renditions` in
     data_dir; any other directory must exist."""
-    memory_max_bytes: int = Field(256 * MIB, ge=0)
+    memory_max_bytes: int = Field(256 * MIB, ge=0, le=MAX_BYTES)
     """Maximum size of the memory cache of one server. 0 disables it."""
-    memory_max_item_bytes: int = Field(4 * MIB, ge=0)
+    memory_max_item_bytes: int = Field(4 * MIB, ge=0, le=MAX_BYTES)
     """Maximum size of a rendition in the memory cache. Larger ones are always read from disk."""
-    disk_max_bytes: int = Field(10 * 1024 * MIB, ge=MIB)
+    disk_max_bytes: int = Field(10 * 1024 * MIB, ge=MIB, le=MAX_BYTES)
     """Maximum size of the disk cache (high-water mark). Above it the least recently used renditions
     are evicted."""
     disk_low_water: float = Field(0.9, gt=0, lt=1)
     """Fraction of disk_max_bytes at which an eviction stops (low-water mark)."""
     scan_interval_s: PositiveSeconds = 3600
     """Interval at which the directory is scanned to correct its measured size."""
-    max_rendition_bytes: int = Field(64 * MIB, ge=MIB)
+    max_rendition_bytes: int = Field(64 * MIB, ge=MIB, le=MAX_BYTES)
     """Maximum size of a rendition. A render that exceeds it is aborted."""
 
 
@@ -260,7 +264,7 @@ class WorkerSettings(Section):
     answered with 503, and its image is not blamed. Applies to every limit of CPU time."""
     start_timeout_s: PositiveSeconds = 20
     """CPU time that a process may use to start."""
-    max_jobs: int = Field(2000, ge=1)
+    max_jobs: int = Field(2000, ge=1, le=MAX_COUNT)
     """Number of jobs after which a process is replaced."""
     max_queue: int = Field(1000, ge=0, le=100_000)
     """Maximum number of jobs that wait for a worker, which limits memory and open files: each job
@@ -274,7 +278,7 @@ class WorkerSettings(Section):
     quarantine_s: Seconds = 60
     """Time for which an image is rejected after it crashed its worker or exceeded the deadline. The
     time doubles with each failure."""
-    max_memory_bytes: int = Field(1536 * MIB, ge=256 * MIB)
+    max_memory_bytes: int = Field(1536 * MIB, ge=256 * MIB, le=MAX_BYTES)
     """Maximum address space of one process."""
     sandbox: bool = True
     """Confines each process before it reads an image: no files, no network, no other programs.
@@ -307,17 +311,17 @@ class LimitSettings(Section):
     An image that exceeds a limit is answered with 422.
     """
 
-    max_pixels: int = Field(100_000_000, ge=1)
+    max_pixels: int = Field(100_000_000, ge=1, le=MAX_BYTES)
     """Maximum number of pixels of one page: width x height."""
     max_side: int = Field(16384, ge=1, le=65535)
     """Maximum length of the longer side in pixels."""
-    max_raw_bytes: int = Field(300_000_000, ge=1)
+    max_raw_bytes: int = Field(300_000_000, ge=1, le=MAX_BYTES)
     """Maximum decoded size of one page: width x height x bands x bytes per band."""
     max_bands: int = Field(5, ge=1, le=64)
     """Maximum number of bands. RGBA and CMYK have 4, CMYK with alpha has 5."""
-    max_pages: int = Field(500, ge=1)
+    max_pages: int = Field(500, ge=1, le=MAX_COUNT)
     """Maximum number of frames of an animation."""
-    max_animation_pixels: int = Field(100_000_000, ge=1)
+    max_animation_pixels: int = Field(100_000_000, ge=1, le=MAX_BYTES)
     """Maximum number of pixels of all frames together."""
     source_types: tuple[SourceType, ...] = get_args(SourceType)
     """Accepted file types, detected by content. Other types, and types that libvips cannot load,

@@ -94,6 +94,8 @@ class UserSettings(Section):
     """Required `iss` of a token. If empty, any."""
     jwt_audience: str = ""
     """Required `aud` of a token. If empty, none is required."""
+    jwt_require_exp: bool = True
+    """Rejects tokens without `exp`: they never expire."""
     jwt_leeway_s: Seconds = 30
     """Tolerated clock difference between the issuer of tokens and this machine."""
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from proxy.settings.secrets import check_header_key, checked, stored_key
-from proxy.settings.sections import MIB, PositiveSeconds, Section
+from proxy.settings.sections import MAX_BYTES, MIB, PositiveSeconds, Section
 
 _LANGUAGES = re.compile(r"[A-Za-z_]+(\+[A-Za-z_]+)*", re.ASCII)
 _API_URL = r"^https?://[^\s?#]+$"
@@ -36,10 +36,10 @@ class ProviderSettings(Section):
     max_backoff_s: PositiveSeconds = 30
     """Upper limit of that delay. If the provider requests a longer one, the request is given
     up."""
-    max_requests_per_day: int = Field(1000, ge=0)
+    max_requests_per_day: int = Field(1000, ge=0, le=10**12)
     """Maximum number of requests of each process per day (UTC), every attempt counted. 0 sends
     none."""
-    max_usd_per_day: float = Field(5.0, ge=0)
+    max_usd_per_day: float = Field(5.0, ge=0, le=1e9)
     """Maximum cost per day in US dollars, by the prices below."""
 
 
@@ -49,7 +49,7 @@ class GoogleSettings(ProviderSettings):
     base_url: str = Field("https://vision.googleapis.com", pattern=_API_URL)
     max_results: int = Field(20, ge=1, le=100)
     """Maximum number of labels, of objects and of logos."""
-    usd_per_request: float = Field(0.00825, ge=0)
+    usd_per_request: float = Field(0.00825, ge=0, le=1e9)
     """Price of a request with six features, in US dollars. See Google's price list."""
 
 
@@ -65,11 +65,11 @@ class OpenAISettings(ProviderSettings):
     """Resolution at which the model reads the image."""
     max_output_tokens: int = Field(800, ge=50, le=100_000)
     """Maximum number of tokens of an answer."""
-    max_tokens_per_day: int = Field(2_000_000, ge=0)
+    max_tokens_per_day: int = Field(2_000_000, ge=0, le=10**12)
     """Maximum number of tokens per day, requests and answers together."""
-    usd_per_million_input: float = Field(0.15, ge=0)
+    usd_per_million_input: float = Field(0.15, ge=0, le=1e9)
     """Price of a million input tokens in US dollars."""
-    usd_per_million_output: float = Field(0.60, ge=0)
+    usd_per_million_output: float = Field(0.60, ge=0, le=1e9)
     """Price of a million output tokens in US dollars."""
 
 
@@ -88,7 +88,7 @@ class TextSettings(Section):
     """Expected languages by Tesseract's names, joined by +: "eng+deu"."""
     timeout_s: PositiveSeconds = 20
     """Limit of the CPU time of the program. On a busy machine it may take four times as long."""
-    max_memory_bytes: int = Field(1024 * MIB, ge=128 * MIB)
+    max_memory_bytes: int = Field(1024 * MIB, ge=128 * MIB, le=MAX_BYTES)
     """Maximum address space of the program."""
 
     @field_validator("languages")
@@ -109,7 +109,7 @@ class VisionSettings(Section):
 
     image_side: int = Field(1024, ge=64, le=4096)
     """Length of the longer side of the WebP image that is sent, in pixels."""
-    max_response_bytes: int = Field(4 * MIB, ge=1024)
+    max_response_bytes: int = Field(4 * MIB, ge=1024, le=MAX_BYTES)
     """Maximum size of an answer."""
     google: GoogleSettings = GoogleSettings()
     openai: OpenAISettings = OpenAISettings()

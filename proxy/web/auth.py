@@ -181,12 +181,14 @@ class KeyGuard(BearerGuard):
         # A missing or malformed header is not a guess and does not count as a failure.
         token = self._token(request)
         caller = caller_of(request)
-        # Before the token is compared. Otherwise the limit would not slow down guessing.
+        # In constant time: all digests have one length, whatever a client sends. The right key is
+        # accepted during a block too: strangers behind the same proxy must not lock its owner out.
+        # Keys are too long to be guessed; the limit only bounds what guesses cost.
+        if hmac.compare_digest(_digest(token), self._digest):
+            return
         self._check_limit(caller)
-        # In constant time: all digests have one length, whatever a client sends.
-        if not hmac.compare_digest(_digest(token), self._digest):
-            self._add_failure(caller)
-            raise self._unauthorized(AuthFailure.WRONG, "the key is wrong")
+        self._add_failure(caller)
+        raise self._unauthorized(AuthFailure.WRONG, "the key is wrong")
 
 
 @dataclass(kw_only=True)
@@ -205,21 +207,24 @@ class TokenVerifier(BearerGuard):
         """
         token = self._token(request)
         caller = caller_of(request)
-        # Users behind a proxy share its address. There, one user with wrong tokens would block
-        # all others, so failures are counted only for clients that connect directly.
-        if not caller.forwarded:
-            self._check_limit(caller)
         try:
             claims = self._decode(token)
         except jwt.ExpiredSignatureError:
             detail = "the token has expired; request a new one"
             raise self._unauthorized(AuthFailure.EXPIRED, detail) from None
+        except jwt.MissingRequiredClaimError as error:
+            # Raised after the signature was verified, so this is not a guess.
+            detail = f"the token has no claim {error.claim}; request one that expires"
+            raise self._unauthorized(AuthFailure.MALFORMED, detail) from None
         # ValueError and RecursionError: hostile JSON inside the token.
         except (jwt.PyJWTError, ValueError, RecursionError):
             claims = {}
         user_id = _user(claims)
         if user_id is None:
+            # Users behind a proxy share its address, so failures are counted only for clients that
+            # connect directly. A valid token is accepted during a block too.
             if not caller.forwarded:
+                self._check_limit(caller)
                 self._add_failure(caller)
             detail = "the token is not valid here: its signature or its claims do not match"
             raise self._unauthorized(AuthFailure.WRONG, detail)
@@ -238,7 +243,12 @@ class TokenVerifier(BearerGuard):
             leeway=section.jwt_leeway_s,
             # Node servers write `sub` as a number, which PyJWT's own check rejects. An audience
             # in the token is ignored unless the settings require one.
-            options={"verify_sub": False, "verify_aud": bool(section.jwt_audience)},
+            options={
+                "verify_sub": False,
+                "verify_aud": bool(section.jwt_audience),
+                # A token that never expires cannot be revoked.
+                "require": ["exp"] if section.jwt_require_exp else [],
+            },
         )
 
 

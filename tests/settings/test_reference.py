@@ -69,7 +69,7 @@ def test_every_property_of_a_size_is_explained() -> None:
     [
         ("server.port", "0 to 65_535"),
         ("server.keepalive_s", "above 0, at most 86_400"),
-        ("limits.max_pixels", "at least 1"),
+        ("limits.max_pixels", "1 to 1_125_899_906_842_624"),
         ("renditions.disk_low_water", "above 0, below 1"),
         ("page.enabled", 'true, false or "auto"'),
         ("log.level", '"debug", "info", "warning", "error"'),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 
 import pytest
 
@@ -68,3 +69,31 @@ def test_a_header_value_is_not_repeated_in_its_fault() -> None:
         TracingSettings(headers={"Authorization": "secret\n"})
     (fault,) = caught.value.errors()  # type: ignore[attr-defined]
     assert "secret" not in fault["msg"]
+
+
+def test_every_number_has_both_bounds() -> None:
+    """A number without a bound is accepted, and fails later in the kernel or in libvips."""
+    schema = Settings.model_json_schema()
+    kinds = ("integer", "number")
+    unbounded = [
+        f"{section}.{name}"
+        for section, model in schema["$defs"].items()
+        for name, field in model.get("properties", {}).items()
+        for one in (field, field.get("items", {}), *field.get("anyOf", ()))
+        if one.get("type") in kinds
+        and not {"enum", "const"} & set(one)
+        and not (
+            {"minimum", "exclusiveMinimum"} & set(one)
+            and {"maximum", "exclusiveMaximum"} & set(one)
+        )
+    ]
+    assert unbounded == []
+
+
+def test_a_timeout_is_one_that_the_kernel_accepts() -> None:
+    with pytest.raises(ValueError, match="less than or equal to 1728000"):
+        ServerSettings(write_timeout_s=3_000_000)
+    # TCP_USER_TIMEOUT is a signed 32-bit number of milliseconds.
+    longest = int(ServerSettings(write_timeout_s=1_728_000).write_timeout_s * 1000)
+    with socket.socket() as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, longest)

@@ -341,7 +341,6 @@ async def test_paths_that_differ_from_the_name_are_the_uploads_own(queue: Ingest
 
 
 _BAD_ITEMS = [
-    "UPDATE ingest_items SET data_type = 'poster' WHERE main_api_id = 1",
     "UPDATE ingest_items SET created_at = 'yesterday' WHERE main_api_id = 1",
     "UPDATE ingest_items SET created_at = 1e300 WHERE main_api_id = 1",
     "UPDATE ingest_items SET heals = 'many' WHERE main_api_id = 1",
