@@ -246,7 +246,10 @@ def _uploads() -> Operations:
     yield operation(
         "PATCH /users/me",
         UploadHandler.upload,
-        problems=[(507, "There is no space for another upload.")],
+        problems=[
+            (429, "The user has uploaded enough today, or too many wrong keys came from here."),
+            (507, "There is no space for another upload."),
+        ],
         body={"multipart/form-data": {"schema": form}},
         security="user",
     )

@@ -132,6 +132,7 @@ UPLOADS = (
     errors.PendingNotFound,
     errors.PendingConflict,
     errors.UploadStorageError,
+    errors.QuotaExceeded,
 )
 """Errors that no image route has."""
 
