@@ -102,8 +102,7 @@ async def test_thousands_of_wrong_keys_open_nothing_and_do_not_delay_images(
     for reason, count in {"wrong": 10, "blocked": GUESSES - 10, "missing": 0}.items():
         assert await server.metric("smartserve_auth_failures_total", reason=reason) == count
     async with server.client() as client:
-        assert await attempt(client, path, {**BEARER, **through}) == 429, "not even the right key"
-        assert await attempt(client, path, BEARER) == 200, "past the proxy it is heard"
+        assert await attempt(client, path, {**BEARER, **through}) == 200, "through the proxy too"
     assert KEY not in server.output()
     record(
         Figure(11, "wrong keys through a proxy", GUESSES, lost, f"10 compared, {asked} pictures")
@@ -113,7 +112,7 @@ async def test_thousands_of_wrong_keys_open_nothing_and_do_not_delay_images(
 async def test_wrong_keys_are_limited_and_the_right_one_purges(
     launch: Launch, library: Library, record: Record
 ) -> None:
-    server = await launch({"admin": {"key": KEY, "max_failures": 3, "failure_window_s": 0.5}})
+    server = await launch({"admin": {"key": KEY, "max_failures": 3, "failure_window_s": 300}})
     photo = f"/serve/{library.ids['photo']}?size=grid"
     path = f"/api/media/{library.ids['photo']}/renditions"
     await get(server, photo)
@@ -122,14 +121,9 @@ async def test_wrong_keys_are_limited_and_the_right_one_purges(
     statuses = await guess_all(server, path, ["wrong"] * 3)
     assert statuses == {401: 3}
     async with server.client() as client:
-
-        async def reached() -> bool:
-            return await attempt(client, path, BEARER) != 429
-
-        await eventually(reached, timeout_s=20)
         assert await attempt(client, path, BEARER) == 200
     assert not (await get(server, photo))[0].endswith("memory"), "purged"
-    record(Figure(11, "an address refused, and heard again after its window", 3, 0))
+    record(Figure(11, "wrong keys limited, and the right one heard", 3, 0))
 
 
 def _read(path: Path) -> bytes:
