@@ -181,6 +181,7 @@ def _info(services: Services) -> InfoHandler:
         lifetimes=services.settings.lifetimes,
         # A body needs a deadline, even if 0 disables that of the head.
         stall_s=server.header_timeout_s or server.keepalive_s,
+        local=services.settings.page.enabled == "auto",
     )
 
 

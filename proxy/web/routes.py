@@ -203,7 +203,7 @@ def _page() -> Operations:
         query("before", "Return lower ids only.", text(f"^({ID_PATTERN})?$")),
         query("limit", "Maximum number of images.", text("^(?:[1-9][0-9]?|100)?$")),
         responses=cached(GalleryPage),
-        problems=(400, 503),
+        problems=(400, 503, _NOT_LOCAL),
     )
     explained = cached(AcceptExplanation)
     yield operation("GET /api/page/accept", PageHandler.explain_accept, responses=explained)

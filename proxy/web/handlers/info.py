@@ -12,7 +12,7 @@ from typing import Annotated
 from aiohttp import web
 from pydantic import Field
 
-from proxy.domain.errors import BadParameter, SmartserveError
+from proxy.domain.errors import AccessDisabled, BadParameter, SmartserveError
 from proxy.domain.media import MAX_MEDIA_ID, Media
 from proxy.domain.render_plan import RenderPlanner
 from proxy.domain.request import Outcome, last_values
@@ -25,6 +25,7 @@ from proxy.storage.database import MediaRepository
 from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.web.handlers.images import servable
 from proxy.web.handlers.info_json import ImageDescription, describe_image
+from proxy.web.handlers.page import names_loopback
 from proxy.web.headers import NO_STORE, PRIVATE, SECURITY, Header
 from proxy.web.json_response import cached_json, json_route, problem, uncached_json
 from proxy.web.request_input import DIGITS, ID, parse_id, read_json, require_json, whole_number
@@ -115,6 +116,8 @@ class InfoHandler:
     lifetimes: LifetimeSettings
     stall_s: float
     """A request body must arrive completely within this time."""
+    local: bool = False
+    """Whether the gallery is for this machine only, because the page is enabled by default."""
 
     async def info(self, request: web.Request) -> BufferedResponse:
         """Return dimensions, placeholders, colours and URLs of an image."""
@@ -165,6 +168,10 @@ class InfoHandler:
     @json_route("gallery")
     async def gallery(self, request: web.Request) -> Answer:
         """List the newest images, with what is known without rendering."""
+        if self.local and not names_loopback(request):
+            raise AccessDisabled(
+                "the gallery is for this machine only: use localhost, or set page.enabled = true"
+            )
         before, limit = _parse_page(last_values(request.rel_url.raw_query_string))
         media = await self.listing.newest(before=before, limit=limit)
         hashes = await self.describer.thumbhashes(media)

@@ -221,7 +221,7 @@ def check_local(request: web.BaseRequest) -> None:
         and request.version >= HttpVersion11
         and _is_loopback(request.remote or "")
         # A public name: a silent proxy, or a page that resolves to 127.0.0.1 (DNS rebinding).
-        and _names_loopback(request.headers.get("Host", ""))
+        and names_loopback(request)
         # A foreign page that requests localhost. Clients that are no browsers omit the header.
         and request.headers.get("Sec-Fetch-Site", "same-origin") == "same-origin"
     )
@@ -237,6 +237,11 @@ def _is_loopback(address: str) -> bool:
     return parsed is not None and parsed.is_loopback
 
 
-def _names_loopback(host: str) -> bool:
+def names_loopback(request: web.BaseRequest) -> bool:
+    """Return whether the Host header is localhost or a loopback address.
+
+    A page of a stranger whose name resolves to 127.0.0.1 (DNS rebinding) sends its own name.
+    """
+    host = request.headers.get("Host", "")
     name = host[: host.rfind("]") + 1] if host.startswith("[") else host.partition(":")[0]
     return name.lower() == "localhost" or _is_loopback(name.strip("[]"))

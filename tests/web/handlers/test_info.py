@@ -442,6 +442,23 @@ async def test_responses_are_counted_by_route(server: Serving) -> None:
     assert server.metric("smartserve_requests_total", route="preflight") == 1
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("localhost", 200), ("127.0.0.1:8080", 200), ("[::1]:80", 200), ("rebound.example", 403)],
+)
+async def test_the_gallery_of_a_local_server_checks_the_host(
+    host: str, status: int, server: Serving
+) -> None:
+    async with server.client.get("/api/gallery", headers={"Host": host}) as answer:
+        assert answer.status == status
+
+
+async def test_a_gallery_that_is_enabled_explicitly_is_served_under_any_name(serve: Serve) -> None:
+    server = await serve(page={"enabled": True})
+    async with server.client.get("/api/gallery", headers={"Host": "img.example.org"}) as answer:
+        assert answer.status == 200
+
+
 async def test_the_gallery_lists_images_in_pages_newest_first(server: Serving) -> None:
     answer = await server.client.get("/api/gallery?limit=3")
     assert answer.headers["Cache-Control"] == "no-cache"
