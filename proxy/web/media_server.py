@@ -33,6 +33,7 @@ from proxy.domain.errors import (
 )
 from proxy.domain.formats import TRAITS
 from proxy.domain.request import Origin
+from proxy.domain.urls import SERVE_ROUTE
 from proxy.runtime.http_client import open_session, read_bounded, retry_after_s
 
 FORWARDED = istr("Smartserve-Forwarded")
@@ -166,7 +167,7 @@ class MediaServer:
 
     async def check(self) -> None:
         """Request anything; raises as `stream` does."""
-        async with self._request("HEAD", "/serve/0", {}):
+        async with self._request("HEAD", SERVE_ROUTE.format(name=0), {}):
             pass
 
     async def aclose(self) -> None:

@@ -216,6 +216,8 @@ async def test_only_uploads_are_forwarded_to_their_route(started: Started, tmp_p
         async with pair.client.patch("/users/me", data=b"") as answer:
             assert answer.status == 401
         async with pair.client.get("/users/me") as answer:
+            assert answer.status == 401
+        async with pair.client.delete("/users/me") as answer:
             assert answer.status == 403
 
 

@@ -158,7 +158,7 @@ async def test_a_misconfigured_nginx_is_reported(
     [
         ("private.conf", "/metrics { return 404; }", "/metrics { return 444; }"),
         ("private.conf", "/api/media/ { return 404; }", "/api/media/ { return 444; }"),
-        ("private.conf", "limit_except PATCH { deny all; }", "return 444;"),
+        ("private.conf", "limit_except GET PATCH { deny all; }", "return 444;"),
     ],
 )
 async def test_a_route_that_closes_the_connection_is_closed(

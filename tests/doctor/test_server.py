@@ -27,7 +27,7 @@ async def test_a_sound_server_passes_all_checks(
 ) -> None:
     found = await check(shared, settings, photo)
     assert {one.verdict for one in found.values()} == {Verdict.OK}
-    assert found["server readiness"].seen == "ready: database, storage, renditions, workers"
+    assert found["server readiness"].seen == "ready: database, storage, renditions, purges, workers"
     assert found["server version"].seen == f"{__version__} runs, and is installed"
     types = "chrome image/avif, safari image/webp, anything image/jpeg"
     assert types in found["served formats"].seen

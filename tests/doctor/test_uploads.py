@@ -58,7 +58,7 @@ def enter(data_dir: Path, **values: Any) -> None:
     """Add an upload to the queue, of long ago unless ``created_at`` is given."""
     fields = {"main_api_id": 1, "user_id": 4, "image_path": "/temp_images/x", "state": "queued"}
     fields |= {"data_type": "profile", "final": 0, "heals": 0, "takeovers": 0}
-    fields |= {"created_at": 1.0, "updated_at": 1.0} | values
+    fields |= {"created_at": 1.0, "updated_at": 1.0, "not_before": 1.0} | values
     names, marks = ", ".join(fields), ", ".join("?" * len(fields))
     with closing(sqlite3.connect(data_dir / "smartserve.db")) as connection:
         connection.execute(

@@ -58,7 +58,7 @@ async def asked(server: Server, target: str, headers: dict[str, str]) -> Told:
 
 
 def files(directory: Path) -> set[Path]:
-    return {path for path in (directory / "renditions").rglob("*") if path.is_file()}
+    return {path for path in (directory / "renditions").rglob("*.*") if path.is_file()}
 
 
 async def settled_files(directory: Path) -> set[Path]:

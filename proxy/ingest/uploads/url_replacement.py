@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass, field
 import structlog
 
 from proxy.domain.upload import TEMP_PREFIX, PendingImage, PendingStatus, media_id_of
-from proxy.domain.urls import profile_image_url
+from proxy.domain.urls import API_IMAGES_ROUTE, profile_image_url
 from proxy.ingest.uploads.upload_queue import UploadQueue
 from proxy.storage.database.profile_columns import COLUMNS, ProfileColumn
 
 _PAGE = 500
 _SIZE = "detail"
-_API_IMAGES = "/api/images"
+_API_IMAGES = API_IMAGES_ROUTE.removesuffix("/{name}")
 
 log = structlog.get_logger(__name__)
 

@@ -13,6 +13,7 @@ from aiohttp import HttpVersion11, web
 from proxy.domain.errors import ForwardLoop
 from proxy.domain.formats import SOURCE_MEDIA_TYPES
 from proxy.domain.request import Origin, Outcome, VariantRequest
+from proxy.domain.urls import SERVE_ROUTE
 from proxy.settings import LifetimeSettings
 from proxy.web.conditional import not_modified, requested_range
 from proxy.web.forward import ForwardedRequest, MediaForwarder
@@ -54,7 +55,7 @@ class ForwardedImages:
         query = request.rel_url.raw_query_string
         forwarded = ForwardedRequest(
             media_id,
-            f"/serve/{request.match_info['name']}{f'?{query}' if query else ''}",
+            f"{SERVE_ROUTE.format(**request.match_info)}{f'?{query}' if query else ''}",
             wanted,
             ", ".join(request.headers.getall("Accept", ())) or "*/*",
         )

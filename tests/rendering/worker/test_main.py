@@ -156,10 +156,12 @@ def test_a_reply_of_any_size_is_sent_and_one_over_the_limit_is_a_fault_of_the_se
 ) -> None:
     monkeypatch.setattr(sys.modules[__name__], "REPLY", JobFailure("undecodable", "x" * size))
     loop.receive()
-    os.close(send_job(loop, b"source"))
+    # Open until the reply: without a reader, the output would end the loop.
+    reader = send_job(loop, b"source")
     messages, reply = MessageReader(), None
     while reply is None:
         reply = messages.feed(loop.server.recv(65536))
+    os.close(reader)
     if size < MAX_REPLY:
         assert reply == REPLY
     else:
