@@ -13,7 +13,17 @@ import typer
 from proxy.app.adoption import TreePlace, open_adopter, open_inventory, path_below, place_of
 from proxy.app.services import open_services
 from proxy.app.storage import StorageServices, open_storage
-from proxy.cli.base import JsonLinesOption, command, print_error, process_each, progress_bar
+from proxy.cli.base import (
+    JsonLinesOption,
+    command,
+    print_error,
+    print_summary,
+    printable,
+    process_each,
+    progress_bar,
+    reason_of,
+)
+from proxy.domain.errors import SmartserveError
 from proxy.domain.media import DataType, MediaFacts
 from proxy.library.adoption.adopt import AdoptedMedia, Outcome
 from proxy.library.adoption.file_names import AdoptionOwner
@@ -53,6 +63,8 @@ async def adopt(
         await _plan(settings, place, report)
     else:
         await _adopt(settings, place, AdoptionOwner(user_id, type_), report, reserve=reserve)
+    adopted = {"planned" if dry_run else "adopted": report.adopted}
+    print_summary("adopt", **adopted, known=report.known, skipped=report.skipped)
     return report.skipped
 
 
@@ -79,10 +91,17 @@ async def _adopt(
                 report.add(outcome)
             return True
 
+        def skip(group: FileGroup, error: SmartserveError) -> None:
+            # Of one group, or of the database for a while: the rest is adopted.
+            for one in group.files:
+                report.add(SkippedFile(one.path, reason_of(error)))
+
         concurrency = settings.workers.processes
         with progress_bar("adopting", stems) as progress:
             async for page in pages:
-                await process_each(page, adopt_group, progress=progress, concurrency=concurrency)
+                await process_each(
+                    page, adopt_group, progress=progress, concurrency=concurrency, on_error=skip
+                )
 
 
 async def _plan(settings: Settings, place: TreePlace, report: _AdoptionReport) -> None:
@@ -118,21 +137,27 @@ class _AdoptionReport:
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
-        self.skipped = 0
+        self.adopted = self.known = self.skipped = 0
 
     def add(self, outcome: Outcome) -> None:
         """Print an outcome; skipped files go to standard error unless the format is JSON."""
-        self.skipped += isinstance(outcome, SkippedFile)
+        if isinstance(outcome, SkippedFile):
+            self.skipped += 1
+        else:
+            self.known += outcome.known
+            self.adopted += not outcome.known
         if self._as_json:
             print(json.dumps(_fields(outcome)), flush=True)
         elif isinstance(outcome, SkippedFile):
             print_error("skipped", f"{outcome.path}: {outcome.reason}")
         else:
             known = "  (known)" if outcome.known else ""
-            print(f"{outcome.media_id}\t{outcome.path}\t{_summary(outcome)}{known}", flush=True)
+            path = printable(outcome.path)
+            print(f"{outcome.media_id}\t{path}\t{_summary(outcome)}{known}", flush=True)
 
     def add_plan(self, group: FileGroup) -> None:
         """Print the files that would become one image, according to names and rows."""
+        self.adopted += 1
         # Without an original, the first of the sizes stands for the group.
         first = (group.masters or group.files)[0]
         others = [one.path for one in group.files if one is not first]
@@ -141,7 +166,7 @@ class _AdoptionReport:
             print(json.dumps({"ids": ids, "path": first.path, "others": others}))
         else:
             names = ",".join(map(str, sorted(group.media_ids))) or "new"
-            print("\t".join([names, first.path, *others]))
+            print("\t".join([names, *map(printable, (first.path, *others))]))
 
 
 def _fields(outcome: Outcome) -> dict[str, Any]:

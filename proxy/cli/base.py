@@ -21,8 +21,8 @@ import structlog
 import typer
 import uvloop
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
 
 from proxy import __version__
 from proxy.domain.errors import (
@@ -100,17 +100,41 @@ def _options(
 
 def fail(error: SmartserveError) -> NoReturn:
     """Print an error, one line for each fault, and exit: with 2 for settings, otherwise with 1."""
-    # Clients get the public sentence of a database error, operators the cause and what to do.
-    text = error.reason if isinstance(error, DatabaseUnavailable) else str(error)
     # The message of a ConfigurationError has one line for each fault.
-    for line in text.splitlines():
+    for line in reason_of(error).splitlines():
         print_error("error:", line)
     raise SystemExit(2 if isinstance(error, ConfigurationError) else 1)
 
 
+def reason_of(error: SmartserveError) -> str:
+    """Return the sentence for operators."""
+    # Clients get the public sentence of a database error, operators the cause and what to do.
+    cause = error.reason if isinstance(error, DatabaseUnavailable) else ""
+    return cause or str(error)
+
+
 def print_error(label: str, text: str) -> None:
     """Print a line to standard error; ``text`` may contain any characters."""
-    errors.print(f"[red]{label}[/red] {escape(text)}", highlight=False, soft_wrap=True)
+    errors.print(Text.assemble((label, "red"), " ", printable(text)), soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """Escape what would change a terminal or the order of the text, as in a Python string.
+
+    Names of files may contain escape sequences, line breaks, bidirectional controls, and bytes that
+    are not UTF-8.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )
+
+
+def print_summary(command: str, **counts: int) -> None:
+    """Print a last line with the counts of a command to standard error."""
+    listed = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
+    errors.print(Text(f"{command}: {listed}"), soft_wrap=True)
 
 
 def read_settings(config: Path | None, data_dir: Path | None = None, **server: object) -> Settings:
@@ -265,11 +289,13 @@ async def process_each(
     *,
     progress: Progress,
     concurrency: int,
+    on_error: Callable[[T, SmartserveError], None] | None = None,
 ) -> int:
     """Process at most ``concurrency`` items at a time; return how often ``process`` was False.
 
     An item is repeated after a temporary error: the database or the workers were too busy. Any
-    other error, or the last one of an item, cancels the others.
+    other error, or the last one of an item, is passed to ``on_error`` and counted; without it, it
+    cancels the others.
     """
     failures = 0
     # Shared by all tasks: each takes the next item when it has finished one.
@@ -278,7 +304,15 @@ async def process_each(
     async def process_remaining() -> None:
         nonlocal failures
         for item in remaining:
-            failures += not await _retried(process, item)
+            try:
+                done = await _retried(process, item)
+            except SmartserveError as error:
+                if on_error is None:
+                    raise
+                on_error(item, error)
+                done = False
+            # Not `+= await`: that adds to the value from before the wait, and counts get lost.
+            failures += not done
             progress.advance(progress.task_ids[0])
 
     try:

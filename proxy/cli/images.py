@@ -16,8 +16,11 @@ from proxy.cli.base import (
     JsonLinesOption,
     command,
     print_error,
+    print_summary,
+    printable,
     process_each,
     progress_bar,
+    reason_of,
 )
 from proxy.domain.errors import MediaNotFound, SmartserveError
 from proxy.domain.media import DataType
@@ -41,18 +44,31 @@ async def import_(
     Decodes each image completely. A file whose content is already stored is not added again. Prints
     the reason for each file that is skipped, and exits with 1 if there is one.
     """
+    known: list[bool] = []
     async with open_services(settings) as services:
+        base = settings.base_url()
 
         async def import_one(path: Path) -> bool:
             outcome = await services.importer.import_file(path, user_id=user_id, data_type=type_)
-            _report_import(outcome, settings.base_url(), as_json=as_json)
+            _report_import(outcome, base, as_json=as_json)
             # A file that is stored already is no failure.
-            return isinstance(outcome, ImportedFile)
+            imported = isinstance(outcome, ImportedFile)
+            known.append(isinstance(outcome, ImportedFile) and outcome.known)
+            return imported
+
+        def reject(path: Path, error: SmartserveError) -> None:
+            # Of the database or the storage: the next file may be stored.
+            _report_import(RejectedFile(path, reason_of(error)), base, as_json=as_json)
 
         # More at a time would only wait for a worker.
         concurrency, files = settings.workers.processes, list(walk(paths))
         with progress_bar("importing", len(files)) as progress:
-            return await process_each(files, import_one, progress=progress, concurrency=concurrency)
+            skipped = await process_each(
+                files, import_one, progress=progress, concurrency=concurrency, on_error=reject
+            )
+    added = len(files) - sum(known) - skipped
+    print_summary("import", imported=added, known=sum(known), skipped=skipped)
+    return skipped
 
 
 def _report_import(outcome: ImportedFile | RejectedFile, base: str, *, as_json: bool) -> None:
@@ -69,7 +85,7 @@ def _report_import(outcome: ImportedFile | RejectedFile, base: str, *, as_json: 
         fields = {"path": path, "id": outcome.media_id, "url": url, "known": outcome.known}
         print(json.dumps(fields))
     else:
-        print(f"{outcome.media_id}\t{url}\t{path}{'  (known)' if outcome.known else ''}")
+        print(f"{outcome.media_id}\t{url}\t{printable(path)}{'  (known)' if outcome.known else ''}")
 
 
 @command()
@@ -122,13 +138,15 @@ async def _print_each(
             print(await line_of(media_id))
         except SmartserveError as error:
             # One bad image costs only itself.
-            print_error("failed", f"{media_id}: {error.detail}")
+            print_error("failed", f"{media_id}: {reason_of(error)}")
             return False
         return True
 
     wanted, concurrency = ids or await _all_ids(services), services.settings.workers.processes
     with progress_bar(label, len(wanted)) as progress:
-        return await process_each(wanted, print_one, progress=progress, concurrency=concurrency)
+        failed = await process_each(wanted, print_one, progress=progress, concurrency=concurrency)
+    print_summary(label, done=len(wanted) - failed, failed=failed)
+    return failed
 
 
 async def _all_ids(services: Services) -> list[int]:

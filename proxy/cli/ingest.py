@@ -13,13 +13,14 @@ import structlog
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from proxy.app.ingest import IngestUrls, has_worker, open_ingest, open_main_api
 from proxy.app.services import open_services
 from proxy.app.startup_checks import start_tracing
 from proxy.app.storage import open_storage
 from proxy.app.uploads import open_uploads
-from proxy.cli.base import CLOSE_S, JsonOption, command, end_process_after
+from proxy.cli.base import CLOSE_S, JsonOption, command, end_process_after, print_summary, printable
 from proxy.domain.errors import ConfigurationError, IngestError
 from proxy.domain.upload import QueueReport, StepState
 from proxy.ingest.main_api import count_pending
@@ -75,7 +76,9 @@ async def ingest(
             worker = await enter(open_ingest(services, ingest_urls(settings)))
             # run_once returns when no upload is due.
             if once:
-                return await worker.run_once()
+                failed = await worker.run_once()
+                print_summary("ingest", processed=worker.ran, failed=failed)
+                return failed
             await enter(running_worker(worker, drain_s=drain_s))
         await signals.received.wait()
     return 0
@@ -157,5 +160,6 @@ def _overview(report: QueueReport, uploads: Uploads) -> Mapping[str, object]:
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
     table = Table(*columns, title=title, title_justify="left", show_header=bool(columns))
     for row in rows:
-        table.add_row(*map(str, row))
+        # Text: reasons may contain names of files, which rich must not read as markup.
+        table.add_row(*(Text(printable(str(value))) for value in row))
     return table

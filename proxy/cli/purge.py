@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from proxy.app.storage import open_storage
-from proxy.cli.base import command
-from proxy.domain.errors import BadParameter
+from proxy.cli.base import command, print_error, print_summary, reason_of
+from proxy.domain.errors import BadParameter, SmartserveError
 from proxy.domain.request import named_boxes
 from proxy.serving.purge import PurgeResult
 from proxy.settings import Settings
@@ -31,7 +31,7 @@ async def purge(
     size: Annotated[
         str | None, typer.Option(show_default="all", help="Purge only this named size.")
     ] = None,
-) -> None:
+) -> int:
     """Delete renditions of images, here and on all servers that use the database."""
     # Nothing means nothing: a purge of everything must not happen by mistake.
     if not ids and user_id is None:
@@ -41,17 +41,26 @@ async def purge(
         boxes = () if size is None else named_boxes(size, settings.size_specs())
     except BadParameter as error:
         raise typer.BadParameter(error.allowed, param_hint="--size") from None
-    recorded = True
+    recorded, done, failed = True, 0, 0
     async with open_storage(settings) as storage:
         # One by one: each is reported as soon as it is purged on disk and announced to the servers.
         for media_id in ids or []:
-            recorded &= _report(await storage.purger.medium(media_id, boxes))
+            try:
+                purged = await storage.purger.medium(media_id, boxes)
+            except SmartserveError as error:
+                failed += 1
+                print_error("failed", f"{media_id}: {reason_of(error)}")
+                continue
+            done += 1
+            recorded &= _report(purged)
         if user_id is not None:
             async for purged in storage.purger.user(user_id, boxes):
+                done += purged.media_id is not None
                 recorded &= _report(purged)
+    print_summary("purge", images=done, failed=failed)
     if not recorded:
         print(_UNRECORDED, file=sys.stderr)
-        raise typer.Exit(1)
+    return failed + (not recorded)
 
 
 def _report(purged: PurgeResult) -> bool:

@@ -11,7 +11,7 @@ import typer
 
 from proxy.app.storage import database_prepared
 from proxy.app.uploads import open_uploads
-from proxy.cli.base import JsonOption, command
+from proxy.cli.base import JsonOption, command, print_summary
 from proxy.domain.errors import ConfigurationError
 from proxy.domain.media import MAX_MEDIA_ID
 from proxy.ingest.uploads.url_replacement import ReplacementReport
@@ -79,6 +79,7 @@ async def replace_urls(
         main.replacer.base_url = base
         report = await main.replacer.run(dry=dry_run, again=again)
     _print(report, base, dry=dry_run, as_json=as_json)
+    print_summary("replace-urls", completed=report.completed, unreadable=len(report.unreadable))
     # Such uploads stay unprocessed until somebody corrects their row.
     return len(report.unreadable)
 

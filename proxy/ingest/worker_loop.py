@@ -66,6 +66,8 @@ class WorkerLoop:
     ) -> None:
         """Setting ``woken`` ends the current rest: a new upload was accepted."""
         self.runner = runner
+        self.ran = 0
+        """Uploads that `run_once` has run."""
         self.failures = 0
         """Failed uploads since the start, transient or permanent, plus all other errors."""
         self._queue, self._settings, self._timeouts = runner.queue, runner.settings, runner.timeouts
@@ -95,8 +97,8 @@ class WorkerLoop:
 
     async def run_once(self) -> int:
         """Run until no upload is due, and return how many failed."""
-        while not self._stopping and await self._cycle():
-            pass
+        while not self._stopping and (ran := await self._cycle()):
+            self.ran += ran
         await self.prune()
         return self.failures
 

@@ -45,16 +45,28 @@ class RejectedFile:
 
 
 def walk(paths: Iterable[Path]) -> Iterator[Path]:
-    """Yield files and, recursively and sorted, those in folders. Hidden files are skipped."""
+    """Yield files and, recursively and sorted, those in folders. Hidden files are skipped.
+
+    Whatever is no folder is yielded, also a FIFO, a dangling link, a link to a folder, and a folder
+    that cannot be listed: `FileImporter` rejects each with its reason.
+    """
     for path in paths:
-        if not path.is_dir():
-            # Named by the user, so it is yielded even if it is hidden or missing.
-            yield path
+        # Named by the user, so it is yielded even if it is hidden or missing.
+        yield from _below(path) if path.is_dir() else (path,)
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            listed = sorted(entries, key=lambda entry: entry.name)
+    except OSError:
+        yield folder
+        return
+    for entry in listed:
+        if entry.name.startswith("."):
             continue
-        for found in sorted(path.rglob("*")):
-            hidden = any(part.startswith(".") for part in found.relative_to(path).parts)
-            if found.is_file() and not hidden:
-                yield found
+        found = Path(entry.path)
+        yield from _below(found) if entry.is_dir(follow_symlinks=False) else (found,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,19 +101,25 @@ class FileImporter:
             known = await self.catalogue.find_by_hash(result.content_hash)
             if known is not None:
                 return ImportedFile(path, known.id, known=True)
-            media_id = await self._add(path, result, user_id=user_id, data_type=data_type)
+            try:
+                media_id = await self._add(path, result, user_id=user_id, data_type=data_type)
+            except OSError as error:
+                # Removed or made unreadable after the check.
+                return RejectedFile(path, error.strerror or "cannot be read")
         return ImportedFile(path, media_id, known=False)
 
     async def _add(
         self, path: Path, result: ProbeResult, *, user_id: int, data_type: DataType
     ) -> int:
         day, name = self.clock().date().isoformat(), readable(path.name)
+        # A name that is not UTF-8 cannot be stored as it is.
+        original_name = os.fsencode(path.name).decode(errors="replace")[-255:]
         bulk_path = f"bulk/{day}/{name}-{result.content_hash[:HASH_DIGITS]}.{result.source_type}"
         added = await self.originals.add(bulk_path, path)
         new = NewMedia(
             user_id=user_id,
             data_type=data_type,
-            original_name=path.name[-255:],
+            original_name=original_name,
             bulk_path=bulk_path,
         )
         try:

@@ -18,6 +18,7 @@ from proxy.cli.base import (
     command,
     fail,
     print_error,
+    printable,
     process_each,
     progress_bar,
     read_settings,
@@ -215,3 +216,25 @@ def test_a_read_only_data_directory_does_not_prevent_a_start(tmp_path: Path) -> 
     settings = make_settings(tmp_path / "missing")
     with address_recorded(settings, 4711):
         assert with_running_server(settings) == settings
+
+
+async def test_failures_of_concurrent_items_are_all_counted() -> None:
+    last = asyncio.Event()
+
+    async def fail_together(item: int) -> bool:
+        if item == 3:
+            last.set()
+        await last.wait()
+        return False
+
+    with progress_bar("", 4) as progress:
+        assert await process_each(range(4), fail_together, progress=progress, concurrency=4) == 4
+
+
+def test_names_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "a\x1b[2J\u202egnp.\n\udcff [red]x[/red] :smile: \\"
+    print_error("skipped", name)
+    assert capsys.readouterr().err.endswith(
+        "skipped a\\x1b[2J\\u202egnp.\\n\\udcff [red]x[/red] :smile: \\\n"
+    )
+    assert printable("Schöne Grüße.png") == "Schöne Grüße.png"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,6 +46,56 @@ def test_import_prints_id_url_and_path(data: Path, invoke: Invoke) -> None:
     assert re.match(r"1\thttp://127.0.0.1:8080/serve/1\t.*logo.png\n", done.stdout)
     again = invoke("import", SAMPLES / "logo.png", "--data-dir", data)
     assert (again.code, "(known)" in again.stdout) == (0, True)
+
+
+def odd_folder(root: Path) -> Path:
+    """A sound image before and after each kind of entry that is no image."""
+    folder = root / "odd"
+    folder.mkdir()
+    for name in ("a-first.png", "z-last.png"):
+        shutil.copy(SAMPLES / "logo.png", folder / name)
+    os.mkfifo(folder / "b-fifo")
+    (folder / "c-dangling").symlink_to(folder / "nothing")
+    (folder / "d-link").symlink_to(root)
+    (folder / "e-\x1b[31m\u202e[bold]name.png").write_bytes(b"no image")
+    shutil.copy(SAMPLES / "logo.png", folder / os.fsdecode(b"f-\xff.png"))
+    (folder / "g-large.png").write_bytes(bytes(200_000))
+    return folder
+
+
+def test_import_names_skips_and_counts_whatever_is_no_image(
+    data: Path, tmp_path: Path, invoke: Invoke
+) -> None:
+    limit = {"SMARTSERVE_STORAGE__MAX_ORIGINAL_BYTES": "150000"}
+    done = invoke("import", odd_folder(tmp_path), "--data-dir", data, **limit)
+    assert done.code == 1, done.stderr
+    assert len(done.stdout.splitlines()) == 3
+    skipped = [line for line in done.stderr.splitlines() if line.startswith("skipped ")]
+    names = [line.split("/odd/")[1].split(": ")[0] for line in sorted(skipped)]
+    odd = r"e-\x1b[31m\u202e[bold]name.png"
+    assert names == ["b-fifo", "c-dangling", "d-link", odd, "g-large.png"]
+    assert "\x1b" not in done.stderr + done.stdout
+    assert "import: 1 imported, 2 known, 5 skipped" in done.stderr
+
+
+def test_import_names_a_folder_that_cannot_be_listed(
+    data: Path, tmp_path: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "images"
+    (folder / "closed").mkdir(parents=True)
+    shutil.copy(SAMPLES / "logo.png", folder / "open.png")
+    scandir = os.scandir
+
+    def refusing(path: Path) -> Any:
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr("proxy.library.import_files.os.scandir", refusing)
+    done = invoke("import", folder, "--data-dir", data)
+    assert done.code == 1
+    assert "closed: " in done.stderr
+    assert "import: 1 imported, 0 known, 1 skipped" in done.stderr
 
 
 def test_import_names_a_missing_path(data: Path, tmp_path: Path, invoke: Invoke) -> None:

@@ -101,7 +101,8 @@ class TreeAdopter:
         try:
             with await self.tree.open(one.path) as source:
                 return await self.checker.digest(source.descriptor)
-        except SourceError:
+        # `SourceTooLarge` is a RenderError.
+        except (SourceError, RenderError):
             # Skipped with its reason by the full check, which follows.
             return None
 
