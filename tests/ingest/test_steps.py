@@ -401,7 +401,7 @@ async def test_an_answer_of_unknown_form_is_requested_again(
 
 async def test_a_spent_budget_is_not_exceeded(fake: FakeMainApi, places: Places) -> None:
     place = await places.start(DESCRIBES, max_requests_per_day=1)
-    first, second = fake.add(PHOTO), fake.add(PHOTO)
+    first, second = fake.add(PHOTO), fake.add(PHOTO, user_id=5)
     await place.work()
     assert (await place.analysis(first.media_id))["style"] == SEEN["style"]
     for _ in range(2):
@@ -416,8 +416,8 @@ async def test_one_upload_is_tried_while_the_provider_is_unavailable(
     fake: FakeMainApi, places: Places
 ) -> None:
     place = await places.start(fails(500))
-    for _ in range(4):
-        fake.add(PHOTO)
+    for user_id in range(4):
+        fake.add(PHOTO, user_id=user_id + 1)
     await place.work()
     assert len(place.openai.requests) == 2 * 4
     place.worker.due()
@@ -439,7 +439,7 @@ async def test_new_uploads_come_first(fake: FakeMainApi, places: Places) -> None
     await place.work()
     place.worker.due()
     place.openai.acts = [DESCRIBES]
-    new = fake.add(PHOTO)
+    new = fake.add(PHOTO, user_id=5)
     await place.work()
     assert len(place.openai.requests) == 2 + 2
     rows = place.worker.sql("SELECT media_id FROM media_ai_analysis ORDER BY id")

@@ -33,7 +33,7 @@ async def test_an_image_is_shown_with_the_facts_of_its_response(visit: Visit) ->
     assert await fact(page, "pixels") == "768 × 512"
     assert re.fullmatch(r"[\d.]+ kB", await fact(page, "bytes"))
     assert re.fullmatch(r"[\d.]+ m?s", await fact(page, "time"))
-    await expect(page.locator("#origin")).to_have_text(re.compile("Draft|memory|disk"))
+    await expect(page.locator("#origin")).to_have_text(re.compile("Draft|memory|disk|concurrent"))
     await page.get_by_text("Response headers").click()
     await expect(page.locator("#headers")).to_contain_text("cache-status")
     assert await page.evaluate("document.querySelector('#image').naturalWidth") == 768

@@ -226,6 +226,7 @@ async def test_two_workers_on_mariadb_share_the_work(
     rows = [line.split("\t") for line in mariadb.execute(_ROWS, database=name).splitlines()]
     check(fake, tmp_path / "data", [(int(one), bulk, library) for one, bulk, library in rows])
     assert all(len(one.completions) <= 1 for one in fake.images.values())
-    assert fake.asked["file"] == 20
+    # One bad download is no proof that the file is bad: both are downloaded three times more.
+    assert fake.asked["file"] == 20 + 2 * 3
     told = "SELECT DISTINCT worker_id FROM processing_checklist"
     assert len(mariadb.execute(told, database=name).split()) == 2

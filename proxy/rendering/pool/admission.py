@@ -55,10 +55,11 @@ class Admission:
 
     def __init__(self, settings: WorkerSettings) -> None:
         # A prepared job has an open source and a pipe, so their number is limited, too.
-        prepared = min(settings.processes, settings.max_queue)
+        self._workers = settings.processes
+        prepared = min(self._workers, settings.max_queue)
         self._settings = settings
-        self._places = asyncio.Semaphore(settings.processes + prepared)
-        self._capacity = settings.processes + settings.max_queue
+        self._places = asyncio.Semaphore(self._workers + prepared)
+        self._capacity = self._workers + settings.max_queue
         self._max_waiting = settings.max_queue - prepared
         self._inside = 0
         self._waiting = 0
@@ -90,7 +91,7 @@ class Admission:
         # A long job, such as the finals of an upload, occupies one worker. The jobs behind it do
         # not wait for its end, but share the others. A single worker is treated as if it were free,
         # because a wrong rejection is worse than a wait that is longer than predicted.
-        workers = max(1, self._settings.processes - self._long)
+        workers = max(1, self._workers - self._long)
         return self._settings.max_queue_wait_s * workers
 
     def _is_long(self, service_s: float) -> bool:
