@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -309,7 +310,9 @@ class WorkerPool:
         except (WorkerDied, WorkerUnfit, OSError) as error:
             self._restarts["start"] += 1
             log.warning("worker_start_failed", error=str(error))
-            self._start_may_succeed = isinstance(error, OSError) or str(error) == "start"
+            # Not if this process may open no more files: nothing closes any before the start.
+            temporary = isinstance(error, OSError) and error.errno != errno.EMFILE
+            self._start_may_succeed = temporary or str(error) == "start"
             if isinstance(error, WorkerUnfit):
                 self._start_error = str(error)
             elif self._start_may_succeed:

@@ -260,7 +260,8 @@ async def test_the_kernel_limits_the_cpu_time_of_each_job(started: Started) -> N
     with PendingJob(Ping(), None, lambda _: None) as ping:
         assert started.worker.begin(ping)
         soft, hard = cpu_limit(started.worker.pid)
-    assert 10 < soft <= 10 + math.ceil(cpu_time(started.worker.pid))
+    # A process that has just started may have used no time at all.
+    assert 10 <= soft <= 10 + math.ceil(cpu_time(started.worker.pid))
     assert hard == resource.RLIM_INFINITY, "or the limit could not be raised for the next job"
 
 
