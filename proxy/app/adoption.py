@@ -38,7 +38,7 @@ def place_of(settings: Settings, directory: Path) -> TreePlace:
     if tree == root or root in tree.parents:
         below = tree.relative_to(root).as_posix()
         return TreePlace(root, "" if below == "." else below, in_place=True)
-    # Such a tree would contain the originals that the adoption itself adds.
+    # A tree above storage.root contains the originals that the adoption adds: it would adopt them.
     if tree in root.parents:
         fault = f"{directory} contains storage.root ({root}): name that folder, or one next to it"
         raise ConfigurationError([fault])

@@ -147,7 +147,9 @@ async def _announce(services: Services, port: int) -> None:
 def _print(line: str) -> None:
     """Print a line unless nobody reads standard output any more, as after ``| head -1``."""
     try:
-        print(line, flush=True)
+        # One write: with PYTHONUNBUFFERED, `print` writes the line end apart, and a line of the log
+        # could come between if both go to one file.
+        print(f"{line}\n", end="", flush=True)
     except BrokenPipeError:
         # The interpreter would try again at exit.
         sys.stdout = None

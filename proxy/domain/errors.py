@@ -159,7 +159,7 @@ class UnsupportedBody(RequestError, status=415, title="Unsupported media type"):
 
 
 class QuotaExceeded(RequestError, status=429, title="Quota exceeded"):
-    """The user has reached a daily limit of uploads."""
+    """The user has uploaded as many files or bytes today as `main` allows."""
 
 
 class AccessError(SmartserveError, status=403, title="Forbidden"):

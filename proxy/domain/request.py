@@ -105,7 +105,7 @@ def parse_boxes(raw_query: str, *, sizes: Mapping[str, SizeSpec]) -> tuple[SizeS
 def _boxes(name: str, value: str, sizes: Mapping[str, SizeSpec]) -> tuple[SizeSpec, ...]:
     if name == "size":
         return named_boxes(value, sizes)
-    # Unlike in an image request: ignoring a parameter would purge more than intended.
+    # An image request ignores unknown parameters. A purge that did so would delete too much.
     if name != "w":
         raise BadParameter("query", "empty, or contain only size= and w=")
     return (width_box(_width(value)),)

@@ -1,4 +1,4 @@
-"""Blocking work in daemon threads: a hung file system never keeps the process from ending.
+"""Runs blocking work in daemon threads, so that the process ends even if a file system hangs.
 
 `ThreadPool` bounds the number of threads; `in_daemon_thread` starts one for each call, and
 `DaemonExecutor` does so for `asyncio.to_thread`.

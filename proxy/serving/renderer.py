@@ -42,24 +42,20 @@ class EncodeCostModel:
 
     def learn(self, variant: Variant, cpu_s: float) -> None:
         """Record the processor time of a rendition."""
-        kind, latest = _kind(variant), cpu_s / _pixels(variant)
+        kind, latest = _kind(variant), cpu_s / variant.pixels
         before = self._per_pixel.get(kind, latest)
         self._per_pixel[kind] = before + _WEIGHT * (latest - before)
 
     def estimate_s(self, variant: Variant) -> float | None:
         """Return the predicted processor time in seconds; None without an earlier render."""
         per_pixel = self._per_pixel.get(_kind(variant))
-        return None if per_pixel is None else per_pixel * _pixels(variant)
-
-
-def _pixels(variant: Variant) -> int:
-    return variant.geometry.width * variant.geometry.height
+        return None if per_pixel is None else per_pixel * variant.pixels
 
 
 def _kind(variant: Variant) -> _Kind:
     other = variant.alternative
     alternative = "" if other is None else stage_text(other.profile, other.search)
-    return stage_text(variant.profile, variant.search), alternative, _pixels(variant).bit_length()
+    return stage_text(variant.profile, variant.search), alternative, variant.pixels.bit_length()
 
 
 def sends_early(variant: Variant) -> bool:
@@ -69,7 +65,7 @@ def sends_early(variant: Variant) -> bool:
     could read its first part, and is better sent with a Content-Length. Of two competing formats
     no byte is sent before both are encoded.
     """
-    large = _pixels(variant) >= _STREAMED_PIXELS
+    large = variant.pixels >= _STREAMED_PIXELS
     return large and variant.alternative is None and streams(variant.profile)
 
 

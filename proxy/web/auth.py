@@ -221,8 +221,8 @@ class TokenVerifier(BearerGuard):
             claims = {}
         user_id = _user(claims)
         if user_id is None:
-            # Users behind a proxy share its address, so failures are counted only for clients that
-            # connect directly. A valid token is accepted during a block too.
+            # Only a client that connects directly is counted: all users behind a proxy have the
+            # address of the proxy. A valid token is accepted during a block too.
             if not caller.forwarded:
                 self._check_limit(caller)
                 self._add_failure(caller)

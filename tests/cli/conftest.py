@@ -36,7 +36,7 @@ class Invoke(Protocol):
 
 @pytest.fixture(autouse=True)
 def _logging_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep commands from configuring the logs of this process.
+    """Replace the configuration of logs, so that commands do not change those of this process.
 
     Loggers are cached when they are used first. Those of later tests would write to the captured
     standard error of this one, which is closed by then.

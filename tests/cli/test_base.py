@@ -72,6 +72,8 @@ from functools import partial
 from proxy.cli import base
 from proxy.runtime.thread_pool import in_daemon_thread
 from proxy.settings import LogSettings
+# A shell starts what runs in the background with SIGINT ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 base.CLOSE_S = 0.2
 base.configure_logs(LogSettings())
 

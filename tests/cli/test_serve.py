@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from proxy.cli.serve import _print
 from tests.benchmarks.servers import free_port
 from tests.cli.conftest import Invoke
 from tests.support.commands import KEY, SMARTSERVE, fetch, run, running, started
 from tests.support.server import SAMPLES
 from tests.support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+
+def test_a_line_is_written_at_once_even_if_output_is_unbuffered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    writes: list[bytes] = []
+
+    class Unbuffered(io.BytesIO):
+        def write(self, data: Buffer) -> int:
+            writes.append(bytes(data))
+            return len(writes[-1])
+
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(Unbuffered(), write_through=True))
+    _print("smartserve on http://127.0.0.1:1")
+    assert [one for one in writes if one] == [b"smartserve on http://127.0.0.1:1\n"]
 
 
 def test_serve_prints_urls_that_answer_and_exits_on_sigterm(data: Path) -> None:

@@ -70,7 +70,7 @@ def conditions(final: str, modified: str, own: str) -> dict[str, dict[str, str]]
 
 
 def expected(method: str, name: str, sent: Mapping[str, str], *, same: bool) -> int:
-    """Return the status, if the substitute is the ``same`` rendition as the final or another."""
+    """Return the expected status; ``same`` is whether the substitute is the final's rendition."""
     if "If_None_Match" in sent:
         return 304 if same or name in ("anything", "its own", "a list with its own") else 200
     if method == "HEAD" or "Range" not in sent:

@@ -127,7 +127,7 @@ class VisionProvider(ABC, Generic[SettingsT]):
         """Return the result of an answer, new or stored as `VisionResult.raw`.
 
         Raises:
-            AnalysisError: this is not an answer of this provider, or one without any result.
+            AnalysisError: the answer has another form than this provider's, or contains no result.
         """
 
     def settle(self, answer: Any) -> None:

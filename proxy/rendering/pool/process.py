@@ -192,7 +192,7 @@ class PendingJob:
         self._reply.set_result(reply)
 
     def _read_rest(self) -> None:
-        # The worker closes its end before it replies, so everything can be read without waiting.
+        # All output is in the pipe by now: the worker closes its end before it replies.
         self._stop_reading()
         with contextlib.suppress(BlockingIOError):
             while self._pipe and self._read():

@@ -169,7 +169,7 @@ class LeasedWriter(SqlDatabase):
         """Replace the stored analysis; ``focus`` becomes the centre of cropped renditions."""
 
         async def work(connection: AsyncConnection) -> None:
-            # MySQL in strict mode rejects a value that is longer than its column.
+            # A value longer than its column is an error for MySQL in strict mode.
             short = {name: (columns[name] or "")[:_MAX_SHORT] or None for name in _SHORT_COLUMNS}
             for table, values in (
                 (media_ai_analysis, {**columns, **short}),

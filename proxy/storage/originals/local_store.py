@@ -244,8 +244,9 @@ def translated() -> Iterator[None]:
 def names_below(path: str, *, prefix: str) -> tuple[str, ...]:
     """Return the names of the directories below the root and of the file.
 
-    The path is relative, starts with a slash, or starts with ``prefix``, the root as the writer of
-    the path knew it. All three are below the root. Nothing in a name is expanded.
+    All paths are below the root: relative ones, those that start with a slash, and those that start
+    with ``prefix``, which is the root on the machine that wrote the path. Nothing in a name is
+    expanded.
 
     Raises:
         SourceMissing: no file can have this path: it is empty or too long, contains NUL, ``.`` or

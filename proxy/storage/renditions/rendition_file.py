@@ -73,9 +73,10 @@ def write_file(
 ) -> UsageChange | None:
     """Write a file without a name, then give it its name in place of whatever has it.
 
-    Return the change of usage, or None if the ticket is void; then nothing is stored, as after an
-    error. The file is not synchronised with the disk: after a power cut the trailer shows whether
-    it is complete. ``publishing`` is the lock that a purge waits for; see `DiskStore.purge`.
+    Return the change of usage. If the ticket is void, nothing is stored and None is returned; after
+    an error nothing is stored either. The file is not synchronised with the disk: after a power cut
+    the trailer shows whether it is complete. ``publishing`` is the lock that a purge waits for; see
+    `DiskStore.purge`.
     """
     digest = bytes.fromhex(ticket.variant.digest)
     trailer = trailer_of(len(body), xxhash.xxh3_128_digest(body), digest)

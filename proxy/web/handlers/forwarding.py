@@ -132,7 +132,7 @@ class ForwardedImages:
         return whole(HTTPStatus.PARTIAL_CONTENT, headers, body, outcome=outcome)
 
     def _headers(self, response: ForwardedResponse) -> list[Header]:
-        """Return the headers of the media server, with the lifetime of this route."""
+        """Return the headers that the media server sent, but Cache-Control as for this route."""
         headers = {**response.headers}
         lifetimes, age_s = self._lifetimes, 0
         if response.stale:
