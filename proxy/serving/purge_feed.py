@@ -120,9 +120,11 @@ class PurgeFeed:
     async def _sync_purges(self, now: float) -> bool:
         """Apply the purges of other servers; return whether all could be applied completely."""
         position = await self._load_position(now)
-        if 0 < position < now - self._table.retention_s:
+        # Between two reads of one process the monotonic clock counts: the other one may be set.
+        away_s = now - position if self._synced_at is None else self._clock() - self._synced_at
+        if position and away_s > self._table.retention_s:
             # The table does not contain all that was missed.
-            log.warning("renditions_cleared", away_days=round((now - position) / 86_400, 1))
+            log.warning("renditions_cleared", away_days=round(away_s / 86_400, 1))
             await self._store.clear()
             position = now
         # A database whose clock went back records purges with earlier times.

@@ -188,7 +188,7 @@ async def with_fault(
         assert bodies(await fetch_all(client, misses)) == right
         assert await server.metric("smartserve_cache_hits_total", tier="disk") - hits == len(right)
     assert (server.pid, "circuit_opened" in server.output()) == (pid, True)
-    assert "circuit_closed" in server.output()
+    await eventually(lambda: "circuit_closed" in server.output())
     return 3 * len(misses)
 
 

@@ -7,13 +7,14 @@ import asyncio
 import pytest
 
 from tests.faults.conftest import Launch
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.slow
 
 
 async def test_a_low_limit_of_open_files_lowers_the_connection_limit(launch: Launch) -> None:
     server = await launch(prefix=["prlimit", "--nofile=256"])
-    assert '"event":"fewer_connections"' in server.output()
+    await eventually(lambda: '"event":"fewer_connections"' in server.output())
     assert '"allowed":128' in server.output()
     held = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(200)]
     async with server.client(force_close=True) as client:

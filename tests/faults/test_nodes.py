@@ -168,7 +168,7 @@ async def test_a_server_that_was_away_longer_than_purges_are_kept_deletes_its_re
     position.write_text(str(time.time() - 31 * 86_400))
     await nodes.there.start()
     assert await nodes.origin(nodes.there) == "render"
-    assert "renditions_cleared" in nodes.there.output()
+    await eventually(lambda: "renditions_cleared" in nodes.there.output())
 
 
 async def test_a_changed_row_takes_effect_on_both_servers_within_two_seconds(

@@ -171,6 +171,34 @@ async def test_after_longer_than_the_retention_all_renditions_are_deleted(pair: 
     assert float(position.read_text()) >= now
 
 
+async def test_a_jump_of_the_clock_deletes_no_renditions(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = await pair.server("there", purge_retention_days=2)
+    await fill(there)
+    now = await there.purge_feed._table.now()
+    for jump_days in (365, -365, 3, 0):
+
+        async def jumped(jump_days: int = jump_days) -> float:
+            return now + jump_days * 86_400
+
+        monkeypatch.setattr(there.purge_feed._table, "now", jumped)
+        await there.purge_feed.sync()
+        assert len(await stored(there)) == 4
+
+
+async def test_a_server_that_read_nothing_for_the_retention_deletes_all_renditions(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = await pair.server("there", purge_retention_days=2)
+    await fill(there)
+    for days, left in ((1, 4), (4, 0)):
+        later_s = there.purge_feed._clock() + days * 86_400
+        monkeypatch.setattr(there.purge_feed, "_clock", lambda later_s=later_s: later_s)
+        await there.purge_feed.sync()
+        assert len(await stored(there)) == left
+
+
 async def test_a_purge_that_fails_on_disk_is_applied_again_and_counts_as_lag(pair: Pair) -> None:
     here, there = await pair.server("here"), await pair.server("there")
     await fill(there)

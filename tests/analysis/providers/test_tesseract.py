@@ -30,6 +30,8 @@ HEAD = (
 
 
 WORKERS = WorkerSettings()
+# A Python in the home directory of root can only be executed by root.
+SAME_USER = WorkerSettings(uid=os.geteuid())
 SHELL = os.path.realpath("/bin/sh")
 PYTHON = os.path.realpath(sys.executable)
 STDLIB = sysconfig.get_path("stdlib")
@@ -132,7 +134,7 @@ def running(argument: str) -> list[int]:
 
 
 async def test_what_takes_too_long_is_killed(folder: Path) -> None:
-    reader = program(folder, "import time; time.sleep(60)")
+    reader = program(folder, "import time; time.sleep(60)", workers=SAME_USER)
     reader._settings = reader._settings.model_copy(update={"timeout_s": 0.5})
     reading = asyncio.create_task(reader.read(b"x" * 10**7))
     await eventually(lambda: running(str(folder)))
@@ -160,6 +162,15 @@ async def test_without_language_files_there_is_a_reason(
 async def test_a_program_that_only_root_can_execute_is_reported(folder: Path) -> None:
     copy = Path(shutil.copy("/bin/sh", folder / "tesseract"))
     copy.chmod(0o700)
+    found = await program(folder, "exit 0", interpreter=str(copy)).read(b"")
+    assert isinstance(found, ProviderGap)
+    assert "cannot be executed by the user of the workers" in found.reason
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+async def test_a_program_in_a_directory_that_only_root_can_enter_is_reported(folder: Path) -> None:
+    (folder / "home").mkdir(0o700)
+    copy = Path(shutil.copy("/bin/sh", folder / "home/tesseract"))
     found = await program(folder, "exit 0", interpreter=str(copy)).read(b"")
     assert isinstance(found, ProviderGap)
     assert "cannot be executed by the user of the workers" in found.reason
@@ -222,7 +233,6 @@ ALWAYS_DENIED = {"much memory", "a variable of ours", "a higher priority"}
 """Also if the sandbox is switched off."""
 
 OUTSIDE = WorkerSettings(sandbox=False)
-SAME_USER = WorkerSettings(uid=os.geteuid())
 
 
 @pytest.mark.parametrize("workers", [WORKERS, SAME_USER], ids=["other user", "same user"])
@@ -293,7 +303,8 @@ async def test_what_needs_too_much_cpu_time_is_ended_by_the_kernel(folder: Path)
 
 
 async def test_an_answer_without_end_is_cut_off(folder: Path) -> None:
-    reader = program(folder, "import os\nwhile True: os.write(1, bytes(65536))")
+    script = "import os\nwhile True: os.write(1, bytes(65536))"
+    reader = program(folder, script, workers=SAME_USER)
     assert await reader.read(b"") == ProviderGap("tesseract", "Tesseract ended with status 1")
 
 

@@ -128,7 +128,9 @@ async def until_at_work(pool: WorkerPool) -> WorkerProcess:
     """Return the only worker once it has read a job."""
 
     def started() -> list[WorkerProcess]:
-        return [one for one in pool._workers if one._job is not None and has_read(one)]
+        # A worker that was just killed still has its job.
+        workers = (one for one in pool._workers if one.alive)
+        return [one for one in workers if one._job is not None and has_read(one)]
 
     await eventually(started)
     return started()[0]

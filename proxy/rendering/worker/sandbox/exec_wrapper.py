@@ -54,7 +54,8 @@ def main() -> None:
     if not options["sandbox"]:
         set_limits(limits)
     elif not _confined(options, program, limits):
-        sys.exit(os.EX_NOPERM)
+        # Landlock refuses a rule for a path that the new user cannot reach.
+        sys.exit(os.EX_NOPERM if os.access(program, os.X_OK) else _CANNOT_EXECUTE)
     try:
         os.execv(program, [program, *arguments])  # noqa: S606 - the arguments are the server's
     except OSError:
