@@ -181,7 +181,7 @@ def image_headers(
         *content_headers(plan, fmt),
         *validators(plan, variant, origin, route=route, lifetimes=lifetimes),
         ("Cache-Status", cache_status(origin, draft=variant is plan.draft)),
-        ("Server-Timing", server_timing(timings)),
+        ("Server-Timing", server_timing(timings, draft=variant is plan.draft)),
     ]
 
 
@@ -202,6 +202,14 @@ def content_disposition(plan: RenderPlan, fmt: Format) -> str:
     return f"inline; filename=\"{name}{suffix}\"; filename*=UTF-8''{encoded}{suffix}"
 
 
-def server_timing(timings: Iterable[tuple[str, float]]) -> str:
-    """Return Server-Timing for pairs of stage and seconds."""
-    return ", ".join(f"{stage};dur={seconds * 1000:.1f}" for stage, seconds in timings)
+def server_timing(timings: Iterable[tuple[str, float | None]], *, draft: bool = False) -> str:
+    """Return Server-Timing for pairs of stage and seconds; None: the time is not known.
+
+    A draft is named first: of an image's headers this is the only one that a page may read, without
+    another request.
+    """
+    stages = [
+        stage if seconds is None else f"{stage};dur={seconds * 1000:.1f}"
+        for stage, seconds in timings
+    ]
+    return ", ".join(["draft", *stages] if draft else stages)

@@ -140,6 +140,8 @@ async def test_a_draft_is_replaced_by_its_final(
     async with in_front_of(server, tmp_path) as pair:
         draft = await pair.fetch(photo)
         assert header(draft, "Cache-Control").startswith("public, max-age=1,")
+        # A page reads there that it may ask for the final.
+        assert header(draft, "Server-Timing") == "draft"
 
         async def is_final() -> bool:
             return header(await pair.fetch(photo), "Cache-Control") == _YEAR
@@ -147,6 +149,7 @@ async def test_a_draft_is_replaced_by_its_final(
         await eventually(is_final, timeout_s=100, interval_s=0.2)
         final = await pair.fetch(photo)
         assert final.body != draft.body
+        assert header(final, "Server-Timing") == ""
         again = await pair.fetch(photo, **{"If-None-Match": header(draft, "ETag")})
         assert (again.status, again.body) == (200, final.body)
 

@@ -199,6 +199,12 @@ def test_server_timing_is_in_milliseconds(timings: list[tuple[str, float]], text
     assert server_timing(timings) == text
 
 
+def test_server_timing_names_a_draft_before_its_times() -> None:
+    assert server_timing([("render", 0.1)], draft=True) == "draft, render;dur=100.0"
+    assert server_timing([("memory", None)], draft=True) == "draft, memory"
+    assert server_timing([("memory", None)]) == "memory"
+
+
 @pytest.mark.parametrize("origin", Origin)
 def test_every_origin_is_a_token_that_server_timing_may_name(origin: Origin) -> None:
     assert re.fullmatch(r"[a-z_]+", origin)

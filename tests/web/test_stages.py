@@ -66,8 +66,12 @@ async def test_a_draft_goes_out_at_once_and_the_final_takes_its_place(
     assert "Last-Modified" not in draft.headers
     again = await get(server, path)
     assert (is_draft(again), again.headers["ETag"]) == (True, draft.headers["ETag"])
+    # The one header of an image that a page can read.
+    stages = [one.headers["Server-Timing"].partition(",")[0] for one in (draft, again)]
+    assert stages == ["draft", "draft"]
     await settled(server)
     final = await get(server, path)
+    assert "draft" not in final.headers["Server-Timing"]
     assert final.headers["Cache-Status"] == "smartserve; hit; detail=memory"
     assert final.headers["Cache-Control"] == f"{YEAR}, immutable"
     assert final.headers["ETag"] != draft.headers["ETag"]

@@ -38,6 +38,7 @@ from proxy.web.headers import (
     content_headers,
     image_headers,
     last_modified,
+    server_timing,
     validators,
 )
 from proxy.web.json_response import problem
@@ -384,7 +385,10 @@ class ImageResponder:
             *shared,
             self._cache_status(variant, origin),
             *content_headers(self.plan, fmt),
-            ("Server-Timing", origin),
+            (
+                "Server-Timing",
+                server_timing([(origin, None)], draft=variant is self.plan.draft),
+            ),
             ("Content-Length", str(length)),
         ]
         return ResolvedResponse(
