@@ -15,7 +15,7 @@ from yarl import URL
 
 from proxy.domain.media import DataType
 from proxy.library.import_files import ImportedFile
-from proxy.rendering.pool import worker_start
+from proxy.rendering.pool import process as process_module
 from proxy.web.server.load_shedding import LoadShedder
 from tests.support.mariadb import private_mariadb
 from tests.support.server import Library, Serve, Serving
@@ -262,8 +262,8 @@ async def test_a_picture_that_gets_no_cpu_time_is_not_blamed(
     serve: Serve, library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await serve(workers={"count": 1, "deadline_s": 0.05, "wall_clock_factor": 2})
-    monkeypatch.setattr(worker_start, "cpu_time", lambda _: 1.0)
-    monkeypatch.setattr(worker_start, "_is_runnable", lambda _: True)
+    monkeypatch.setattr(process_module, "cpu_time", lambda _: 1.0)
+    monkeypatch.setattr(process_module, "_is_runnable", lambda _: True)
     answer = await get(server, f"/serve/{library.ids['large']}.avif?size=zoom")
     assert (answer.status, answer.headers["Retry-After"]) == (503, "2")
     assert "the machine is overloaded" in (await answer.json())["detail"]

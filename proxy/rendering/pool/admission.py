@@ -23,7 +23,7 @@ from proxy.domain.errors import (
     SmartserveError,
     SourceQuarantined,
 )
-from proxy.rendering.pool.worker_start import WorkerDied
+from proxy.rendering.pool.process import WorkerDied
 from proxy.settings import WorkerSettings
 
 REASONS = ("queue_full", "queue_wait", "shutdown", "pressure")

@@ -30,8 +30,8 @@ from proxy.domain.worker_protocol import (
     RenditionSetResult,
     WorkerInfo,
 )
-from proxy.rendering.pool.process import PendingJob, Sink, WorkerProcess
-from proxy.rendering.pool.worker_start import WorkerDied, WorkerStartOptions, WorkerUnfit
+from proxy.rendering.pool.process import PendingJob, Sink, WorkerDied, WorkerProcess
+from proxy.rendering.pool.worker_start import WorkerStartOptions, WorkerUnfit, start_worker
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
 from proxy.settings import WorkerSettings
 
@@ -334,7 +334,7 @@ class WorkerPool:
     async def _spawn(self) -> WorkerProcess:
         """Start a process and check its sandbox, if the settings require one."""
         timeout_s = self._settings.start_timeout_s
-        worker = await WorkerProcess.start(
+        worker = await start_worker(
             self._start_options,
             timeout_s=timeout_s,
             wall_factor=self._settings.wall_clock_factor,

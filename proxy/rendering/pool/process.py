@@ -13,8 +13,9 @@ import math
 import os
 import resource
 import socket
+import time
 from collections.abc import Callable
-from functools import partial
+from pathlib import Path
 from typing import Any, Self
 
 from proxy.domain.errors import QueueFull, RenderFault, SourceTooLarge
@@ -30,16 +31,7 @@ from proxy.domain.worker_protocol import (
     encode,
     is_reply,
 )
-from proxy.rendering.pool.worker_start import (
-    TimeLimit,
-    WorkerDied,
-    WorkerStartOptions,
-    cpu_time,
-    first_message,
-    log_stderr,
-    spawn,
-)
-from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor, cancel
+from proxy.runtime.supervised_task import cancel
 
 Sink = Callable[[bytes], None]
 """Receives encoded bytes. Called on the event loop, so it must neither block nor raise. The sink of
@@ -49,9 +41,92 @@ _PIPE_BYTES = 1024 * 1024
 """Pipe capacity: most renditions fit, so the worker does not wait for the server to read."""
 _READ_BYTES = 256 * 1024
 _CLOSE_S = 1.0
+_CPUCLOCK_SCHED = 2
+_MAX_CHECK_S = 1.0
 
 OnFree = Callable[["WorkerProcess"], None]
 OnLost = Callable[["WorkerProcess", str], None]
+
+
+class WorkerDied(Exception):
+    """The process ended or was killed before it replied.
+
+    ``started`` is False if it had not read the job yet: then the source is not to blame.
+    """
+
+    def __init__(self, reason: str, *, started: bool = True) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.started = started
+
+
+def cpu_time(pid: int) -> float:
+    """Return the CPU seconds that a process has used, in all its threads.
+
+    Raises:
+        OSError: the process has ended, and its status was read.
+    """
+    # The clock of another process, as clock_getcpuclockid(3) computes its id.
+    return time.clock_gettime((~pid << 3) | _CPUCLOCK_SCHED)
+
+
+class TimeLimit:
+    """Limits the CPU time of a process, which may take longer on a busy machine.
+
+    Wall-clock time only counts if the process hangs, or has not got its CPU time after
+    ``wall_factor`` times the limit.
+    """
+
+    def __init__(self, pid: int, seconds: float, *, wall_factor: float) -> None:
+        self._pid = pid
+        self._seconds = seconds
+        self._max_wall_s = seconds * wall_factor
+        self._cpu_s = 0.0
+        self.restart()
+
+    def restart(self) -> None:
+        """Grant the whole time anew."""
+        self._wall_began, self._cpu_began = time.monotonic(), self._read_cpu()
+        self._progress: float | None = None
+        self.next_check_s = self._seconds
+        """Seconds from the last `restart` or `check` until the next check is useful."""
+
+    def check(self) -> str | None:
+        """Return why the process must be killed now, or None.
+
+        "deadline": it used up its CPU time, or hangs. "starved": it did not get that time.
+        """
+        wall_s = time.monotonic() - self._wall_began
+        used_s = self._read_cpu() - self._cpu_began
+        if used_s >= self._seconds:
+            return "deadline"
+        if wall_s < self._seconds:
+            self.next_check_s = self._seconds - wall_s
+            return None
+        # It sleeps and has used nothing since the last check: stopped, deadlocked, or waiting for
+        # a dead file system. A starved process is runnable.
+        if used_s == self._progress and not _is_runnable(self._pid):
+            return "deadline"
+        if wall_s >= self._max_wall_s:
+            return "starved"
+        self._progress = used_s
+        self.next_check_s = min(_MAX_CHECK_S, self._seconds / 4)
+        return None
+
+    def _read_cpu(self) -> float:
+        # The end of the process is detected by its socket.
+        with contextlib.suppress(OSError):
+            self._cpu_s = cpu_time(self._pid)
+        return self._cpu_s
+
+
+def _is_runnable(pid: int) -> bool:
+    """Return whether a thread of the process uses a CPU or waits for one (proc_pid_stat(5))."""
+    try:
+        lines = [stat.read_text() for stat in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except OSError:
+        return True  # a thread has just ended
+    return any(line.rpartition(") ")[2].startswith("R") for line in lines)
 
 
 class PendingJob:
@@ -250,48 +325,19 @@ class WorkerProcess:
         connection: socket.socket,
         hello: WorkerInfo,
         *,
+        stderr_log: asyncio.Task[Any],
         max_cpu_s: float,
-        supervisor: TaskSupervisor,
     ) -> None:
-        """Use `start`, then `attend`."""
+        """Use `proxy.rendering.pool.worker_start.start_worker`, then `attend`."""
         self._process = process
         self._max_cpu_s = max_cpu_s
-        self._stderr_log = supervisor.start(
-            BackgroundTask.WORKER_STDERR, partial(log_stderr, process.stderr, process.pid)
-        )
+        self._stderr_log = stderr_log
         self._connection = connection
         self._messages = MessageReader()
         self._job: PendingJob | None = None
         self.hello = hello
         self.jobs = 0
         """Number of jobs done."""
-
-    @classmethod
-    async def start(
-        cls,
-        options: WorkerStartOptions,
-        *,
-        timeout_s: float,
-        wall_factor: float = 1.0,
-        supervisor: TaskSupervisor = UNCOUNTED,
-    ) -> WorkerProcess:
-        """Spawn a process and wait for its `WorkerInfo`, for ``timeout_s`` of its CPU time.
-
-        Raises:
-            WorkerDied: it did not report in time.
-            WorkerUnfit: it reported that it cannot work.
-        """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        # Datagrams keep message boundaries, and a close is detected as an empty message.
-        ours.settimeout(0)
-        with contextlib.ExitStack() as undo:
-            undo.callback(ours.close)
-            with theirs:
-                process = await spawn(theirs.fileno(), options)
-            limit = TimeLimit(process.pid, timeout_s, wall_factor=wall_factor)
-            hello = await first_message(process, ours, limit)
-            undo.pop_all()
-        return cls(process, ours, hello, max_cpu_s=options.max_cpu_s, supervisor=supervisor)
 
     def attend(self, *, on_free: OnFree, on_lost: OnLost) -> None:
         """Start to process messages of the worker.

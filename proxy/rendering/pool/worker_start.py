@@ -7,13 +7,14 @@ import contextlib
 import json
 import socket
 import sys
-import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from functools import partial
 
 import structlog
 
 from proxy.domain.worker_protocol import MAX_DATAGRAM, JobFailure, MessageReader, WorkerInfo
+from proxy.rendering.pool.process import TimeLimit, WorkerDied, WorkerProcess
+from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
 
 _ENVIRONMENT = {
     "LANG": "C.UTF-8",
@@ -24,25 +25,11 @@ _ENVIRONMENT = {
 """The complete environment of a worker: nothing is inherited from the server. libvips reports
 errors through its API and must not also print a warning for every damaged image."""
 
-_CPUCLOCK_SCHED = 2
-_MAX_CHECK_S = 1.0
 _STDERR_BYTES = 16 * 1024
 _STDERR_BATCH_S = 0.1
 _STDERR_MAX_ENTRIES = 20
 
 log = structlog.get_logger(__name__)
-
-
-class WorkerDied(Exception):
-    """The process ended or was killed before it replied.
-
-    ``started`` is False if it had not read the job yet: then the source is not to blame.
-    """
-
-    def __init__(self, reason: str, *, started: bool = True) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.started = started
 
 
 class WorkerUnfit(Exception):
@@ -67,76 +54,40 @@ class WorkerStartOptions:
     """Run only while the processor is otherwise idle."""
 
 
-def cpu_time(pid: int) -> float:
-    """Return the CPU seconds that a process has used, in all its threads.
+async def start_worker(
+    options: WorkerStartOptions,
+    *,
+    timeout_s: float,
+    wall_factor: float = 1.0,
+    supervisor: TaskSupervisor = UNCOUNTED,
+) -> WorkerProcess:
+    """Start a process and wait for its `WorkerInfo`, for ``timeout_s`` of its CPU time.
 
     Raises:
-        OSError: the process has ended, and its status was read.
+        WorkerDied: it did not report in time.
+        WorkerUnfit: it reported that it cannot work.
     """
-    # The clock of another process, as clock_getcpuclockid(3) computes its id.
-    return time.clock_gettime((~pid << 3) | _CPUCLOCK_SCHED)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    # Datagrams keep message boundaries, and a close is detected as an empty message.
+    ours.settimeout(0)
+    with contextlib.ExitStack() as undo:
+        undo.callback(ours.close)
+        with theirs:
+            process = await _spawn(theirs.fileno(), options)
+        limit = TimeLimit(process.pid, timeout_s, wall_factor=wall_factor)
+        hello = await _first_message(process, ours, limit)
+        undo.pop_all()
+    printed = partial(log_stderr, process.stderr, process.pid)
+    return WorkerProcess(
+        process,
+        ours,
+        hello,
+        stderr_log=supervisor.start(BackgroundTask.WORKER_STDERR, printed),
+        max_cpu_s=options.max_cpu_s,
+    )
 
 
-class TimeLimit:
-    """Limits the CPU time of a process, which may take longer on a busy machine.
-
-    Wall-clock time only counts if the process hangs, or has not got its CPU time after
-    ``wall_factor`` times the limit.
-    """
-
-    def __init__(self, pid: int, seconds: float, *, wall_factor: float) -> None:
-        self._pid = pid
-        self._seconds = seconds
-        self._max_wall_s = seconds * wall_factor
-        self._cpu_s = 0.0
-        self.restart()
-
-    def restart(self) -> None:
-        """Grant the whole time anew."""
-        self._wall_began, self._cpu_began = time.monotonic(), self._read_cpu()
-        self._progress: float | None = None
-        self.next_check_s = self._seconds
-        """Seconds from the last `restart` or `check` until the next check is useful."""
-
-    def check(self) -> str | None:
-        """Return why the process must be killed now, or None.
-
-        "deadline": it used up its CPU time, or hangs. "starved": it did not get that time.
-        """
-        wall_s = time.monotonic() - self._wall_began
-        used_s = self._read_cpu() - self._cpu_began
-        if used_s >= self._seconds:
-            return "deadline"
-        if wall_s < self._seconds:
-            self.next_check_s = self._seconds - wall_s
-            return None
-        # It sleeps and has used nothing since the last check: stopped, deadlocked, or waiting for
-        # a dead file system. A starved process is runnable.
-        if used_s == self._progress and not _is_runnable(self._pid):
-            return "deadline"
-        if wall_s >= self._max_wall_s:
-            return "starved"
-        self._progress = used_s
-        self.next_check_s = min(_MAX_CHECK_S, self._seconds / 4)
-        return None
-
-    def _read_cpu(self) -> float:
-        # The end of the process is detected by its socket.
-        with contextlib.suppress(OSError):
-            self._cpu_s = cpu_time(self._pid)
-        return self._cpu_s
-
-
-def _is_runnable(pid: int) -> bool:
-    """Return whether a thread of the process uses a CPU or waits for one (proc_pid_stat(5))."""
-    try:
-        lines = [stat.read_text() for stat in Path(f"/proc/{pid}/task").glob("*/stat")]
-    except OSError:
-        return True  # a thread has just ended
-    return any(line.rpartition(") ")[2].startswith("R") for line in lines)
-
-
-async def spawn(descriptor: int, options: WorkerStartOptions) -> asyncio.subprocess.Process:
+async def _spawn(descriptor: int, options: WorkerStartOptions) -> asyncio.subprocess.Process:
     """Start a process whose end of the socket pair is ``descriptor``."""
     # A session of its own: the terminal sends Ctrl-C to the server alone.
     return await asyncio.create_subprocess_exec(
@@ -152,7 +103,7 @@ async def spawn(descriptor: int, options: WorkerStartOptions) -> asyncio.subproc
     )
 
 
-async def first_message(
+async def _first_message(
     process: asyncio.subprocess.Process, connection: socket.socket, limit: TimeLimit
 ) -> WorkerInfo:
     """Receive the `WorkerInfo` of a new process; if there is none in time, end the process."""

@@ -18,7 +18,7 @@ from proxy.domain.errors import (
     UndecodableSource,
 )
 from proxy.rendering.pool.admission import Admission, FailureCache
-from proxy.rendering.pool.worker_start import WorkerDied
+from proxy.rendering.pool.process import WorkerDied
 from proxy.settings import WorkerSettings
 from tests.support.waiting import eventually
 

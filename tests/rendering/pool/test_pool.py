@@ -39,10 +39,9 @@ from proxy.domain.worker_protocol import (
     RenditionSetResult,
 )
 from proxy.rendering.pool import pool as pool_module
-from proxy.rendering.pool import worker_start
+from proxy.rendering.pool import process as process_module
 from proxy.rendering.pool.pool import WorkerPool
-from proxy.rendering.pool.process import WorkerProcess
-from proxy.rendering.pool.worker_start import WorkerDied
+from proxy.rendering.pool.process import WorkerDied, WorkerProcess
 from proxy.runtime.supervised_task import BackgroundTask
 from proxy.settings import EncoderSettings, LimitSettings, WorkerSettings
 from tests.support.restarts import Restarts
@@ -259,7 +258,7 @@ async def test_a_set_that_is_answered_without_its_frames_is_repeated_by_another_
             pass_fds=(descriptor,),
         )
 
-    monkeypatch.setattr("proxy.rendering.pool.process.spawn", spawn)
+    monkeypatch.setattr("proxy.rendering.pool.worker_start._spawn", spawn)
     output = RenderOutput(Geometry(90, 90, 90, 90), PROFILES[Format.WEBP])
     job = RenditionSet(LIMITS, (output,) * 2, framed=True)
     frames: dict[int, bytes] = {}
@@ -383,8 +382,8 @@ async def test_a_job_past_its_deadline_twice_times_out(source: int) -> None:
 @pytest.fixture
 def starved(monkeypatch: pytest.MonkeyPatch) -> None:
     """No worker gets CPU time, although it waits for a CPU."""
-    monkeypatch.setattr(worker_start, "cpu_time", lambda _: 1.0)
-    monkeypatch.setattr(worker_start, "_is_runnable", lambda _: True)
+    monkeypatch.setattr(process_module, "cpu_time", lambda _: 1.0)
+    monkeypatch.setattr(process_module, "_is_runnable", lambda _: True)
 
 
 @pytest.mark.usefixtures("starved")

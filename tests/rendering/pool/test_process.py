@@ -7,9 +7,10 @@ import math
 import os
 import resource
 import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,29 +35,12 @@ from proxy.domain.worker_protocol import (
     fragments,
 )
 from proxy.rendering.pool import process as process_module
-from proxy.rendering.pool.process import PendingJob, WorkerProcess
-from proxy.rendering.pool.worker_start import (
-    WorkerDied,
-    WorkerStartOptions,
-    WorkerUnfit,
-    cpu_time,
-)
-from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask
+from proxy.rendering.pool.process import PendingJob, TimeLimit, WorkerDied, WorkerProcess, cpu_time
 from proxy.settings import LimitSettings
-from tests.support.restarts import Restarts
 from tests.support.waiting import eventually
 
 INFO = WorkerInfo("8.18.7", ("png",))
 HOUR_S = 3600.0
-OPTIONS = WorkerStartOptions(
-    source_types=("png",),
-    max_memory_bytes=2**30,
-    max_cpu_s=10,
-    sandbox=False,
-    uid=65534,
-    nice=0,
-    idle=False,
-)
 
 
 class Started(NamedTuple):
@@ -79,7 +63,9 @@ async def sleeper() -> asyncio.subprocess.Process:
 async def started() -> AsyncIterator[Started]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.settimeout(0)
-    worker = WorkerProcess(await sleeper(), ours, INFO, max_cpu_s=10, supervisor=UNCOUNTED)
+    process = await sleeper()
+    printed = asyncio.create_task(process.wait())
+    worker = WorkerProcess(process, ours, INFO, stderr_log=printed, max_cpu_s=10)
     events: list[str] = []
     worker.attend(
         on_free=lambda _: events.append("free"), on_lost=lambda _, reason: events.append(reason)
@@ -283,66 +269,86 @@ async def test_a_job_starts_where_limits_of_other_users_cannot_be_set(
         assert started.worker.begin(ping)
 
 
+class Process:
+    """A process with clocks that the test moves; it is late after 10 s of CPU time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.wall_s = self.cpu_s = 0.0
+        self.runnable = True
+        monkeypatch.setattr("time.monotonic", lambda: self.wall_s)
+        monkeypatch.setattr(process_module, "cpu_time", lambda _: self.cpu_s)
+        monkeypatch.setattr(process_module, "_is_runnable", lambda _: self.runnable)
+        self.limit = TimeLimit(1, 10, wall_factor=4)
+
+    def after(self, *, wall_s: float, cpu_s: float) -> str | None:
+        self.wall_s += wall_s
+        self.cpu_s += cpu_s
+        return self.limit.check()
+
+
 @pytest.fixture
-def first_message(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes | None]]:
-    """What a new process sends first; None for nothing."""
-    messages: list[bytes | None] = [None]
-
-    with ExitStack() as connections:
-
-        async def spawn(descriptor: int, _options: object) -> asyncio.subprocess.Process:
-            theirs = connections.enter_context(socket.socket(fileno=os.dup(descriptor)))
-            if (message := messages[0]) is not None:
-                theirs.send(message)
-            return await sleeper()
-
-        monkeypatch.setattr(process_module, "spawn", spawn)
-        yield messages
+def process(monkeypatch: pytest.MonkeyPatch) -> Process:
+    return Process(monkeypatch)
 
 
-async def test_a_process_is_started_by_its_first_message(first_message: list[bytes | None]) -> None:
-    first_message[0] = encode(INFO)
-    worker = await WorkerProcess.start(OPTIONS, timeout_s=30)
-    assert worker.hello == INFO
-    worker.kill()
-    await worker.aclose()
+def test_a_process_that_used_its_cpu_time_is_over_its_deadline(process: Process) -> None:
+    assert process.limit.next_check_s == 10
+    assert process.after(wall_s=10, cpu_s=9.9) is None
+    assert process.limit.next_check_s == 1
+    assert process.after(wall_s=1, cpu_s=0.2) == "deadline"
 
 
-async def test_a_process_that_reports_a_failure_is_unfit(first_message: list[bytes | None]) -> None:
-    first_message[0] = encode(JobFailure("fault", "no libvips"))
-    with pytest.raises(WorkerUnfit, match="no libvips"):
-        await WorkerProcess.start(OPTIONS, timeout_s=30)
+def test_a_process_that_gets_a_share_of_the_cpu_may_take_longer(process: Process) -> None:
+    outcomes = [process.after(wall_s=1, cpu_s=0.2) for _ in range(40)]
+    assert outcomes == [None] * 39 + ["starved"]
 
 
-@pytest.mark.usefixtures("first_message")
-async def test_a_process_that_reports_nothing_is_killed() -> None:
-    with pytest.raises(WorkerDied) as death:
-        await WorkerProcess.start(OPTIONS, timeout_s=0.01)
-    assert death.value.reason == "start"
+def test_a_process_that_waits_for_a_cpu_does_not_hang(process: Process) -> None:
+    assert [process.after(wall_s=10, cpu_s=0) for _ in range(4)] == [None, None, None, "starved"]
 
 
-async def test_an_unforeseen_error_does_not_end_the_log_of_standard_error(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    restarts, runs = Restarts(), iter((1, 2))
-    again = asyncio.Event()
+def test_a_process_that_sleeps_and_uses_nothing_hangs(process: Process) -> None:
+    process.runnable = False
+    assert process.after(wall_s=10, cpu_s=0.5) is None
+    assert process.after(wall_s=1, cpu_s=0.1) is None, "it reads a slow file, for example"
+    assert process.after(wall_s=1, cpu_s=0) == "deadline"
 
-    async def fail_once(stream: asyncio.StreamReader | None, pid: int) -> None:
-        del stream, pid
-        if next(runs) == 1:
-            raise LookupError("unforeseen")
-        again.set()
 
-    monkeypatch.setattr(process_module, "log_stderr", fail_once)
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    worker = WorkerProcess(
-        await sleeper(), ours, INFO, max_cpu_s=10, supervisor=restarts.supervisor
-    )
-    await again.wait()
-    worker.kill()
-    await worker.aclose()
-    theirs.close()
-    assert restarts.tasks == [BackgroundTask.WORKER_STDERR]
+def test_a_restart_grants_the_whole_time_anew(process: Process) -> None:
+    process.after(wall_s=9, cpu_s=9)
+    process.limit.restart()
+    assert process.after(wall_s=9, cpu_s=9) is None
+    assert process.limit.next_check_s == 1
+    assert process.after(wall_s=1, cpu_s=1) == "deadline"
+
+
+@contextmanager
+def running(script: str) -> Iterator[int]:
+    """The id of a process that has begun to run a script."""
+    command = [sys.executable, "-c", f"print(flush=True)\n{script}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process.pid
+        process.kill()
+
+
+async def test_the_clock_of_a_process_counts_its_cpu_time_only() -> None:
+    with running("while True: pass") as busy, running("import time; time.sleep(60)") as idle:
+        before = process_module.cpu_time(idle)
+        began = process_module.cpu_time(busy)
+        await eventually(lambda: process_module.cpu_time(busy) > began + 0.1)
+        assert process_module._is_runnable(busy)
+        await eventually(lambda: not process_module._is_runnable(idle))
+        assert process_module.cpu_time(idle) < before + 0.1
+
+
+def test_the_clock_of_a_process_that_ended_raises() -> None:
+    with running("") as pid:
+        pass
+    with pytest.raises(OSError, match="Invalid argument"):
+        process_module.cpu_time(pid)
+    TimeLimit(pid, 1, wall_factor=1).check()
 
 
 LIMITS = LimitSettings().to_limits()

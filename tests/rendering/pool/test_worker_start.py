@@ -1,21 +1,40 @@
-"""What a worker prints is logged, within limits."""
+"""The start of a worker; what it prints is logged, within limits."""
 
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
+import os
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 
 import pytest
 from structlog.testing import capture_logs
 
+from proxy.domain.worker_protocol import JobFailure, encode
 from proxy.rendering.pool import worker_start
-from proxy.rendering.pool.worker_start import TimeLimit, log_stderr
+from proxy.rendering.pool.process import WorkerDied
+from proxy.rendering.pool.worker_start import (
+    WorkerStartOptions,
+    WorkerUnfit,
+    log_stderr,
+    start_worker,
+)
+from proxy.runtime.supervised_task import BackgroundTask
+from tests.rendering.pool.test_process import INFO, sleeper
+from tests.support.restarts import Restarts
 from tests.support.waiting import eventually
 
 HOUR_S = 3600.0
+OPTIONS = WorkerStartOptions(
+    source_types=("png",),
+    max_memory_bytes=2**30,
+    max_cpu_s=10,
+    sandbox=False,
+    uid=65534,
+    nice=0,
+    idle=False,
+)
 
 
 async def test_lines_that_are_printed_together_are_one_entry(
@@ -59,83 +78,60 @@ async def test_bytes_that_are_not_text_are_logged() -> None:
     assert entries[0]["text"] == "\ufffd\ufffd"
 
 
-class Process:
-    """A process with clocks that the test moves; it is late after 10 s of CPU time."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.wall_s = self.cpu_s = 0.0
-        self.runnable = True
-        monkeypatch.setattr("time.monotonic", lambda: self.wall_s)
-        monkeypatch.setattr(worker_start, "cpu_time", lambda _: self.cpu_s)
-        monkeypatch.setattr(worker_start, "_is_runnable", lambda _: self.runnable)
-        self.limit = TimeLimit(1, 10, wall_factor=4)
-
-    def after(self, *, wall_s: float, cpu_s: float) -> str | None:
-        self.wall_s += wall_s
-        self.cpu_s += cpu_s
-        return self.limit.check()
-
-
 @pytest.fixture
-def process(monkeypatch: pytest.MonkeyPatch) -> Process:
-    return Process(monkeypatch)
+def first_message(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes | None]]:
+    """What a new process sends first; None for nothing."""
+    messages: list[bytes | None] = [None]
+
+    with ExitStack() as connections:
+
+        async def spawn(descriptor: int, _options: object) -> asyncio.subprocess.Process:
+            theirs = connections.enter_context(socket.socket(fileno=os.dup(descriptor)))
+            if (message := messages[0]) is not None:
+                theirs.send(message)
+            return await sleeper()
+
+        monkeypatch.setattr(worker_start, "_spawn", spawn)
+        yield messages
 
 
-def test_a_process_that_used_its_cpu_time_is_over_its_deadline(process: Process) -> None:
-    assert process.limit.next_check_s == 10
-    assert process.after(wall_s=10, cpu_s=9.9) is None
-    assert process.limit.next_check_s == 1
-    assert process.after(wall_s=1, cpu_s=0.2) == "deadline"
+async def test_a_process_is_started_by_its_first_message(first_message: list[bytes | None]) -> None:
+    first_message[0] = encode(INFO)
+    worker = await start_worker(OPTIONS, timeout_s=30)
+    assert worker.hello == INFO
+    worker.kill()
+    await worker.aclose()
 
 
-def test_a_process_that_gets_a_share_of_the_cpu_may_take_longer(process: Process) -> None:
-    outcomes = [process.after(wall_s=1, cpu_s=0.2) for _ in range(40)]
-    assert outcomes == [None] * 39 + ["starved"]
+async def test_a_process_that_reports_a_failure_is_unfit(first_message: list[bytes | None]) -> None:
+    first_message[0] = encode(JobFailure("fault", "no libvips"))
+    with pytest.raises(WorkerUnfit, match="no libvips"):
+        await start_worker(OPTIONS, timeout_s=30)
 
 
-def test_a_process_that_waits_for_a_cpu_does_not_hang(process: Process) -> None:
-    assert [process.after(wall_s=10, cpu_s=0) for _ in range(4)] == [None, None, None, "starved"]
+@pytest.mark.usefixtures("first_message")
+async def test_a_process_that_reports_nothing_is_killed() -> None:
+    with pytest.raises(WorkerDied) as death:
+        await start_worker(OPTIONS, timeout_s=0.01)
+    assert death.value.reason == "start"
 
 
-def test_a_process_that_sleeps_and_uses_nothing_hangs(process: Process) -> None:
-    process.runnable = False
-    assert process.after(wall_s=10, cpu_s=0.5) is None
-    assert process.after(wall_s=1, cpu_s=0.1) is None, "it reads a slow file, for example"
-    assert process.after(wall_s=1, cpu_s=0) == "deadline"
+async def test_an_unforeseen_error_does_not_end_the_log_of_standard_error(
+    first_message: list[bytes | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restarts, runs = Restarts(), iter((1, 2))
+    again = asyncio.Event()
 
+    async def fail_once(stream: asyncio.StreamReader | None, pid: int) -> None:
+        del stream, pid
+        if next(runs) == 1:
+            raise LookupError("unforeseen")
+        again.set()
 
-def test_a_restart_grants_the_whole_time_anew(process: Process) -> None:
-    process.after(wall_s=9, cpu_s=9)
-    process.limit.restart()
-    assert process.after(wall_s=9, cpu_s=9) is None
-    assert process.limit.next_check_s == 1
-    assert process.after(wall_s=1, cpu_s=1) == "deadline"
-
-
-@contextmanager
-def running(script: str) -> Iterator[int]:
-    """The id of a process that has begun to run a script."""
-    command = [sys.executable, "-c", f"print(flush=True)\n{script}"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        yield process.pid
-        process.kill()
-
-
-async def test_the_clock_of_a_process_counts_its_cpu_time_only() -> None:
-    with running("while True: pass") as busy, running("import time; time.sleep(60)") as idle:
-        before = worker_start.cpu_time(idle)
-        began = worker_start.cpu_time(busy)
-        await eventually(lambda: worker_start.cpu_time(busy) > began + 0.1)
-        assert worker_start._is_runnable(busy)
-        await eventually(lambda: not worker_start._is_runnable(idle))
-        assert worker_start.cpu_time(idle) < before + 0.1
-
-
-def test_the_clock_of_a_process_that_ended_raises() -> None:
-    with running("") as pid:
-        pass
-    with pytest.raises(OSError, match="Invalid argument"):
-        worker_start.cpu_time(pid)
-    TimeLimit(pid, 1, wall_factor=1).check()
+    monkeypatch.setattr(worker_start, "log_stderr", fail_once)
+    first_message[0] = encode(INFO)
+    worker = await start_worker(OPTIONS, timeout_s=30, supervisor=restarts.supervisor)
+    await again.wait()
+    worker.kill()
+    await worker.aclose()
+    assert restarts.tasks == [BackgroundTask.WORKER_STDERR]
