@@ -68,6 +68,13 @@ def open_regular(parent: int, name: str) -> tuple[int, os.stat_result]:
         raise
 
 
+def open_below(root: int, names: Sequence[str]) -> tuple[int, os.stat_result]:
+    """As `open_regular`, for the file whose directories and name are ``names`` below ``root``."""
+    *parents, name = names
+    with parent_opened(root, parents) as parent:
+        return open_regular(parent, name)
+
+
 def make_directories(root: int, names: Sequence[str]) -> None:
     """Create the missing directories, and synchronise each parent with the disk."""
     for depth, name in enumerate(names):

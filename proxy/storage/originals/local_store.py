@@ -30,7 +30,7 @@ from proxy.runtime.safe_open import (
     DIRECTORY,
     NotRegular,
     make_directories,
-    open_regular,
+    open_below,
     parent_opened,
     sync_directory,
 )
@@ -153,11 +153,11 @@ class LocalOriginals:
     def _open(self, path: str) -> OpenSource:
         # Parsed in the thread, so that an invalid path is counted like a missing file.
         names = names_below(path, prefix=self._prefix)
-        with _directory(self._root, names) as (parent, name):
-            descriptor, status = open_regular(parent, name)
-            if status.st_size > self._max_bytes:
-                os.close(descriptor)
-                raise too_large(self._max_bytes)
+        with _root_opened(self._root) as top, translated():
+            descriptor, status = open_below(top, names)
+        if status.st_size > self._max_bytes:
+            os.close(descriptor)
+            raise too_large(self._max_bytes)
         return OpenSource(descriptor, status.st_size)
 
     def _check(self) -> None:

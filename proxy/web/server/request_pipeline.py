@@ -156,6 +156,7 @@ class RequestPipeline:
         """Send a response that may take a while; `drain` waits for it."""
         self._active += 1
         self._idle.clear()
+        request_id = self._new_id()
         try:
             span = None
             if self._tracing.enabled:
@@ -172,7 +173,7 @@ class RequestPipeline:
                         outcome=cached.outcome,
                         histogram=cached.histogram,
                     )
-                answer.request_id = self._new_id()
+                answer.request_id = request_id
                 if is_last(request):
                     answer.force_close()
                 first_byte_s = time.perf_counter() - began
@@ -194,11 +195,8 @@ class RequestPipeline:
                         answer.outcome,
                         answer.broken,
                     )
-                    histogram = answer.histogram or self._metrics.histogram_of(
-                        answer.outcome, answered.status
-                    )
                     last_byte_s = time.perf_counter() - began
-                    self._record(answered, histogram, first_byte_s, last_byte_s, span)
+                    self._record(answered, answer.histogram, first_byte_s, last_byte_s, span)
                 return answer
         finally:
             self._active -= 1
@@ -208,12 +206,14 @@ class RequestPipeline:
     def _record(
         self,
         answered: AnsweredRequest,
-        histogram: RequestHistogram,
+        histogram: RequestHistogram | None,
         first_byte_s: float,
         last_byte_s: float,
         span: Span | None,
     ) -> None:
         """Count a response, end its span and write its access-log line."""
+        if histogram is None:
+            histogram = self._metrics.histogram_of(answered.outcome, answered.status)
         histogram.add(first_byte_s, last_byte_s, answered.sent)
         traced = {}
         if span is not None:
