@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -31,6 +31,14 @@ _READ_SIDE = 1600
 """Longer side in pixels for text recognition: 60 lines of text are then 20 pixels high each."""
 
 log = structlog.get_logger(__name__)
+
+
+class SentImage(NamedTuple):
+    """An encoded image, and its width and height in pixels."""
+
+    content: bytes
+    width: int
+    height: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,10 +72,11 @@ class Analyst:
         local = await self.dispatcher.run(media, AnalyseJob(self.limits))
         known = {} if stored is None else self._recall(stored)
         missing = [one for one in self.providers if one.name not in known]
-        page = image = b""
+        page = b""
+        image = SentImage(b"", 1, 1)
         # Encode only what is used: each image costs a job of a worker.
         if self.reader.missing is None:
-            page = await self._encoded(media, facts, _READ, _READ_SIDE)
+            page = (await self._encoded(media, facts, _READ, _READ_SIDE)).content
         if missing:
             image = await self._encoded(media, facts, _SENT, self.image_side)
         requests = asyncio.gather(*(_request(one, image, media.data_type) for one in missing))
@@ -104,7 +113,7 @@ class Analyst:
                 found[one.name] = ProviderGap(one.name, reason)
                 continue
             try:
-                found[one.name] = one.recall(raw)
+                found[one.name] = one.recall(raw, stored.sent_size(one.name))
             except AnalysisError:
                 # Another version of this program, or another program, has stored it.
                 reason = "The stored answer cannot be read any more"
@@ -113,18 +122,20 @@ class Analyst:
 
     async def _encoded(
         self, media: Media, facts: MediaFacts, profile: EncoderProfile, side: int
-    ) -> bytes:
+    ) -> SentImage:
         """Return the first page: upright, without metadata, at most ``side`` pixels on a side."""
         geometry = plan_geometry(SizeSpec("analysis", side, side), facts)
         job = RenditionSet(self.limits, (RenderOutput(geometry, profile),))
-        return await self.dispatcher.encoded(media, job, byte_size=facts.byte_size)
+        content = await self.dispatcher.encoded(media, job, byte_size=facts.byte_size)
+        return SentImage(content, geometry.width, geometry.height)
 
 
 async def _request(
-    provider: VisionProvider[Any], image: bytes, data_type: str
+    provider: VisionProvider[Any], image: SentImage, data_type: str
 ) -> VisionResult | ProviderGap:
     try:
-        return await provider.analyse(image, TRAITS[_SENT.format].media_type, data_type)
+        media_type, size = TRAITS[_SENT.format].media_type, (image.width, image.height)
+        return await provider.analyse(image.content, media_type, data_type, size)
     except AnalysisError as error:
         log.warning("provider_failed", provider=provider.name, reason=error.detail)
         # A transient gap is retried later; a spent budget is restored on the next day.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from typing import Any
 
 from proxy.domain.media import DataType, Focus
@@ -90,11 +91,20 @@ class VisionResult:
     provider: str
     raw: Mapping[str, Any]
     """The unchanged answer, without the image."""
+    sent_size: tuple[int, int] | None = None
+    """Width and height of the image that was sent; positions in ``raw`` may be in its pixels."""
     style: str | None = None
     medium: str | None = None
     subject: str | None = None
     mood_keywords: tuple[str, ...] = ()
-    objects: tuple[DetectedObject, ...] = ()
+    objects: tuple[DetectedObject, ...] | None = None
+    """None if the provider did not search for objects; the same for labels and logos."""
+    labels: tuple[DetectedObject, ...] | None = None
+    """What the image shows as a whole, without positions."""
+    logos: tuple[DetectedObject, ...] | None = None
+    """Brands whose logo the image contains."""
+    safe_search: Mapping[str, str] | None = None
+    """A member of `LIKELIHOODS` for each of `SAFE_SEARCH`; None if not determined."""
     text: str | None = None
     """Empty if the image contains no text; None if the provider did not search for text."""
     confidence: float | None = None
@@ -113,11 +123,19 @@ class ProviderGap:
     """Whether a later request may succeed."""
 
 
+SAFE_SEARCH = ("adult", "spoof", "medical", "violence", "racy")
+"""Kinds of unsafe content, by the names of Google Vision."""
+LIKELIHOODS = ("UNKNOWN", "VERY_UNLIKELY", "UNLIKELY", "POSSIBLE", "LIKELY", "VERY_LIKELY")
+
 NO_MODEL = "needs a vision model; none is configured"
+NO_SITE = "only site images have a site context"
+_NO_BRAND = "only logos have brand colors"
+_NO_FOCUS = "nothing stands out"
 _NO_TEXT = "needs a vision model or tesseract; there is neither"
 _GOOGLE, _OPENAI = "google", "openai"
-# Key of the providers to retry in `Analysis.own`; it is not published.
-_PENDING = "awaited"
+# Keys in `Analysis.own` that are not published: the providers to retry, and the size of the image
+# that each provider was sent.
+_PENDING, _SENT = "awaited", "sent"
 # Columns of ``media_ai_analysis`` by the name under which they are published.
 _PUBLIC_COLUMNS = {
     "style": "style_classification",
@@ -133,7 +151,10 @@ _PUBLIC_COLUMNS = {
 
 
 # Published values that only a provider can determine.
-_BY_MODEL = ("style", "medium", "subject", "confidence_score", "detected_objects")
+_BY_MODEL = (
+    *("style", "medium", "subject", "confidence_score", "detected_objects"),
+    *("labels", "detected_logos", "safe_search"),
+)
 _HASHES = ("thumbhash", "blurhash", "phash")
 
 
@@ -153,11 +174,17 @@ class Analysis:
         """Providers that failed temporarily and should be retried."""
         return tuple(self.own.get(_PENDING) or ())
 
+    def sent_size(self, provider: str) -> tuple[int, int] | None:
+        """Return width and height of the image that a provider was sent, if they are stored."""
+        sizes = self.own.get(_SENT)
+        size = sizes.get(provider) if isinstance(sizes, dict) else None
+        return (size[0], size[1]) if size else None
+
     def public(self) -> dict[str, Any]:
         """Return the ``analysis`` of ``GET /api/media/analysis/{media_id}``."""
         return {
             **{name: self.columns[column] for name, column in _PUBLIC_COLUMNS.items()},
-            **{name: value for name, value in self.own.items() if name != _PENDING},
+            **{name: one for name, one in self.own.items() if name not in (_PENDING, _SENT)},
         }
 
 
@@ -182,7 +209,7 @@ def merge(
     plain = asdict(local)
     columns = {
         "dominant_colors": list(plain["dominant_colours"]),
-        "detected_objects": _objects(found) if found else None,
+        "detected_objects": _named(one.objects for one in found.values()),
         "detected_text": _text(found, text),
         "style_classification": style,
         "medium_detected": medium,
@@ -193,7 +220,13 @@ def merge(
         "raw_google_response": raw.get(_GOOGLE),
         "raw_gpt4_response": raw.get(_OPENAI),
     }
-    missing = [name for name in _BY_MODEL if columns[_PUBLIC_COLUMNS[name]] is None]
+    by_model = {
+        **{name: columns[column] for name, column in _PUBLIC_COLUMNS.items()},
+        "labels": _labels(one.labels for one in found.values()),
+        "detected_logos": _named(one.logos for one in found.values()),
+        "safe_search": _first(one.safe_search for one in ranked),
+    }
+    missing = [name for name in _BY_MODEL if by_model[name] is None]
     reasons = {
         **{one.provider: one.reason for one in gaps},
         # A provider may explain under its own name why its answer is incomplete.
@@ -202,18 +235,31 @@ def merge(
     }
     if columns["detected_text"] is None:
         failed = [*gaps, *([text] if isinstance(text, ProviderGap) else [])]
-        reasons["detected_text"] = "; ".join(one.reason for one in failed) or _NO_TEXT
+        # A provider that sent only a part of its answer may have found text.
+        partly = [one.reasons["detected_text"] for one in ranked if "detected_text" in one.reasons]
+        explained = [*(one.reason for one in failed), *partly]
+        reasons["detected_text"] = "; ".join(explained) or _NO_TEXT
     # Of other images these are the colours of the scene, not of a brand.
     logo = data_type == DataType.LOGO or local.kind.name == "logo"
+    brand_colors = [one.hex for one in local.brand_colours] if logo else None
+    by_type = (
+        ("brand_colors", brand_colors, _NO_BRAND),
+        ("site_context", site_context, NO_SITE),
+        ("focus", local.focus, _NO_FOCUS),
+    )
+    reasons |= {name: reason for name, value, reason in by_type if value is None}
+    sent = {name: list(one.sent_size) for name, one in found.items() if one.sent_size}
     pending = [one.provider for one in gaps if one.temporary]
     own = {
         "width": local.width,
         "height": local.height,
-        "brand_colors": [one.hex for one in local.brand_colours] if logo else None,
+        "brand_colors": brand_colors,
         **{name: plain[name] for name in ("quality", "kind", *_HASHES, "focus")},
+        **{name: by_model[name] for name in ("labels", "detected_logos", "safe_search")},
         "site_context": site_context,
         "reasons": reasons,
         **({_PENDING: pending} if pending else {}),
+        **({_SENT: sent} if sent else {}),
     }
     return Analysis(columns, own)
 
@@ -228,14 +274,19 @@ def _moods(local: AnalysisResult, ranked: Sequence[VisionResult]) -> list[str]:
     return list(dict.fromkeys(word for word in (*words, *local.mood_keywords) if word))
 
 
-def _objects(found: Mapping[str, VisionResult]) -> list[dict[str, Any]]:
-    """Return the objects of all providers by descending confidence.
+def _named(
+    answers: Iterable[tuple[DetectedObject, ...] | None],
+) -> list[dict[str, Any]] | None:
+    """Return the objects of all answers by descending confidence, or None if there is no answer.
 
     If two providers name the same object, the one with a position replaces the other.
     """
+    searched = [one for one in answers if one is not None]
+    if not searched:
+        return None
     best: dict[str, DetectedObject] = {}
     placed: list[DetectedObject] = []
-    for one in (one for answer in found.values() for one in answer.objects):
+    for one in chain.from_iterable(searched):
         # Several objects with a position may have one name, for example two birds.
         if one.box is not None:
             placed.append(one)
@@ -245,6 +296,14 @@ def _objects(found: Mapping[str, VisionResult]) -> list[dict[str, Any]]:
     others = [one for name, one in best.items() if name not in names]
     ordered = sorted([*placed, *others], key=lambda one: -one.confidence)
     return [{**asdict(one), "box": one.box and list(one.box)} for one in ordered]
+
+
+def _labels(
+    answers: Iterable[tuple[DetectedObject, ...] | None],
+) -> list[dict[str, Any]] | None:
+    found = _named(answers)
+    # A label describes the whole image, so it has no position.
+    return found and [{"name": one["name"], "confidence": one["confidence"]} for one in found]
 
 
 def _text(found: Mapping[str, VisionResult], text: str | ProviderGap) -> str | None:

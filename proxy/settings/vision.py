@@ -44,17 +44,17 @@ class ProviderSettings(Section):
 
 
 class GoogleSettings(ProviderSettings):
-    """Google Cloud Vision: labels, objects, text, logos and unsafe content."""
+    """Google Cloud Vision: labels, objects, text, logos of brands, and unsafe content."""
 
     base_url: str = Field("https://vision.googleapis.com", pattern=_API_URL)
     max_results: int = Field(20, ge=1, le=100)
     """Maximum number of labels, of objects and of logos."""
-    usd_per_request: float = Field(0.00825, ge=0, le=1e9)
-    """Price of a request with six features, in US dollars. See Google's price list."""
+    usd_per_request: float = Field(0.00675, ge=0, le=1e9)
+    """Price of a request with five features, in US dollars. See Google's price list."""
 
 
 class OpenAISettings(ProviderSettings):
-    """A vision model with an OpenAI-compatible API: style, medium, subject, mood and objects."""
+    """A vision model with an OpenAI-compatible API: style, medium, subject, objects, brands."""
 
     base_url: str = Field("https://api.openai.com/v1", pattern=_API_URL)
     """Address of the API. vLLM, Ollama and others are compatible."""

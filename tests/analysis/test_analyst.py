@@ -50,9 +50,11 @@ class Seer:
     def __init__(self) -> None:
         self.shown: list[tuple[bytes, str, str]] = []
 
-    async def analyse(self, image: bytes, media_type: str, data_type: str) -> VisionResult:
+    async def analyse(
+        self, image: bytes, media_type: str, data_type: str, sent_size: tuple[int, int]
+    ) -> VisionResult:
         self.shown.append((image, media_type, data_type))
-        return OpenAIVision.recall(SAID)
+        return OpenAIVision.recall(SAID, sent_size)
 
 
 class Blind:
@@ -60,7 +62,9 @@ class Blind:
 
     name = "google"
 
-    async def analyse(self, image: bytes, media_type: str, data_type: str) -> VisionResult:
+    async def analyse(
+        self, image: bytes, media_type: str, data_type: str, sent_size: tuple[int, int]
+    ) -> VisionResult:
         raise ProviderUnavailable("google is down")
 
 
@@ -102,6 +106,7 @@ async def test_providers_get_a_small_picture_and_one_may_fail(
     with Image.open(io.BytesIO(picture)) as opened:
         assert (opened.format, opened.size, media_type) == ("WEBP", (500, 375), "image/webp")
     assert context == media.data_type
+    assert found.sent_size("openai") == (500, 375)
     assert found.columns["style_classification"] == "Cubist"
     assert found.own["reasons"]["google"] == "google is down"
 
@@ -117,6 +122,7 @@ async def test_who_has_told_before_is_not_asked_again(server: Serving, library: 
     again = await one.analyse(media, facts, stored=first)
     assert len(seer.shown) == 1
     assert again.columns["style_classification"] == "Cubist"
+    assert again.sent_size("openai") == first.sent_size("openai")
     assert again.pending_providers == ("google",)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from proxy.domain.analysis import (
     NO_MODEL,
+    SAFE_SEARCH,
     Analysis,
     Colour,
     DetectedObject,
@@ -54,7 +55,11 @@ GOOGLE = VisionResult(
     "google",
     {"responses": [{}]},
     subject="Macaw, Bird",
+    sent_size=(1024, 768),
     objects=(DetectedObject("Parrot", 0.9, (0.1, 0.2, 0.3, 0.4)), DetectedObject("Leaf", 0.5)),
+    labels=(DetectedObject("Macaw", 0.98), DetectedObject("Bird", 0.96)),
+    logos=(DetectedObject("Kodak", 0.7, (0.0, 0.0, 0.5, 0.5)),),
+    safe_search=dict.fromkeys(SAFE_SEARCH, "VERY_UNLIKELY"),
     text="FREE BIRD",
     confidence=0.8,
     reasons={"style": "no styles", "medium": "no media"},
@@ -67,8 +72,10 @@ MODEL = VisionResult(
     subject="Two macaws.",
     mood_keywords=("Lively", "warm"),
     objects=(DetectedObject("parrot", 0.99), DetectedObject("garden", 0.7)),
+    logos=(DetectedObject("KODAK", 0.99), DetectedObject("Leica", 0.4)),
     text="",
     confidence=0.92,
+    reasons={"labels": "no labels", "safe_search": "no ratings"},
 )
 NO_TESSERACT = ProviderGap("tesseract", "tesseract is not installed")
 
@@ -79,7 +86,10 @@ def merged(*answers: VisionResult | ProviderGap, text: Any = NO_TESSERACT, **mor
 
 def test_without_a_model_its_values_are_null_with_a_reason() -> None:
     found = merged().public()
-    for name in ("style", "medium", "subject", "confidence_score", "detected_objects"):
+    for name in (
+        *("style", "medium", "subject", "confidence_score", "detected_objects"),
+        *("labels", "detected_logos", "safe_search"),
+    ):
         assert found[name] is None
         assert found["reasons"][name] == NO_MODEL
     assert found["detected_text"] is None
@@ -91,8 +101,33 @@ def test_exactly_the_null_values_have_a_reason() -> None:
     for answers in ([], [GOOGLE], [MODEL], [GOOGLE, MODEL], [ProviderGap("google", "it was down")]):
         found = merged(*answers).public()
         nulls = {name for name, value in found.items() if value is None}
-        explained = nulls - {"brand_colors", "site_context"}
-        assert explained == set(found["reasons"]) - {"google", "openai"}
+        assert nulls == set(found["reasons"]) - {"google", "openai"}
+
+
+def test_labels_brands_and_unsafe_content_are_published() -> None:
+    found = merged(GOOGLE, MODEL).public()
+    assert found["labels"] == [
+        {"name": "Macaw", "confidence": 0.98},
+        {"name": "Bird", "confidence": 0.96},
+    ]
+    assert found["detected_logos"] == [
+        {"name": "Kodak", "confidence": 0.7, "box": [0.0, 0.0, 0.5, 0.5]},
+        {"name": "Leica", "confidence": 0.4, "box": None},
+    ]
+    assert found["safe_search"] == dict.fromkeys(SAFE_SEARCH, "VERY_UNLIKELY")
+    alone = merged(MODEL).public()
+    assert (alone["labels"], alone["safe_search"]) == (None, None)
+    assert (alone["reasons"]["labels"], alone["reasons"]["safe_search"]) == (
+        "no labels",
+        "no ratings",
+    )
+    assert merged(replace(GOOGLE, logos=())).public()["detected_logos"] == []
+
+
+def test_the_size_of_the_sent_image_is_stored_but_not_published() -> None:
+    found = merged(GOOGLE, MODEL)
+    assert (found.sent_size("google"), found.sent_size("openai")) == ((1024, 768), None)
+    assert "sent" not in found.public()
 
 
 def test_a_model_precedes_labels() -> None:
@@ -106,7 +141,7 @@ def test_a_model_precedes_labels() -> None:
     assert found["mood_keywords"] == ["lively", "warm", "vibrant"]
     labels = merged(GOOGLE).public()
     assert labels["subject"] == "Macaw, Bird"
-    assert labels["reasons"] == {"style": "no styles", "medium": "no media"}
+    assert labels["reasons"].items() >= {"style": "no styles", "medium": "no media"}.items()
 
 
 def test_an_object_of_two_providers_is_listed_once_with_its_position() -> None:
@@ -138,7 +173,8 @@ def test_the_first_text_that_was_found_is_used(
 
 def test_a_failed_provider_is_reported() -> None:
     found = merged(ProviderGap("google", "google answered 503"), MODEL)
-    assert found.own["reasons"] == {"google": "google answered 503"}
+    assert found.own["reasons"]["google"] == "google answered 503"
+    assert found.own["reasons"]["safe_search"] == "google answered 503; no ratings"
     assert found.columns["style_classification"] == "Impressionist"
     assert found.columns["raw_google_response"] is None
     alone = merged(ProviderGap("openai", "the limit is spent"))

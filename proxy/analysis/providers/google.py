@@ -9,29 +9,46 @@ from collections.abc import Mapping
 from typing import Any
 
 from proxy.analysis.providers.http_provider import RequestCost, VisionProvider
-from proxy.domain.analysis import DetectedObject, VisionResult
+from proxy.domain.analysis import LIKELIHOODS, SAFE_SEARCH, DetectedObject, VisionResult
 from proxy.domain.errors import ProviderRefused, ProviderUnavailable
 from proxy.settings.vision import GoogleSettings
 
-_FEATURES = (
+# Not IMAGE_PROPERTIES: it costs as much as the labels, and the pixels give the same colours.
+FEATURES = (
     "LABEL_DETECTION",
     "OBJECT_LOCALIZATION",
-    "IMAGE_PROPERTIES",
     "TEXT_DETECTION",
     "LOGO_DETECTION",
     "SAFE_SEARCH_DETECTION",
 )
+"""What is requested of each image; Google charges for each feature."""
 # Transient codes of google.rpc.Code: deadline exceeded, exhausted, internal, unavailable.
 _TRANSIENT = frozenset({4, 8, 13, 14})
 _SUBJECT_LABELS = 5
+_NO_LABELS = "Google Vision found no labels"
 _REASONS = {
     "style": "Google Vision does not classify styles",
     "medium": "Google Vision does not detect the medium",
+    "subject": _NO_LABELS,
+    "confidence_score": "Google Vision found neither labels nor objects",
+    "safe_search": "Google Vision rated no content",
 }
+# Of an answer with an error, it is unknown why an annotation is missing.
+_PARTIAL = "Google Vision sent only a part of its answer"
+_PARTIAL_REASONS = dict.fromkeys(
+    (
+        *("google", "subject", "confidence_score", "labels", "detected_objects"),
+        *("detected_logos", "detected_text", "safe_search"),
+    ),
+    _PARTIAL,
+)
+
+_Size = tuple[int, int]
+_Box = tuple[float, float, float, float]
 
 
 class GoogleVision(VisionProvider[GoogleSettings]):
-    """Labels, objects, text, logos and unsafe content."""
+    """Labels, objects, text, logos of brands, and unsafe content."""
 
     name = "google"
     title = "Google Vision"
@@ -42,7 +59,7 @@ class GoogleVision(VisionProvider[GoogleSettings]):
     def body(self, content: str, media_type: str, data_type: str) -> Mapping[str, Any]:
         """Return the request for an image in Base64."""
         del media_type, data_type
-        features = [{"type": name, "maxResults": self._settings.max_results} for name in _FEATURES]
+        features = [{"type": name, "maxResults": self._settings.max_results} for name in FEATURES]
         return {"requests": [{"image": {"content": content}, "features": features}]}
 
     def expected_cost(self) -> RequestCost:
@@ -50,7 +67,7 @@ class GoogleVision(VisionProvider[GoogleSettings]):
         return RequestCost(usd=self._settings.usd_per_request)
 
     @staticmethod
-    def recall(answer: Any) -> VisionResult:
+    def recall(answer: Any, sent_size: _Size | None = None) -> VisionResult:
         """Return the result of an answer."""
         try:
             (one,) = answer["responses"]
@@ -60,33 +77,77 @@ class GoogleVision(VisionProvider[GoogleSettings]):
                 code = int(error.get("code") or 0)
                 kind = ProviderUnavailable if code in _TRANSIENT else ProviderRefused
                 raise kind(f"Google Vision could not process the image (code {code})")
-            return _result(found, answer, partial=bool(error))
+            return _result(found, answer, sent_size, partial=bool(error))
         except (KeyError, TypeError, ValueError, AttributeError) as fault:
             raise ProviderUnavailable("Google Vision sent JSON of an unknown form") from fault
 
 
-def _result(found: Mapping[str, Any], answer: Any, *, partial: bool) -> VisionResult:
-    labels = found.get("labelAnnotations", [])
-    objects = tuple(_object(one) for one in found.get("localizedObjectAnnotations", []))
-    scores = [float(one["score"]) for one in labels] + [one.confidence for one in objects]
-    words = [str(one["description"]) for one in labels[:_SUBJECT_LABELS]]
-    texts = found.get("textAnnotations", [])
-    reasons = {"google": "Google Vision sent only a part of its answer"} if partial else {}
+def _result(
+    found: Mapping[str, Any], answer: Any, sent_size: _Size | None, *, partial: bool
+) -> VisionResult:
+    labels = _annotated(found, "labelAnnotations", partial=partial)
+    objects = _annotated(found, "localizedObjectAnnotations", partial=partial)
+    scores = [one.confidence for one in (*(labels or ()), *(objects or ()))]
+    words = [one.name for one in (labels or ())[:_SUBJECT_LABELS]]
     return VisionResult(
         GoogleVision.name,
         answer,
+        sent_size,
         subject=", ".join(words) or None,
         objects=objects,
-        text=str(texts[0]["description"]).strip() if texts else "",
+        labels=labels,
+        logos=_annotated(found, "logoAnnotations", sent_size, partial=partial),
+        safe_search=_safe_search(found.get("safeSearchAnnotation")),
+        text=_text(found, partial=partial),
         confidence=sum(scores) / len(scores) if scores else None,
-        reasons={**_REASONS, **reasons},
+        reasons={**_REASONS, **(_PARTIAL_REASONS if partial else {})},
     )
 
 
-def _object(one: Mapping[str, Any]) -> DetectedObject:
-    corners = one.get("boundingPoly", {}).get("normalizedVertices", [])
+def _text(found: Mapping[str, Any], *, partial: bool) -> str | None:
+    # The first one is the whole text, the others are its words.
+    for whole in found.get("textAnnotations", ()):
+        return str(whole["description"]).strip()
+    return None if partial else ""
+
+
+def _safe_search(rated: Mapping[str, Any] | None) -> Mapping[str, str] | None:
+    if rated is None:
+        return None
+    # The API omits what it did not rate, and may add likelihoods.
+    likelihoods = {kind: rated.get(kind) for kind in SAFE_SEARCH}
+    return {kind: one if one in LIKELIHOODS else "UNKNOWN" for kind, one in likelihoods.items()}
+
+
+def _annotated(
+    found: Mapping[str, Any], name: str, sent_size: _Size | None = None, *, partial: bool
+) -> tuple[DetectedObject, ...] | None:
+    """Return the members of a list, which is omitted from the answer if it is empty."""
+    annotations = found.get(name, None if partial else ())
+    if annotations is None:
+        return None
+    return tuple(
+        DetectedObject(
+            # Objects have a name, all others a description.
+            str(one["name"] if "name" in one else one["description"]),
+            float(one.get("score", 0)),
+            _box(one.get("boundingPoly", {}), sent_size),
+        )
+        for one in annotations
+    )
+
+
+def _box(outline: Mapping[str, Any], sent_size: _Size | None) -> _Box | None:
+    """Return the box around an outline as fractions, or None if it has no position.
+
+    Objects have fractions; logos have pixels of the image that was sent.
+    """
+    corners, (width, height) = outline.get("normalizedVertices"), (1, 1)
+    if not corners and sent_size is not None:
+        corners, (width, height) = outline.get("vertices"), sent_size
+    if not corners:
+        return None
     # The JSON encoding of protocol buffers omits zeros.
-    x = [float(corner.get("x", 0)) for corner in corners]
-    y = [float(corner.get("y", 0)) for corner in corners]
-    box = (min(x), min(y), max(x), max(y)) if corners else None
-    return DetectedObject(str(one["name"]), float(one["score"]), box)
+    x = [float(corner.get("x", 0)) / width for corner in corners]
+    y = [float(corner.get("y", 0)) / height for corner in corners]
+    return min(x), min(y), max(x), max(y)

@@ -123,8 +123,10 @@ class VisionProvider(ABC, Generic[SettingsT]):
 
     @staticmethod
     @abstractmethod
-    def recall(answer: Any) -> VisionResult:
+    def recall(answer: Any, sent_size: tuple[int, int] | None = None) -> VisionResult:
         """Return the result of an answer, new or stored as `VisionResult.raw`.
+
+        Without the size of the image that was sent, positions in its pixels are left out.
 
         Raises:
             AnalysisError: the answer has another form than this provider's, or contains no result.
@@ -133,8 +135,12 @@ class VisionProvider(ABC, Generic[SettingsT]):
     def settle(self, answer: Any) -> None:
         """Replace the reserved cost by the actual one, if answers report it."""
 
-    async def analyse(self, image: bytes, media_type: str, data_type: str) -> VisionResult:
+    async def analyse(
+        self, image: bytes, media_type: str, data_type: str, sent_size: tuple[int, int]
+    ) -> VisionResult:
         """Describe an encoded image; ``data_type`` is the purpose it was uploaded for.
+
+        ``sent_size`` is the width and height of the image.
 
         A transient error is retried, including an answer that cannot be read. The text of an error
         is the reason, and contains no secret.
@@ -159,7 +165,7 @@ class VisionProvider(ABC, Generic[SettingsT]):
                 self.budget.reserve(self.expected_cost())
                 answer = await self._send(body)
                 self.settle(answer)
-                return self.recall(answer)
+                return self.recall(answer, sent_size)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _retry_wait(self, error: Exception) -> bool | float:

@@ -31,6 +31,7 @@ GOOD = {"google": says(GOOGLE_ANSWER), "openai": says(completion(json.dumps(SEEN
 both = pytest.mark.parametrize("name", GOOD)
 QUICK = {"timeout_s": 5, "backoff_s": 0.01}
 MAX_BYTES = 100_000
+SENT_SIZE = (400, 200)
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ async def open_provider(
 
 
 async def analyse(provider: Provider) -> VisionResult:
-    return await provider.analyse(IMAGE, "image/webp", "product")
+    return await provider.analyse(IMAGE, "image/webp", "product", SENT_SIZE)
 
 
 async def failure(provider: Provider) -> AnalysisError:

@@ -41,9 +41,24 @@ GOOGLE_ANSWER: dict[str, Any] = {
                 {"locale": "en", "description": "FREE\nBIRD\n"},
                 {"description": "FREE"},
             ],
-            "logoAnnotations": [{"description": "Kodak", "score": 0.5}],
-            "safeSearchAnnotation": {"adult": "VERY_UNLIKELY", "violence": "UNLIKELY"},
-            "imagePropertiesAnnotation": {"dominantColors": {"colors": []}},
+            "logoAnnotations": [
+                {
+                    "mid": "/m/0dwx7",
+                    "description": "Kodak",
+                    "score": 0.5,
+                    # In pixels of the image that was sent, unlike those of objects.
+                    "boundingPoly": {
+                        "vertices": [{"y": 50}, {"x": 100, "y": 50}, {"x": 100, "y": 150}]
+                    },
+                }
+            ],
+            "safeSearchAnnotation": {
+                "adult": "VERY_UNLIKELY",
+                "spoof": "POSSIBLE",
+                "medical": "UNLIKELY",
+                "violence": "UNLIKELY",
+                "racy": "VERY_LIKELY",
+            },
         }
     ]
 }
@@ -53,6 +68,7 @@ SEEN = {
     "subject": "Two macaws in a garden.",
     "mood_keywords": ["lively", "tropical"],
     "objects": [{"name": "macaw", "confidence": 0.97}],
+    "brands": [{"name": "Kodak", "confidence": 0.8}],
     "text": None,
     "confidence": 0.92,
 }

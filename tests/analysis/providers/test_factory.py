@@ -38,7 +38,7 @@ async def test_a_provider_asks_where_the_settings_say(
     (tmp_path / "key").write_text(f"{KEY}\n")
     section = {"key_file": str(tmp_path / "key"), "base_url": str(server.make_url("/v1/"))}
     async with open_providers(VisionSettings.model_validate({"openai": section})) as (provider,):
-        found = await provider.analyse(b"x", "image/webp", "logo")
+        found = await provider.analyse(b"x", "image/webp", "logo", (1, 1))
     assert (found.style, service.paths) == ("Impressionist", ["/v1/chat/completions"])
     assert service.headers[0]["Authorization"] == f"Bearer {KEY}"
 

@@ -139,7 +139,7 @@ async def test_a_stored_answer_gives_the_same_result_without_a_request(
     service.acts = [GOOD[name]]
     provider = await open_provider(name)
     found = await analyse(provider)
-    assert RECALL[name](json.loads(json.dumps(found.raw))) == found
+    assert RECALL[name](json.loads(json.dumps(found.raw)), found.sent_size) == found
     assert len(service.requests) == 1
 
 

@@ -10,7 +10,7 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 
 from proxy.analysis.providers.http_provider import RequestCost
-from proxy.analysis.providers.openai import SCHEMA
+from proxy.analysis.providers.openai import SCHEMA, OpenAIVision
 from proxy.domain.analysis import DetectedObject
 from proxy.domain.errors import BudgetSpent, ProviderRefused
 from tests.analysis.providers.conftest import GOOD, IMAGE, Open, analyse, failure
@@ -58,6 +58,7 @@ async def test_an_answer_is_read_and_its_cost_settled(
     assert (found.style, found.medium) == ("Impressionist", "Oil on Canvas")
     assert (found.subject, found.text) == ("Two macaws in a garden.", "")
     assert found.objects == (DetectedObject("macaw", 0.97),)
+    assert found.logos == (DetectedObject("Kodak", 0.8),)
     assert (found.mood_keywords, found.confidence) == (("lively", "tropical"), 0.92)
     assert found.raw == completion(json.dumps(SEEN))
     # Of 2,000,000 tokens 1300 are spent, of 5 dollars 0.00024.
@@ -71,7 +72,15 @@ async def test_an_answer_is_read_and_its_cost_settled(
 async def test_a_missing_value_has_a_reason(service: Service, open_provider: Open) -> None:
     service.acts = [says(completion(json.dumps({**SEEN, "style": None})))]
     found = await analyse(await open_provider("openai"))
-    assert (found.style, found.reasons) == (None, {"style": "The vision model returned no style"})
+    assert (found.style, found.reasons["style"]) == (None, "The vision model returned no style")
+    assert "medium" not in found.reasons
+
+
+def test_an_answer_of_an_older_version_has_no_brands() -> None:
+    older = {name: value for name, value in SEEN.items() if name != "brands"}
+    found = OpenAIVision.recall(completion(json.dumps(older)))
+    assert (found.style, found.logos) == (SEEN["style"], None)
+    assert "not requested" in found.reasons["detected_logos"]
 
 
 @pytest.mark.parametrize(
