@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from proxy.domain.analysis import (
 )
 from proxy.domain.errors import AnalysisError, BudgetSpent, ProviderUnavailable
 from proxy.domain.formats import TRAITS, Format
-from proxy.domain.media import Media, MediaFacts
+from proxy.domain.media import DataType, Media, MediaFacts
 from proxy.domain.variant import EncoderProfile, SizeSpec, plan_geometry
 from proxy.domain.worker_protocol import AnalyseJob, Limits, RenderOutput, RenditionSet
 from proxy.serving.job_dispatch import JobDispatcher
@@ -50,13 +50,14 @@ class Analyst:
     providers: Sequence[VisionProvider[Any]]
     reader: TextReader
     image_side: int
+    find_brand: Callable[[int], Awaitable[Mapping[str, Any] | None]]
+    """Returns colors and id of a user's logo."""
 
     async def analyse(
         self,
         media: Media,
         facts: MediaFacts,
         *,
-        site_context: Mapping[str, Any] | None = None,
         stored: Analysis | None = None,
     ) -> Analysis:
         """Return everything known about a medium. A failed provider is a reason, not an error.
@@ -68,7 +69,10 @@ class Analyst:
             RenderError: the image cannot be decoded, or exceeds a limit.
             SourceError: its file cannot be read.
             CapacityError: no worker is free in time.
+            DatabaseUnavailable: the logo of a site's user cannot be read.
         """
+        site = media.data_type == DataType.SITES
+        brand = await self.find_brand(media.user_id) if site else None
         local = await self.dispatcher.run(media, AnalyseJob(self.limits))
         known = {} if stored is None else self._recall(stored)
         missing = [one for one in self.providers if one.name not in known]
@@ -90,7 +94,7 @@ class Analyst:
             [*known.values(), *answers],
             text,
             data_type=media.data_type,
-            site_context=site_context,
+            brand=brand,
         )
 
     def _recall(self, stored: Analysis) -> Mapping[str, VisionResult | ProviderGap]:

@@ -76,6 +76,7 @@ async def open_analyst(services: Services) -> AsyncIterator[Analyst]:
             providers=providers,
             reader=TextReader(section.text, services.settings.workers),
             image_side=section.image_side,
+            find_brand=services.storage.analyses.find_brand,
         )
 
 

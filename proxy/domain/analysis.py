@@ -50,6 +50,15 @@ class Kind:
 
 
 @dataclass(frozen=True, slots=True)
+class ContentClass:
+    """What an image of a web site is for, with the reason."""
+
+    name: str
+    """``banner``, ``background``, ``content`` or ``interface``."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class AnalysisResult:
     """Analysis of the pixels of a source's first page; width and height are upright."""
 
@@ -63,6 +72,8 @@ class AnalysisResult:
     mood_keywords: tuple[str, ...]
     """Derived from the colours alone."""
     kind: Kind
+    content_class: ContentClass
+    """Published for images of web sites only, in ``site_context``."""
     thumbhash: str
     """Base64."""
     blurhash: str
@@ -128,8 +139,9 @@ SAFE_SEARCH = ("adult", "spoof", "medical", "violence", "racy")
 LIKELIHOODS = ("UNKNOWN", "VERY_UNLIKELY", "UNLIKELY", "POSSIBLE", "LIKELY", "VERY_LIKELY")
 
 NO_MODEL = "needs a vision model; none is configured"
-NO_SITE = "only site images have a site context"
+_NO_SITE = "only site images have a site context"
 _NO_BRAND = "only logos have brand colors"
+_NO_LOGO = "the user has no logo with distinct colors"
 _NO_FOCUS = "nothing stands out"
 _NO_TEXT = "needs a vision model or tesseract; there is neither"
 _GOOGLE, _OPENAI = "google", "openai"
@@ -194,9 +206,12 @@ def merge(
     text: str | ProviderGap,
     *,
     data_type: str,
-    site_context: Mapping[str, Any] | None = None,
+    brand: Mapping[str, Any] | None = None,
 ) -> Analysis:
-    """Merge the statistics, the answers of all providers, and the text from Tesseract."""
+    """Merge the statistics, the answers of all providers, and the text from Tesseract.
+
+    ``brand`` has the ``brand_colors`` of the user's logo and its ``logo_media_id``.
+    """
     found = {one.provider: one for one in answers if isinstance(one, VisionResult)}
     gaps = [one for one in answers if isinstance(one, ProviderGap)]
     # A model that answers with style, medium and subject precedes one that returns labels.
@@ -242,9 +257,10 @@ def merge(
     # Of other images these are the colours of the scene, not of a brand.
     logo = data_type == DataType.LOGO or local.kind.name == "logo"
     brand_colors = [one.hex for one in local.brand_colours] if logo else None
+    site_context = _site_context(local, brand) if data_type == DataType.SITES else None
     by_type = (
         ("brand_colors", brand_colors, _NO_BRAND),
-        ("site_context", site_context, NO_SITE),
+        ("site_context", site_context, _NO_SITE),
         ("focus", local.focus, _NO_FOCUS),
     )
     reasons |= {name: reason for name, value, reason in by_type if value is None}
@@ -262,6 +278,13 @@ def merge(
         **({_SENT: sent} if sent else {}),
     }
     return Analysis(columns, own)
+
+
+def _site_context(local: AnalysisResult, brand: Mapping[str, Any] | None) -> dict[str, Any]:
+    if brand is None:
+        names = ("brand_colors", "logo_media_id")
+        brand = {**dict.fromkeys(names), "reasons": dict.fromkeys(names, _NO_LOGO)}
+    return {"content_class": asdict(local.content_class), **brand}
 
 
 def _first(values: Iterable[Any]) -> Any:

@@ -148,10 +148,7 @@ class IngestSteps:
 
     async def _analyse(self, item: LeasedItem, stored: Analysis | None) -> bool:
         media, facts = await self._current(item)
-        # Brand colours of the user: the callback of other types has no site context.
-        site = item.upload.data_type is DataType.SITES
-        site_context = await self.analyses.find_brand(item.upload.user_id) if site else None
-        found = await self.analyst.analyse(media, facts, site_context=site_context, stored=stored)
+        found = await self.analyst.analyse(media, facts, stored=stored)
         pending = found.pending_providers
         # Without a new answer the stored analysis stays: it may be better, for example in its text.
         if stored is None or set(pending) != set(stored.pending_providers):

@@ -76,6 +76,7 @@ def analyst(server: Serving, *providers: Seer | Blind, reader: TextReader | None
         providers=[cast("VisionProvider[Any]", one) for one in providers],
         reader=reader or TextReader(TextSettings(enabled=False), WorkerSettings()),
         image_side=500,
+        find_brand=services.storage.analyses.find_brand,
     )
 
 

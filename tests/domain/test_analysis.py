@@ -202,14 +202,21 @@ def test_the_columns_are_those_of_the_table_as_json() -> None:
 
 
 def test_the_answer_has_the_fields_of_the_requirements_document() -> None:
-    found = merged(GOOGLE, MODEL, site_context={"tenant": "gallery"}).public()
+    found = merged(GOOGLE, MODEL).public()
     named = {
         *("style", "medium", "quality_score", "mood_keywords", "brand_colors", "site_context"),
         *("dominant_colors", "detected_objects", "confidence_score"),
     }
     assert named <= set(found)
-    assert found["site_context"] == {"tenant": "gallery"}
     assert "raw_google_response" not in found
+
+
+def test_only_images_of_sites_have_a_site_context() -> None:
+    assert merged().public()["site_context"] is None
+    brand = {"brand_colors": ["#33A1FF"], "logo_media_id": 7}
+    context = merged(data_type="sites", brand=brand).public()["site_context"]
+    content_class = {"name": "content", "reason": "why, in words"}
+    assert context == {"content_class": content_class, **brand}
 
 
 def test_only_logos_have_brand_colours() -> None:

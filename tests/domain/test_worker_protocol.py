@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.domain.analysis import AnalysisResult, Colour, Kind, Quality
+from proxy.domain.analysis import AnalysisResult, Colour, ContentClass, Kind, Quality
 from proxy.domain.formats import Format
 from proxy.domain.media import Focus, ProbeResult
 from proxy.domain.variant import EncoderProfile, EncodingStage, Geometry, QualitySearch
@@ -95,6 +95,7 @@ ANALYSED = AnalysisResult(
     Quality(81.5, 90, 80, 70, 100, 66.6, 99),
     ("warm", "vibrant"),
     Kind("photo", "why, in words"),
+    ContentClass("content", "why, in words"),
     thumbhash="XQkOFJBQd3hgiXiVh4fkZg/3hw==",
     blurhash="LpHV6L1GnNoaQCWVt7R:Sut7WGoa",
     phash="00ff00ff00ff00ff",

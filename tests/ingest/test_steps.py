@@ -18,6 +18,7 @@ from proxy.app.ingest import IngestUrls, open_ingest
 from proxy.domain.analysis import (
     Analysis,
     AnalysisResult,
+    ContentClass,
     DetectedObject,
     Kind,
     ProviderGap,
@@ -487,7 +488,8 @@ async def test_without_analysis_the_step_stays_pending(fake: FakeMainApi, work: 
 def _analysis(*objects: DetectedObject) -> Analysis:
     quality = Quality(1, 1, 1, 1, 1, 1, 1)
     local = AnalysisResult(
-        1, 1, (), (), quality, (), Kind("photo", ""), "", "", "0" * 16, Focus(0.1, 0.1)
+        *(1, 1, (), (), quality, (), Kind("photo", ""), ContentClass("content", "")),
+        *("", "", "0" * 16, Focus(0.1, 0.1)),
     )
     found = VisionResult("google", {}, objects=objects)
     return merge(local, [found], ProviderGap("tesseract", "no"), data_type="profile")
@@ -652,8 +654,13 @@ async def test_images_of_sites_have_the_brand_of_their_own_user(
     await worker.ingest.run_once()
     brand = logo.completions[0]["ai_analysis"]["brand_colors"]
     context = own.completions[0]["ai_analysis"]["site_context"]
-    assert context == {"brand_colors": brand, "logo_media_id": int(logo.media_id or 0)}
-    assert strange.completions[0]["ai_analysis"]["site_context"] is None
+    assert (context["brand_colors"], context["logo_media_id"]) == (brand, int(logo.media_id or 0))
+    assert context["content_class"]["name"] == "content"
+    assert "reasons" not in context
+    unknown = strange.completions[0]["ai_analysis"]["site_context"]
+    assert (unknown["brand_colors"], unknown["logo_media_id"]) == (None, None)
+    assert unknown["reasons"]["brand_colors"] == "the user has no logo with distinct colors"
+    assert unknown["content_class"] == context["content_class"]
 
 
 async def test_a_rejected_callback_is_repeated_and_no_other_step(

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from proxy.domain.analysis import AnalysisResult, Colour, Kind, Quality
+from proxy.domain.analysis import AnalysisResult, Colour, ContentClass, Kind, Quality
 from proxy.domain.errors import DatabaseUnavailable, SourceChanged, SourceMissing, UndecodableSource
 from proxy.domain.media import Media, MediaFacts
 from proxy.domain.worker_protocol import AnalyseJob, RenderResult, RenditionSet, RenditionSetResult
@@ -26,6 +26,7 @@ RESULT = AnalysisResult(
     quality=Quality(71.6, 70, 70, 70, 70, 70, 70),
     mood_keywords=("calm",),
     kind=Kind("photo", "many colours"),
+    content_class=ContentClass("banner", "3.0 times as wide as high"),
     thumbhash="aGFzaA==",
     blurhash="LEHV6nWB2yk8",
     phash="0" * 16,

@@ -7,10 +7,16 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from proxy.domain.analysis import AnalysisResult, Kind, Quality
+from proxy.domain.analysis import AnalysisResult, ContentClass, Kind, Quality
 from proxy.domain.worker_protocol import AnalyseJob
 from proxy.rendering.worker.imaging import background_removal, load, probe
-from proxy.rendering.worker.imaging.analysis import classification, colours, hashes, quality
+from proxy.rendering.worker.imaging.analysis import (
+    classification,
+    colours,
+    content_class,
+    hashes,
+    quality,
+)
 
 _T = TypeVar("_T")
 _FULL = 255
@@ -52,6 +58,7 @@ class _Analyser:
             quality=self._quality(kind),
             mood_keywords=classification.keywords(bins),
             kind=kind,
+            content_class=self._timed("content_class", lambda: self._content_class(kind)),
             thumbhash=self._timed("placeholders", self._thumbhash),
             blurhash=self._timed("placeholders", self._blurhash),
             phash=self._timed("phash", self._phash),
@@ -72,6 +79,10 @@ class _Analyser:
             self._detail, bins, isolated=isolated, has_alpha=self._has_alpha
         )
         return classification.decide(traits)
+
+    def _content_class(self, kind: Kind) -> ContentClass:
+        size = self._opened.header.upright
+        return content_class.classify(*size, self._opaque, kind=kind, transparent=self._has_alpha)
 
     def _background(self) -> colours.Rgb | None:
         """Return the colour of a flat background, or None; a transparent image has none."""
