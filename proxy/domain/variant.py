@@ -214,7 +214,7 @@ class EncodingStages:
 
 # Version of the rendering code, a part of every key. Increase it if a change of the code gives
 # different pixels for the same variant.
-_RECIPE = 2
+_RECIPE = 3
 
 
 @dataclass(frozen=True)

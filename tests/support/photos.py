@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-PHOTOS = Path(__file__).resolve().parents[3] / "shared" / "photos"
+SHARED = Path(__file__).resolve().parents[3] / "shared"
+PHOTOS = SHARED / "photos"
 NAMES = (
     "alpha-2048.png",
     "animated.gif",
@@ -42,7 +43,15 @@ NAMES = (
 
 def photo(name: str) -> Path:
     """Return the path of a photograph; skip the test without it, or fail if ``CI=true``."""
-    path = PHOTOS / name
+    return _existing(PHOTOS / name)
+
+
+def case(name: str) -> Path:
+    """Return the path of a file that once came out wrong; as `photo`."""
+    return _existing(SHARED / "cases" / name)
+
+
+def _existing(path: Path) -> Path:
     if path.exists():
         return path
     reason = f"{path} is missing: this test needs the shared pictures"

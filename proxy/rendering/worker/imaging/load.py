@@ -8,7 +8,7 @@ import os
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from types import MappingProxyType
 from typing import Any
@@ -18,6 +18,7 @@ from pyvips.vimage import FORMAT_TO_TYPESTR
 
 from proxy.domain.formats import SNIFF_BYTES, sniff
 from proxy.domain.worker_protocol import Limits
+from proxy.rendering.worker.imaging import colour
 from proxy.rendering.worker.imaging.libvips import SourceRefused, loadable_types, loaders_of
 
 # Types whose pages are frames of an animation; pages of TIFF and HEIC are separate images.
@@ -31,9 +32,6 @@ _ROTATED = range(5, 9)
 _DEFAULT_DELAY_MS, _IGNORED_DELAY_MS = 100, 10
 # Longest delay of a GIF frame (GIF89a, 23: hundredths of a second in 16 bits).
 _MAX_DELAY_MS = 655_350
-# Device manufacturer and model, bytes 48 to 55 of an ICC header (ICC.1:2022, 7.2).
-_SRGB_SIGNATURE = b"IEC sRGB"
-
 
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -53,8 +51,7 @@ class Header:
     """Frames of an animation, otherwise 1."""
     rotated: bool
     """EXIF orientation swaps width and height."""
-    foreign_colour: bool
-    """The embedded ICC profile is not sRGB."""
+    colour: colour.SourceColour = colour.STORED_AS_SRGB
 
     @property
     def upright(self) -> Size:
@@ -104,9 +101,11 @@ def open_source(descriptor: int, limits: Limits) -> OpenedSource:
     os.lseek(descriptor, 0, os.SEEK_SET)
     # A descriptor source is used because libvips crashes if a memory source is freed too early.
     source = pyvips.Source.new_from_descriptor(descriptor)
-    header = _read_header(pyvips.Image.new_from_source(source, ""), source_type)
+    image = pyvips.Image.new_from_source(source, "")
+    header = _read_header(image, source_type)
     check_header(header, limits)
-    return OpenedSource(source, header)
+    found = colour.read(image, descriptor, source_type)
+    return OpenedSource(source, replace(header, colour=found))
 
 
 def check_header(header: Header, limits: Limits) -> None:
@@ -138,11 +137,36 @@ def shrunk(opened: OpenedSource, size: Size) -> Any:
     Decoders shrink while they load if they can. Damage is ignored: the readable part is rendered.
     The image is lazy; its pixels are decoded once, from top to bottom, when they are read.
     """
-    width, height = size
+    header, (width, height) = opened.header, size
+    if header.colour.space or header.colour.narrow:
+        return one_alpha(_scaled(whole(opened, fail_on="none"), header, size))
     page = pyvips.Image.thumbnail_source(
-        opened.source, width, height=height, size="force", **_colour_options(opened.header)
+        opened.source, width, height=height, size="force", **_colour_options(header)
     )
     return one_alpha(page)
+
+
+def _scaled(page: Any, header: Header, size: Size) -> Any:
+    """Return a decoded page at this size: upright, sRGB or grey, 8 bits."""
+    width, height = size
+    page = colour.widened(page) if header.colour.narrow else page
+    if header.colour.space is None:
+        return page.thumbnail_image(width, height=height, size="force", **_colour_options(header))
+    return colour.to_srgb(_resized(page, header, size), header.colour.space)
+
+
+def _resized(page: Any, header: Header, size: Size) -> Any:
+    """Return a page at this size in its own levels.
+
+    A thumbnail would have 8 bits, and PQ and linear light need more of them for dark areas.
+    """
+    width, height = size[::-1] if header.rotated else size
+    scaled = page.premultiply() if page.hasalpha() else page
+    scaled = scaled.resize(width / page.width, vscale=height / page.height)
+    scaled = scaled.unpremultiply() if page.hasalpha() else scaled
+    scaled = scaled.rint().cast(page.format).copy(interpretation=page.interpretation)
+    # A rotation reads columns, which a sequential page cannot provide.
+    return scaled if _field(page, "orientation", 1) == 1 else scaled.copy_memory().autorot()
 
 
 def to_srgb(page: Any) -> Any:
@@ -172,7 +196,7 @@ def frames(opened: OpenedSource, size: Size, *, most: int) -> LoadedFrames:
     would be scaled, cut out and encoded. If more than ``most`` remain, only every n-th is kept; the
     duration of the animation does not change.
     """
-    header, (width, height) = opened.header, size
+    header = opened.header
     # Opened with the exact page count: n=-1 overflows 32-bit heights on crafted GIFs.
     roll = whole(opened, fail_on="none").copy_memory()
     pages = [
@@ -180,12 +204,7 @@ def frames(opened: OpenedSource, size: Size, *, most: int) -> LoadedFrames:
         for index in range(header.pages)
     ]
     kept = _thinned(list(_distinct(pages, _delays(roll, header))), most)
-    scaled = [
-        one_alpha(
-            page.thumbnail_image(width, height=height, size="force", **_colour_options(header))
-        )
-        for page, _ in kept
-    ]
+    scaled = [one_alpha(_scaled(page, header, size)) for page, _ in kept]
     return LoadedFrames(scaled, [delay for _, delay in kept], _field(roll, "loop", 0))
 
 
@@ -209,7 +228,6 @@ def _read_header(image: Any, source_type: str) -> Header:
         raise SourceRefused(
             "unsupported", f"the source starts like {source_type} but is something else"
         )
-    profile = _field(image, "icc-profile-data", b"")
     return Header(
         source_type,
         image.width,
@@ -218,7 +236,6 @@ def _read_header(image: Any, source_type: str) -> Header:
         band_bytes=int(FORMAT_TO_TYPESTR[image.format][2:]),
         pages=_field(image, "n-pages", 1) if source_type in _ANIMATED else 1,
         rotated=_field(image, "orientation", 1) in _ROTATED,
-        foreign_colour=bool(profile) and profile[48:56] != _SRGB_SIGNATURE,
     )
 
 
@@ -228,7 +245,7 @@ def _field(image: Any, name: str, default: Any) -> Any:
 
 def _colour_options(header: Header) -> dict[str, str]:
     """Return thumbnail options that convert to sRGB; libvips always converts CMYK."""
-    return {"output_profile": "srgb", "intent": "relative"} if header.foreign_colour else {}
+    return {"output_profile": "srgb", "intent": "relative"} if header.colour.profiled else {}
 
 
 def _delays(roll: Any, header: Header) -> list[int]:

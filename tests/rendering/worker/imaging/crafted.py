@@ -87,3 +87,33 @@ def _gif_frame(still: bytes, duration_ms: int) -> bytes:
     control = b"\x21\xf9\x04\x04" + struct.pack("<H", duration_ms // 10) + b"\0\0"
     descriptor = b"\x2c" + bytes(4) + still[6:10] + bytes([0x80 | size])
     return control + descriptor + table + pixels
+
+
+def heif(
+    brand: bytes, payload: bytes, size: tuple[int, int], *properties: tuple[bytes, bytes]
+) -> bytes:
+    """An AVIF or HEIC with one item: its coded frame, and properties as pairs of name and body."""
+    item = {b"avif": b"av01", b"heic": b"hvc1"}[brand]
+    first = _box(b"ftyp", brand + bytes(4) + brand + b"mif1")
+    kinds = [(b"ispe", struct.pack(">III", 0, *size)), *properties]
+    listed = b"".join(_box(name, body) for name, body in kinds)
+    used = bytes(0x80 | at for at in range(1, len(kinds) + 1))
+    owned = struct.pack(">IIHB", 0, 1, 1, len(used)) + used
+    start, meta = 0, b""
+    # The second time the length of everything before the frame is known.
+    for _ in range(2):
+        extent = struct.pack(">HHHII", 1, 0, 1, start, len(payload))
+        boxes = (
+            (b"hdlr", bytes(8) + b"pict" + bytes(13)),
+            (b"pitm", struct.pack(">IH", 0, 1)),
+            (b"iloc", struct.pack(">IBBH", 0, 0x44, 0, 1) + extent),
+            (b"iinf", struct.pack(">IH", 0, 1) + _box(b"infe", b"\2\0\0\0\0\1\0\0" + item + b"\0")),
+            (b"iprp", _box(b"ipco", listed) + _box(b"ipma", owned)),
+        )
+        meta = _box(b"meta", bytes(4) + b"".join(_box(name, body) for name, body in boxes))
+        start = len(first) + len(meta) + 8
+    return first + meta + _box(b"mdat", payload)
+
+
+def _box(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I4s", 8 + len(body), name) + body

@@ -106,7 +106,7 @@ def test_a_large_image_within_wider_limits_is_rendered() -> None:
     assert (known.width, known.height) == (20_000, 14_000)
 
 
-HEADER = Header("png", 100, 50, 4, 1, 10, rotated=False, foreign_colour=False)
+HEADER = Header("png", 100, 50, 4, 1, 10, rotated=False)
 
 
 def limited(name: str, value: int) -> Limits:
