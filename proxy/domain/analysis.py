@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
-from typing import Any
+from typing import Any, Literal, get_args
 
 from proxy.domain.media import DataType, Focus
 
@@ -136,7 +136,8 @@ class ProviderGap:
 
 SAFE_SEARCH = ("adult", "spoof", "medical", "violence", "racy")
 """Kinds of unsafe content, by the names of Google Vision."""
-LIKELIHOODS = ("UNKNOWN", "VERY_UNLIKELY", "UNLIKELY", "POSSIBLE", "LIKELY", "VERY_LIKELY")
+Likelihood = Literal["UNKNOWN", "VERY_UNLIKELY", "UNLIKELY", "POSSIBLE", "LIKELY", "VERY_LIKELY"]
+LIKELIHOODS = get_args(Likelihood)
 
 NO_MODEL = "needs a vision model; none is configured"
 _NO_SITE = "only site images have a site context"
@@ -161,6 +162,21 @@ _PUBLIC_COLUMNS = {
     "confidence_score": "confidence_score",
 }
 
+
+PUBLIC_TYPES: Mapping[str, type | tuple[type, ...]] = {
+    "subject": str,
+    "detected_objects": list,
+    "detected_text": str,
+    "detected_logos": list,
+    "labels": list,
+    "safe_search": dict,
+    "confidence_score": (int, float),
+    "brand_colors": list,
+    "site_context": dict,
+}
+"""Published values that are returned wherever an analysis is, with their types."""
+_MAX_TEXT = 16_000
+"""Characters of a text: its column has 65,535 bytes, and the callback 256 KiB."""
 
 # Published values that only a provider can determine.
 _BY_MODEL = (
@@ -191,6 +207,18 @@ class Analysis:
         sizes = self.own.get(_SENT)
         size = sizes.get(provider) if isinstance(sizes, dict) else None
         return (size[0], size[1]) if size else None
+
+    def details(self) -> dict[str, Any]:
+        """Return the values of `PUBLIC_TYPES`; None for those that are absent, or of another type.
+
+        Another program, or another version of this one, may have stored them.
+        """
+        columns = {name: self.columns.get(column) for name, column in _PUBLIC_COLUMNS.items()}
+        values = {**columns, **self.own}
+        return {
+            name: value if isinstance(value := values.get(name), kind) else None
+            for name, kind in PUBLIC_TYPES.items()
+        }
 
     def public(self) -> dict[str, Any]:
         """Return the ``analysis`` of ``GET /api/media/analysis/{media_id}``."""
@@ -335,7 +363,7 @@ def _text(found: Mapping[str, VisionResult], text: str | ProviderGap) -> str | N
     # The text of a provider precedes that of Tesseract.
     searched = [found[name].text for name in (_GOOGLE, _OPENAI) if name in found]
     texts = [one for one in (*searched, read) if one is not None]
-    return next(filter(None, texts), "") if texts else None
+    return next(filter(None, texts), "")[:_MAX_TEXT] if texts else None
 
 
 def _reason(name: str, answers: Sequence[VisionResult | ProviderGap]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from proxy.analysis.analyst import Analyst
-from proxy.domain.analysis import Analysis
+from proxy.domain.analysis import PUBLIC_TYPES, Analysis
 from proxy.domain.errors import (
     FILE_FAULTS,
     MainApiUnavailable,
@@ -281,7 +281,8 @@ def callback_payload(
     """
     logo, site = media.data_type == DataType.LOGO, media.data_type == DataType.SITES
     found = {} if stored is None else stored.public()
-    names = ("style", "medium", "quality_score", "mood_keywords")
+    details = dict.fromkeys(PUBLIC_TYPES) if stored is None else stored.details()
+    names = ("style", "medium", "quality_score", "mood_keywords", "dominant_colors")
     return {
         "media_id": str(media.id),
         "permanent_url": image_url(media.id, base=base_url) if base_url else None,
@@ -291,6 +292,8 @@ def callback_payload(
         "formats_available": [str(fmt) for fmt in Format if fmt in formats],
         "ai_analysis": {
             **{name: found.get(name) for name in names},
+            **details,
+            "reasons": found.get("reasons", {}),
             "brand_colors": found.get("brand_colors") if logo else None,
             "site_context": found.get("site_context") if site else None,
             "background_removed": facts.flat_background if logo else None,

@@ -11,12 +11,12 @@ import base64
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from cachetools import LRUCache, TTLCache
 
-from proxy.domain.analysis import Analysis, AnalysisResult
+from proxy.domain.analysis import PUBLIC_TYPES, Analysis, AnalysisResult
 from proxy.domain.errors import DatabaseUnavailable, SmartserveError, SourceChanged
 from proxy.domain.formats import TRAITS, Format
 from proxy.domain.media import Media, MediaFacts
@@ -34,6 +34,7 @@ _TRIES = ((32, 30), (24, 20), (16, 10), (8, 1))
 """Longer side in pixels and WebP quality. The first placeholder within `MAX_DATA_URI` is used;
 the last one is far below it, even for noise."""
 _MAX_ITEMS = 4096
+_NOTHING: Mapping[str, Any] = dict.fromkeys(PUBLIC_TYPES)
 _STORED_S = 60.0
 """Time for which a stored analysis, or the lack of one, is cached."""
 
@@ -56,12 +57,14 @@ class PixelFacts:
 
 @dataclass(frozen=True, slots=True)
 class AnalysisFacts:
-    """Texts of the analysis providers about an image; None if no provider returned one."""
+    """The stored analysis of an image; None if there is no such value."""
 
     alt: str | None = None
     style: str | None = None
     medium: str | None = None
     mood_keywords: Sequence[str] | None = None
+    details: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+    """The values of `PUBLIC_TYPES`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,4 +270,5 @@ def _analysis_facts(stored: Analysis | None) -> AnalysisFacts:
         style=columns["style_classification"],
         medium=columns["medium_detected"],
         mood_keywords=columns["mood_keywords"],
+        details=stored.details(),
     )

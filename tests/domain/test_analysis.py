@@ -10,6 +10,7 @@ import pytest
 
 from proxy.domain.analysis import (
     NO_MODEL,
+    PUBLIC_TYPES,
     SAFE_SEARCH,
     Analysis,
     Colour,
@@ -209,6 +210,20 @@ def test_the_answer_has_the_fields_of_the_requirements_document() -> None:
     }
     assert named <= set(found)
     assert "raw_google_response" not in found
+
+
+def test_a_text_fits_its_column_and_the_callback() -> None:
+    found = merged(replace(GOOGLE, text="語" * 100_000))
+    assert len(found.columns["detected_text"].encode()) < 65_535
+
+
+def test_values_of_another_type_are_left_out_of_the_details() -> None:
+    found = merged(GOOGLE, data_type="logo")
+    assert set(found.details()) == set(PUBLIC_TYPES)
+    assert found.details()["labels"] == found.own["labels"]
+    strange = replace(found, own={"labels": "tower", "safe_search": [1]}).details()
+    assert (strange["labels"], strange["safe_search"], strange["brand_colors"]) == (None,) * 3
+    assert strange["subject"] == "Macaw, Bird"
 
 
 def test_only_images_of_sites_have_a_site_context() -> None:

@@ -642,6 +642,8 @@ async def test_the_callback_has_the_rich_payload(fake: FakeMainApi, worker: Work
     assert analysis["mood_keywords"]
     unknown = ("style", "medium", "brand_colors", "site_context", "background_removed")
     assert {analysis[name] for name in unknown} == {None}
+    assert analysis["dominant_colors"]
+    assert {"detected_logos", "safe_search", "brand_colors"} <= set(analysis["reasons"])
 
 
 async def test_images_of_sites_have_the_brand_of_their_own_user(

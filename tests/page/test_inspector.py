@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, Route, expect
 
 from tests.page.conftest import FINAL_MS, PATIENCE_MS, Visit, until
 
@@ -128,6 +128,30 @@ async def test_the_analysis_is_shown(visit: Visit) -> None:
     await page.get_by_text("Analysis", exact=True).click()
     await expect(page.locator("#analysis")).to_contain_text("photo")
     assert await page.locator("#colours span").count() >= 3
+
+
+async def test_what_providers_found_is_shown(visit: Visit) -> None:
+    async def answer(route: Route) -> None:
+        response = await route.fetch()
+        found = await response.json()
+        found["analysis"] |= {
+            "medium": "oil",
+            "labels": [{"name": "Macaw"}, {"name": "Bird"}],
+            "detected_logos": [{"name": "Kodak"}, {"name": "Kodak"}],
+            "detected_text": "<b>FREE",
+            "safe_search": {"adult": "VERY_UNLIKELY", "racy": "VERY_LIKELY", "spoof": "POSSIBLE"},
+            "site_context": {"content_class": {"name": "banner"}},
+        }
+        await route.fulfill(response=response, json=found)
+
+    await visit.page.route("**/info/*", answer)
+    page = await visit.inspect("kodak-03.jpg")
+    await page.get_by_text("Analysis", exact=True).click()
+    shown = page.locator("#analysis")
+    for text in ("oil", "Macaw, Bird", "Kodak", "<b>FREE", "racy: very likely, spoof: possible"):
+        await expect(shown.get_by_text(text, exact=True)).to_be_visible()
+    await expect(shown.get_by_text("banner")).to_be_visible()
+    await expect(shown.get_by_text("Objects")).to_have_count(0)
 
 
 async def test_snippets_work_as_written(visit: Visit) -> None:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from proxy.domain.analysis import AnalysisResult, Colour, ContentClass, Kind, Quality
+from proxy.domain.analysis import Analysis, AnalysisResult, Colour, ContentClass, Kind, Quality
 from proxy.domain.errors import DatabaseUnavailable, SourceChanged, SourceMissing, UndecodableSource
 from proxy.domain.media import Media, MediaFacts
 from proxy.domain.worker_protocol import AnalyseJob, RenderResult, RenditionSet, RenditionSetResult
@@ -95,6 +95,9 @@ class Known:
     there: bool = True
     asked: int = 0
     down: bool = False
+
+    def details(self) -> Mapping[str, Any]:
+        return Analysis(self.columns, self.own).details()
 
     async def find(self, _media_id: int) -> Known | None:
         self.asked += 1

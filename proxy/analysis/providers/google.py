@@ -115,7 +115,7 @@ def _safe_search(rated: Mapping[str, Any] | None) -> Mapping[str, str] | None:
     if rated is None:
         return None
     # The API omits what it did not rate, and may add likelihoods.
-    likelihoods = {kind: rated.get(kind) for kind in SAFE_SEARCH}
+    likelihoods = {kind: str(rated.get(kind)) for kind in SAFE_SEARCH}
     return {kind: one if one in LIKELIHOODS else "UNKNOWN" for kind, one in likelihoods.items()}
 
 

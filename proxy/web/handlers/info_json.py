@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from proxy.domain.analysis import Likelihood
 from proxy.domain.formats import NAMES, Format
 from proxy.domain.media import MediaFacts
 from proxy.domain.urls import (
@@ -37,8 +38,35 @@ class Placeholders:
     data_uri: Annotated[str, _DataUri, Field(description="A tiny WebP image.")]
 
 
-@dataclass(frozen=True, slots=True)
-class AnalysisSummary:
+Named = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnalysisDetails:
+    """Values of an analysis that are returned wherever it is. Null: not determined."""
+
+    subject: str | None = None
+    detected_objects: Annotated[Named | None, Field(description="`name`, `confidence`, `box`.")] = (
+        None
+    )
+    detected_text: str | None = None
+    detected_logos: Annotated[
+        Named | None, Field(description="Brands: `name`, `confidence`, `box`.")
+    ] = None
+    labels: Annotated[Named | None, Field(description="`name`, `confidence`.")] = None
+    safe_search: Annotated[
+        Mapping[str, Likelihood] | None, Field(description="Likelihood by kind of content.")
+    ] = None
+    confidence_score: float | None = None
+    brand_colors: Annotated[Sequence[str] | None, Field(description="Of logos.")] = None
+    site_context: Annotated[
+        Mapping[str, Any] | None,
+        Field(description="Of images of sites: `content_class`, `brand_colors`, `logo_media_id`."),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnalysisSummary(AnalysisDetails):
     """What the analysis found. Null: not determined."""
 
     kind: str
@@ -128,12 +156,13 @@ def describe_image(
         dominant_colors=list(pixels.dominant_colours),
         alt=analysis.alt,
         analysis=AnalysisSummary(
-            pixels.kind,
-            analysis.style,
-            analysis.medium,
-            pixels.quality_score,
+            kind=pixels.kind,
+            style=analysis.style,
+            medium=analysis.medium,
+            quality_score=pixels.quality_score,
             # A vision model describes moods better than the colours do.
-            list(analysis.mood_keywords or pixels.mood_keywords),
+            mood_keywords=list(analysis.mood_keywords or pixels.mood_keywords),
+            **analysis.details,
         ),
         urls={name: image_url(media_id, size=name, version=version) for name in sizes},
         dimensions={name: dimensions(size, facts) for name, size in sizes.items()},

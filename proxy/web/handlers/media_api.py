@@ -33,6 +33,7 @@ from proxy.storage.upload_files import OpenUpload, TempName
 from proxy.web.auth import KeyGuard
 from proxy.web.conditional import ByteRange, matches, requested_range
 from proxy.web.forward import MediaForwarder
+from proxy.web.handlers.info_json import AnalysisDetails
 from proxy.web.headers import NO_STORE, PRIVATE, SECURITY, Header
 from proxy.web.json_response import json_route
 from proxy.web.request_input import path_id, read_json, upload_id, whole_number
@@ -200,8 +201,8 @@ class MediaApiHandler:
         return whole(HTTPStatus.OK, headers, preview.body, outcome=outcome)
 
 
-@dataclass(frozen=True, slots=True)
-class AnalysisFields:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnalysisFields(AnalysisDetails):
     """The documented members of an analysis; more may be present. Null: not determined."""
 
     style: str | None
@@ -209,11 +210,7 @@ class AnalysisFields:
     quality_score: Annotated[int, Field(ge=0, le=100)] | None
     mood_keywords: list[str] | None
     dominant_colors: list[dict[str, Any]] | None
-    detected_objects: list[dict[str, Any]] | None
-    confidence_score: float | None
-    # Absent if another program wrote the row: its table has no columns for these two.
-    brand_colors: list[str] | None = None
-    site_context: dict[str, Any] | None = None
+    reasons: dict[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,6 +140,14 @@ function fillSizes(info) {
   byId("width").value = steps.find(([value]) => value >= 640)?.[0] ?? steps.at(-1)[0];
 }
 
+const named = (found) => [...new Set(found?.map(({ name }) => name))].join(", ");
+
+// Google Vision rates each kind of content; the usual "unlikely" is not worth a line.
+function unsafe(rated) {
+  const likely = Object.entries(rated ?? {}).filter(([, one]) => ["POSSIBLE", "LIKELY", "VERY_LIKELY"].includes(one));
+  return likely.map(([kind, one]) => `${kind}: ${one.toLowerCase().replace("_", " ")}`).join(", ");
+}
+
 function showAnalysis(info) {
   const colours = info.dominant_colors.map(({ hex, percent: share }) => {
     const swatch = make("span", { title: `${hex}, ${Math.round(share)} %`, role: "img", "aria-label": `${hex}, ${Math.round(share)} percent` });
@@ -155,7 +163,15 @@ function showAnalysis(info) {
     "Quality": `${analysis.quality_score} / 100`,
     "Mood": analysis.mood_keywords.join(", "),
     "Style": analysis.style,
+    "Medium": analysis.medium,
     "Description": info.alt,
+    "Labels": named(analysis.labels),
+    "Objects": named(analysis.detected_objects),
+    "Brands": named(analysis.detected_logos),
+    "Text": analysis.detected_text,
+    "Unsafe content": unsafe(analysis.safe_search),
+    "Brand colors": analysis.brand_colors?.join(", "),
+    "Site image": analysis.site_context?.content_class?.name,
     "ThumbHash": info.placeholders.thumbhash,
   };
   const shownRows = Object.entries(rows).filter(([, value]) => value);

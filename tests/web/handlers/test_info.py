@@ -432,6 +432,42 @@ async def test_the_description_uses_a_stored_analysis(serve: Serve, data_dir: Pa
     assert found["analysis"]["mood_keywords"] == ["calm"]
 
 
+async def test_the_description_has_what_providers_were_paid_for(
+    serve: Serve, data_dir: Path
+) -> None:
+    values = {
+        "labels": [{"name": "Tower", "confidence": 0.9}],
+        "detected_logos": [{"name": "Kodak", "confidence": 0.5, "box": None}],
+        "safe_search": {"adult": "VERY_LIKELY"},
+        "site_context": {"content_class": {"name": "banner", "reason": "wide"}},
+        "brand_colors": "red, by another program",
+    }
+    with closing(sqlite3.connect(data_dir / "smartserve.db")) as database, database:
+        database.execute(
+            "INSERT INTO media_ai_analysis (media_id, detected_text, detected_objects,"
+            " confidence_score, subject_matter)"
+            " VALUES (2, 'FREE', '[{\"name\": \"bird\"}]', 0.5, 'x')"
+        )
+        details = "INSERT INTO media_analysis_details VALUES (2, ?)"
+        database.execute(details, [json.dumps({**values, "reasons": {"google": "no credit"}})])
+    server = await serve()
+    analysis = (await told(server, 2))["analysis"]
+    assert analysis.items() >= {**values, "brand_colors": None}.items()
+    assert (
+        analysis.items()
+        >= {
+            "detected_text": "FREE",
+            "detected_objects": [{"name": "bird"}],
+            "confidence_score": 0.5,
+            "subject": "x",
+        }.items()
+    )
+    # Visitors need not know why a provider of the operator failed.
+    assert "reasons" not in analysis
+    unknown = (await told(server, 1))["analysis"]
+    assert [unknown[name] for name in values] == [None] * len(values)
+
+
 async def test_responses_are_counted_by_route(server: Serving) -> None:
     await told(server, 1)
     await server.client.get("/info?ids=1")
