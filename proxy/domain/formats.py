@@ -39,14 +39,9 @@ TRAITS: Mapping[Format, FormatTraits] = MappingProxyType(
 )
 
 NAMES: Mapping[str, Format] = MappingProxyType(
-    {
-        name: fmt
-        for fmt, traits in TRAITS.items()
-        if fmt is not Format.GIF
-        for name in (fmt.value, traits.suffix)
-    }
+    {name: fmt for fmt, traits in TRAITS.items() for name in (fmt.value, traits.suffix)}
 )
-"""Names in ``format=`` and file extensions. GIF is excluded: it is only sent as the fallback."""
+"""Names in ``format=`` and file extensions."""
 
 
 SOURCE_MEDIA_TYPES: Mapping[str, str] = MappingProxyType(

@@ -168,9 +168,7 @@ class RenderPlanner:
         for at in range(len(named) + 1):
             yield None, ",".join([*(TRAITS[fmt].media_type for fmt in named[at:]), "*/*;q=0.8"])
         for fmt in (*named, last):
-            # A GIF cannot be requested by name.
-            if fmt is not Format.GIF:
-                yield fmt, ""
+            yield fmt, ""
 
     def formats(self, facts: MediaFacts) -> tuple[Format, ...]:
         """Return the formats that negotiation selects for an image, in the server's order."""

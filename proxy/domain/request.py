@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple, TypeVar
 from urllib.parse import unquote_plus
 
@@ -20,11 +21,53 @@ WIDTHS = (16, 32, 48, 64, 96, 128, 256, 384, 640, 750, 828, 1080, 1200, 1920, 20
 
 A closed set limits how many renditions an image can have."""
 
+_FOREIGN = (
+    # Names that most servers share.
+    " width height h q quality fm fmt f auto fit mode crop c rect resize rs zoom z scale"
+    " gravity g anchor align position focus focalpoint fp blur sharp sharpen brightness"
+    " contrast gamma hue saturation sepia grayscale monochrome invert tint colorize"
+    " opacity o flip flop or orient orientation rot rotate rotation angle a trim pad"
+    " padding border radius r mask watermark mark overlay background background_color"
+    " bgcolor fill effect e filter filters frame page pages pg loop fps dpi density dn"
+    " lossless strip enlarge upscale ext preset x y"
+    # imgix, and others with parameters in the query: Cloudflare, Fastly, Sanity, Contentful.
+    " ar aspect_ratio max-w max-h min-w min-h maxwidth maxheight minwidth minheight"
+    " withoutenlargement fp-x fp-y fp-z fp-debug faceindex facepad usm usmrad bri con exp"
+    " gam high sat shad vib hue-rotate duotone duotone-alpha htn px transparency"
+    " trim-color trim-md trim-pad trim-sd trim-tol pad-top pad-right pad-bottom pad-left"
+    " pad_color border-bottom border-left border-radius border-radius-inner border-right"
+    " border-top corner-radius mask-bg mark-align mark-alpha mark-fit mark-h mark-pad"
+    " mark-rot mark-scale mark-tile mark-w mark-x mark-y blend blend-align blend-alpha"
+    " blend-color blend-crop blend-fit blend-h blend-mode blend-pad blend-size blend-w"
+    " blend-x blend-y txt txt-align txt-color txt-fit txt-font txt-size cs chromasub"
+    " colorquant colors palette cl nr nrs fill-color fill-gen bg-color bg-remove bg-blur"
+    " crop_gravity smart anim tr im imwidth imheight impolicy imdensity twic class"
+    # imgproxy's options and their abbreviations.
+    " resizing_type rt resizing_algorithm ra min-width mw min-height mh el extend ex"
+    " extend_aspect_ratio extend_ar exar objects_position obj_pos op crop_aspect_ratio"
+    " crop_ar car pd auto_rotate fl background_alpha bga adjust br co sa mc dt bl sh"
+    " pixelate pix unsharp_masking ush blur_detections bd draw_detections dd col gradient"
+    " gr wm wmu wms wm_rot wmr wmsh style st strip_metadata sm strip_color_profile scp"
+    " enforce_thumbnail eth format_quality fq autoquality aq max_bytes mb jpeg_options"
+    " jpgo png_options pngo webp_options webpo avif_options avifo disable_animation da raw"
+    " pr"
+    # Options and filters of imagor and thumbor.
+    " fit-in full-fit-in adaptive-fit-in stretch halign valign convolution cover curve"
+    " equalize extract_focal focal format_to max_frames no_upscale noise proportion"
+    " red_eye rgb round_corner strip_exif strip_icc to_colorspace label"
+    # Cloudinary's transformations.
+    " b bo dl du eo so l layer u underlay color_space default_image transformation"
+)
+FOREIGN_PARAMETERS = frozenset(_FOREIGN.split())
+"""Names, in lower case, of parameters that change the image at other servers and have no effect
+here. Left out are names that usually sign a URL or bypass caches: ``s``, ``t``, ``d``, ``p``."""
+
 _T = TypeVar("_T")
 
 # A `?` separates parameters like `&`, also percent-encoded: front ends append `?size=thumbnail` to
-# URLs that end in `?size=detail`, and some encode the result once more.
-_SEPARATORS = re.compile(r"[&?]|%3[Ff]")
+# URLs that end in `?size=detail`, and some encode the result once more. `&amp;` is the `&` of a URL
+# that was copied from HTML or escaped twice. A `%26` alone is part of a value.
+_SEPARATORS = re.compile(r"(?:&|%26)(?:amp(?:;|%3B))+|&|\?|%3F", re.IGNORECASE)
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,5}", re.ASCII)
 
 
@@ -45,16 +88,35 @@ class VariantRequest:
         return self.format is None
 
 
-def last_values(raw_query: str) -> dict[str, str]:
-    """Return the parameters of a raw query, the last value of each, in the order of those."""
-    values: dict[str, str] = {}
-    for pair in _SEPARATORS.split(raw_query):
+def _pairs(raw_query: str) -> Iterator[tuple[str, str]]:
+    """Yield name, in lower case, and value of each parameter."""
+    for pair in filter(None, _SEPARATORS.split(raw_query)):
         name, _, value = unquote_plus(pair).partition("=")
+        yield name.lower(), value
+
+
+def last_values(raw_query: str) -> dict[str, str]:
+    """Return the parameters of a raw query, the last value of each, in the order of those.
+
+    The names are in lower case.
+    """
+    values: dict[str, str] = {}
+    for name, value in _pairs(raw_query):
         # The order decides between `size` and `w`: assigning to an existing key would keep its old
         # position.
         values.pop(name, None)
         values[name] = value
     return values
+
+
+@lru_cache(maxsize=256)
+def ignored_parameters(raw_query: str) -> str:
+    """Return which parameters of other image servers a raw query has, sorted: ``fit, h``.
+
+    They have no effect here. Empty values count as not given.
+    """
+    found = {name for name, value in _pairs(raw_query) if value} & FOREIGN_PARAMETERS
+    return ", ".join(sorted(found))
 
 
 def parse_request(
@@ -66,7 +128,7 @@ def parse_request(
     """Parse a raw query string and the extension of the path.
 
     Empty values and unknown parameters are ignored. The last of ``size`` and ``w`` applies, and
-    ``format`` overrides the extension.
+    ``format`` overrides the extension. Names and values may have any case.
 
     Raises:
         BadParameter: a value is not allowed.
@@ -80,9 +142,9 @@ def parse_request(
         snapped = width_box(_width(values["w"]) * dpr)
         if [name for name in values if name in ("size", "w")][-1] == "w":
             box = snapped
-    fmt = None if extension is None else _choice("extension", extension.lower(), NAMES)
+    fmt = None if extension is None else _choice("extension", extension, NAMES)
     if "format" in values:
-        fmt = _choice("format", values["format"].lower(), {"auto": None, **NAMES})
+        fmt = _choice("format", values["format"], {"auto": None, **NAMES})
     removed = _choice("bg", values.get("bg", "original"), {"original": False, "removed": True})
     # Negotiation never selects JPEG for a transparent image: only an explicit format conflicts.
     if removed and fmt is Format.JPEG:
@@ -98,8 +160,7 @@ def parse_boxes(raw_query: str, *, sizes: Mapping[str, SizeSpec]) -> tuple[SizeS
     Raises:
         BadParameter: a parameter or its value is not allowed.
     """
-    pairs = (unquote_plus(pair).partition("=") for pair in _SEPARATORS.split(raw_query) if pair)
-    return tuple(box for name, _, value in pairs for box in _boxes(name, value, sizes))
+    return tuple(box for name, value in _pairs(raw_query) for box in _boxes(name, value, sizes))
 
 
 def _boxes(name: str, value: str, sizes: Mapping[str, SizeSpec]) -> tuple[SizeSpec, ...]:
@@ -122,11 +183,13 @@ def named_boxes(name: str, sizes: Mapping[str, SizeSpec]) -> tuple[SizeSpec, ...
 
 
 def _choice(parameter: str, value: str, allowed: Mapping[str, _T]) -> _T:
-    try:
+    # The exact value first: two named sizes may differ by case only.
+    if value in allowed:
         return allowed[value]
-    except KeyError:
-        # Without the KeyError, which contains the text of the client.
-        raise BadParameter(parameter, "one of " + ", ".join(allowed)) from None
+    for name, meaning in allowed.items():
+        if name.lower() == value.lower():
+            return meaning
+    raise BadParameter(parameter, "one of " + ", ".join(allowed))
 
 
 def _width(value: str) -> int:

@@ -27,7 +27,7 @@ _VERSION_DIGITS = 16
 # Smaller widths are for icons; a page does not request them through ``srcset``.
 _MIN_SRCSET_WIDTH = 64
 _IMAGE_PATH = re.compile(
-    r"(.*)/(?:serve|api/images|info)/([0-9]{1,19})(?:\.[A-Za-z0-9]{1,8})?", re.ASCII
+    r"(.*)/(?:serve|api/images|info)/(0|[1-9][0-9]{0,18})(?:\.[A-Za-z0-9]{1,8})?", re.ASCII
 )
 _TEMPFILE_PATH = re.compile(r"(/[^/\\\x00-\x1f\x7f]+)+")
 _MAX_TEMPFILE_PATH = 500

@@ -154,7 +154,7 @@ class PngSettings(Section):
 
 
 class GifSettings(Section):
-    """GIF encoder. It is used only for animations if the client does not accept WebP."""
+    """GIF encoder, for animations if the client does not accept WebP, and for format=gif."""
 
     effort: int = Field(4, ge=1, le=10)
     """1 is fast, 10 gives the smallest file."""

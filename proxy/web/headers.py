@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from proxy.domain.formats import TRAITS, Format
 from proxy.domain.render_plan import RenderPlan
-from proxy.domain.request import Origin
+from proxy.domain.request import Origin, ignored_parameters
 from proxy.domain.urls import API_IMAGES_ROUTE, SERVE_ROUTE
 from proxy.domain.variant import Variant
 from proxy.settings import LifetimeSettings
@@ -152,6 +152,15 @@ def validators(
     if plan.request.format is None:
         headers.append(("Vary", "Accept"))
     return headers
+
+
+def ignored_header(raw_query: str) -> list[Header]:
+    """Return Smartserve-Ignored if a query has parameters of other servers, which do nothing here.
+
+    It contains only names of `FOREIGN_PARAMETERS`, no text of the client.
+    """
+    names = ignored_parameters(raw_query)
+    return [("Smartserve-Ignored", names)] if names else []
 
 
 def content_headers(plan: RenderPlan, fmt: Format) -> list[Header]:

@@ -23,7 +23,8 @@ from proxy.domain.media import MAX_MEDIA_ID
 from proxy.runtime.http_client import read_bounded
 
 DIGITS = 19
-ID_PATTERN = f"[0-9]{{1,{DIGITS}}}"
+# Without leading zeros: an id has one spelling, so an image has one address for caches and purges.
+ID_PATTERN = f"(?:0|[1-9][0-9]{{0,{DIGITS - 1}}})"
 ID = re.compile(ID_PATTERN, re.ASCII)
 _EXACT = 2**53
 """Up to this value a JSON number with a fraction is exact (RFC 8259, 6)."""
@@ -35,7 +36,7 @@ _T = TypeVar("_T")
 def parse_id(parameter: str, text: str) -> int:
     """Return the id, which may exceed `MAX_MEDIA_ID`; raise BadParameter if it is not a number."""
     if not ID.fullmatch(text):
-        raise BadParameter(parameter, f"1 to {DIGITS} digits")
+        raise BadParameter(parameter, f"1 to {DIGITS} digits without leading zeros")
     return int(text)
 
 

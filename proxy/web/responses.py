@@ -8,6 +8,7 @@ from contextlib import aclosing
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import structlog
 from aiohttp import HttpVersion11, web
@@ -16,7 +17,7 @@ from aiohttp.abc import AbstractStreamWriter
 from proxy.domain.errors import SmartserveError
 from proxy.domain.request import Outcome
 from proxy.telemetry.metrics import RequestHistogram
-from proxy.web.headers import SERVER, Header
+from proxy.web.headers import NO_STORE, SECURITY, SERVER, Header
 
 if TYPE_CHECKING:
     from aiohttp.web_request import BaseRequest
@@ -29,6 +30,15 @@ LEFT = "client_left"
 
 _PIECE_BYTES = 256 * 1024
 """A larger body is sent in pieces of this size, each after the client has read the one before."""
+
+# All that scripts set on requests for images and JSON. `*` alone is unknown to old browsers, and
+# never includes Authorization (Fetch, 4.9), which HTTP clients add to every request.
+_ALLOWED_HEADERS = (
+    "Accept, Authorization, Cache-Control, Content-Type, If-Modified-Since, If-None-Match,"
+    " If-Range, Pragma, Range, X-Requested-With, *"
+)
+_URL_CHARACTERS = "!#$%&'()*+,/:;=?@[]"
+_REDIRECT = "public, max-age=3600"
 
 log = structlog.get_logger(__name__)
 
@@ -169,6 +179,40 @@ def bodiless(
     """Return the response to HEAD: all headers, with the length if it is known, and no body."""
     known = [] if length is None else [("Content-Length", str(length))]
     return BufferedResponse(status, to_head(status, [*headers, *known]), b"", outcome=outcome)
+
+
+async def preflight(request: web.Request) -> BufferedResponse:
+    """Answer a CORS preflight: pages of any origin may use all methods of the route.
+
+    Only for routes whose responses they may read. No credentials are involved: the wildcard of
+    Access-Control-Allow-Origin excludes them (Fetch, 3.3.5).
+    """
+    resource = request.match_info.route.resource
+    methods = sorted({"OPTIONS", *(route.method for route in resource or ())})
+    headers = [
+        ("Cache-Control", NO_STORE),
+        ("Allow", ",".join(methods)),
+        ("Access-Control-Allow-Methods", ", ".join(methods)),
+        ("Access-Control-Allow-Headers", _ALLOWED_HEADERS),
+        # Browsers shorten it: Chromium to two hours, Firefox to a day.
+        ("Access-Control-Max-Age", "86400"),
+        *SECURITY,
+    ]
+    return bodiless(HTTPStatus.NO_CONTENT, headers, outcome=Outcome("preflight"))
+
+
+def without_slash(request: web.BaseRequest) -> BufferedResponse | None:
+    """Return the redirect to the address without a trailing slash, or None if it has none."""
+    url = request.rel_url
+    path, name = url.raw_path.rstrip("/"), url.raw_path.rstrip("/").rpartition("/")[2]
+    if request.method not in ("GET", "HEAD") or not path or url.raw_path != f"{path}/":
+        return None
+    # Relative to the directory above, so that it is right behind any prefix that a proxy removes,
+    # and names no other host whatever the path contains. A target may have bytes that are no URL.
+    query = f"?{url.raw_query_string}" if url.raw_query_string else ""
+    location = quote(f"../{name}{query}", safe=_URL_CHARACTERS, errors="surrogateescape")
+    headers = [("Location", location), ("Cache-Control", _REDIRECT), *SECURITY]
+    return whole(HTTPStatus.MOVED_PERMANENTLY, headers, b"", outcome=Outcome("redirect"))
 
 
 class StreamedResponse(web.StreamResponse):

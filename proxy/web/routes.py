@@ -11,7 +11,7 @@ from aiohttp import web
 from proxy.domain.formats import NAMES, TRAITS
 from proxy.domain.request import DEFAULT_SIZE, DPRS, WIDTHS
 from proxy.domain.upload import UPLOAD_FIELDS
-from proxy.domain.urls import API_IMAGES_ROUTE, SERVE_ROUTE
+from proxy.domain.urls import API_IMAGES_ROUTE, COMPONENT_PATH, OEMBED_PATH, SERVE_ROUTE
 from proxy.settings import Settings, has_local_uploads, has_page
 from proxy.storage.upload_files import FOLDERS
 from proxy.web.handlers.admin import AdminHandler
@@ -50,6 +50,7 @@ from proxy.web.openapi import (
     text,
 )
 from proxy.web.request_input import ID_PATTERN
+from proxy.web.responses import preflight
 
 _INFO = (400, 404, 415, 422, 500, 503, 504)
 _FORWARDED = (502, 508)
@@ -63,6 +64,15 @@ _ONE = {"plain": {"value": "1"}}
 _MEDIA_ID = path("id", "Media id.", examples=_ONE)
 _OBJECT: Json = {"type": "object"}
 _VALID: Json = {"description": "The client's copy is still valid."}
+
+_CROSS_ORIGIN = frozenset(
+    (
+        *(SERVE_ROUTE, API_IMAGES_ROUTE, "/info", "/info/{id}", OEMBED_PATH),
+        *(COMPONENT_PATH, "/temp_images/{folder}/{name}"),
+    )
+)
+"""Addresses whose responses pages of any origin may read, and for which browsers send a preflight
+if a script sets a header. The OpenAPI document omits OPTIONS: browsers alone send it."""
 
 Operations = Iterator[Operation]
 
@@ -83,6 +93,8 @@ def create_app(settings: Settings, handlers: Iterable[object]) -> web.Applicatio
             # `web.get` and not `web.route` for GET: it adds HEAD.
             add = web.get if method == "GET" else partial(web.route, method)
             app.add_routes([add(address, methods[one.handler])])
+            if method == "GET" and address in _CROSS_ORIGIN:
+                app.add_routes([web.options(address, preflight)])
     return app
 
 
@@ -167,8 +179,6 @@ def _info() -> Operations:
     yield operation(
         "POST /info", InfoHandler.info_posted, responses=ImageDescriptions, body=InfoQuery
     )
-    allowed = {"204": {"description": "All origins may use GET, HEAD and POST."}}
-    yield operation("OPTIONS /info", InfoHandler.info_preflight, responses=allowed)
     # An empty value counts as not given.
     side = {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 99999}, {"const": ""}]}
     absolute = text("^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?/")

@@ -22,7 +22,7 @@ test("an address names what is wished for and nothing else", () => {
     pictureUrl("", 7, { size: "grid", dpr: 2, format: "jpg", background: "removed", version: "ab" }),
     "/serve/7?size=grid&dpr=2&format=jpeg&bg=removed&v=ab",
   );
-  assert.equal(pictureUrl("", 7, { format: "gif", dpr: 1, background: "original" }), "/serve/7");
+  assert.equal(pictureUrl("", 7, { format: "bmp", dpr: 1, background: "original" }), "/serve/7");
 });
 
 test("what was put together is taken apart again", () => {

@@ -80,7 +80,11 @@ def status_of(answer: bytes) -> int:
 
 async def test_image_responses_pass_the_linter(server: Serving, library: Library) -> None:
     """A miss, a hit, HEAD, 304 and 206, with and without negotiation."""
-    for query in ("size=thumbnail", "size=thumbnail&format=jpeg&v=1"):
+    for query in (
+        "size=thumbnail",
+        "size=thumbnail&format=jpeg&v=1",
+        "size=thumbnail&h=9&fit=crop",
+    ):
         target = f"/serve/{library.ids['photo']}?{query}"
         miss = await fetch(server, target)
         etag = miss[1].partition(b"ETag: ")[2].partition(b"\r\n")[0].decode()
@@ -126,6 +130,7 @@ async def test_error_responses_pass_the_linter(serve: Serve, library: Library) -
     server = await serve(workers={"max_queue": 0, "count": 1}, server={"max_connections": 8})
     target = f"/serve/{library.ids['photo']}"
     exchanges = {
+        301: await fetch(server, f"{target}/?size=thumbnail&h=3"),
         400: await fetch(server, f"{target}?size=nonsense"),
         404: await fetch(server, "/serve/999999?size=thumbnail"),
         405: await fetch(server, target, method="DELETE"),

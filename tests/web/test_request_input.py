@@ -131,12 +131,14 @@ async def test_no_100_continue_is_sent_to_clients_that_do_not_wait() -> None:
         request.transport.write.assert_not_called()  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(("text", "number"), [("0", 0), ("007", 7), ("9" * 19, 10**19 - 1)])
+@pytest.mark.parametrize(("text", "number"), [("0", 0), ("70", 70), ("9" * 19, 10**19 - 1)])
 def test_up_to_nineteen_digits_are_an_id(text: str, number: int) -> None:
     assert parse_id("id", text) == number
 
 
-@pytest.mark.parametrize("text", ["", "x", "-1", "1.0", " 1", "1\n", "\u0661", "9" * 20])
+@pytest.mark.parametrize(
+    "text", ["", "x", "-1", "1.0", " 1", "1\n", "\u0661", "9" * 20, "00", "01"]
+)
 def test_any_other_text_is_rejected_with_the_parameters_name(text: str) -> None:
     with pytest.raises(BadParameter, match="media_id must be 1 to 19 digits") as caught:
         parse_id("media_id", text)

@@ -48,7 +48,8 @@ async def test_every_route_is_described_and_every_description_has_a_route(server
     told = documented(server.services.settings)
     assert told <= found
     # aiohttp adds HEAD to each GET; it is described only where it does something else.
-    undocumented = {(method, path) for method, path in found - told if method != "head"}
+    # Browsers send OPTIONS on their own.
+    undocumented = {one for one in found - told if one[0] not in ("head", "options")}
     assert {path for _, path in undocumented} == _NOT_DESCRIBED
 
 
@@ -146,7 +147,7 @@ def test_schemathesis_reads_every_operation(description: dict[str, Any]) -> None
         + [f"DELETE {path}" for path in ADMIN]
         + ["GET /api/media/analysis/{media_id}"]
         + ["GET /info/{id}", "HEAD /info/{id}", "GET /oembed"]
-        + [f"{method} /info" for method in ("GET", "POST", "OPTIONS")]
+        + [f"{method} /info" for method in ("GET", "POST")]
         + [f"GET {path}" for path in PAGE]
         + ["GET /users/me"]
         + [f"{method} {path}" for path, method in MAIN.items()]
@@ -213,7 +214,7 @@ def test_a_default_is_an_allowed_value(path: str, description: dict[str, Any]) -
 def test_a_name_is_an_id_with_an_optional_extension(path: str, description: dict[str, Any]) -> None:
     pattern = _parameters(description, path)["name"]["pattern"]
     good = ["1", "7" * 19, *(f"789.{name}" for name in NAMES)]
-    bad = ["", "8" * 20, "a", "1.gif", "1.", "1.webp.png", "-1", "1/2", "1.WEBP"]
+    bad = ["", "8" * 20, "a", "1.bmp", "01", "1.", "1.webp.png", "-1", "1/2", "1.WEBP"]
     assert [name for name in good if re.search(pattern, name) is None] == []
     assert [name for name in bad if re.search(pattern, name)] == []
 

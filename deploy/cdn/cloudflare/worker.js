@@ -54,8 +54,9 @@ function onward(request) {
 
 export default {
     async fetch(request) {
-        if (request.method !== 'GET' && request.method !== 'HEAD') {
-            return new Response(null, {status: 405, headers: {Allow: 'GET, HEAD'}});
+        // OPTIONS: the CORS preflight of scripts that set a header.
+        if (!['GET', 'HEAD', 'OPTIONS'].includes(request.method)) {
+            return new Response(null, {status: 405, headers: {Allow: 'GET, HEAD, OPTIONS'}});
         }
         var asked = onward(request);
         if (!asked) return new Response(null, {status: 404});

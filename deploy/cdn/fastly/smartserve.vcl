@@ -5,7 +5,8 @@
 
 sub smartserve_recv {
   # Requests that change something must go to the server's own port.
-  if (req.method != "GET" && req.method != "HEAD" && req.method != "FASTLYPURGE") {
+  # OPTIONS, the CORS preflight of scripts that set a header, is passed by the code that follows.
+  if (req.method != "GET" && req.method != "HEAD" && req.method != "OPTIONS" && req.method != "FASTLYPURGE") {
     error 405 "Method Not Allowed";
   }
   if (req.url.path !~ "^/(serve|api/images)/") {

@@ -1,4 +1,4 @@
-export type PictureFormat = "avif" | "webp" | "jpeg" | "jpg" | "png";
+export type PictureFormat = "avif" | "webp" | "jpeg" | "jpg" | "png" | "gif";
 
 export interface PictureOperations {
   /** In pixels; rounded up to the next of `WIDTHS`. */

@@ -6,7 +6,7 @@ export const WIDTHS = [
 ];
 
 const IMAGE_URL = /^(https?:\/\/[^/?#]+(?:\/[^?#]*?)?)?\/?(?:(serve|api\/images)\/)?(\d{1,19})(?:\.(\w+))?(?:\?([^#]*))?(?:#.*)?$/;
-const FORMATS = new Set(["avif", "webp", "jpeg", "png"]);
+const FORMATS = new Set(["avif", "webp", "jpeg", "png", "gif"]);
 
 export const snap = (width) => WIDTHS.find((step) => step >= width) ?? WIDTHS.at(-1);
 

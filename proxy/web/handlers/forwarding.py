@@ -17,7 +17,7 @@ from proxy.domain.urls import SERVE_ROUTE
 from proxy.settings import LifetimeSettings
 from proxy.web.conditional import not_modified, requested_range
 from proxy.web.forward import ForwardedRequest, MediaForwarder
-from proxy.web.headers import SECURITY, Header, ImageRoute, cache_status
+from proxy.web.headers import SECURITY, Header, ImageRoute, cache_status, ignored_header
 from proxy.web.media_server import ForwardedResponse
 from proxy.web.responses import Answer, StreamedResponse, bodiless, whole
 
@@ -94,7 +94,8 @@ class ForwardedImages:
         outcome = Outcome(
             route, forwarded.wanted.box.name, fmt, response.origin, media_id=forwarded.media_id
         )
-        headers = self._headers(response)
+        # Not that of the media server: its stored response answers requests with other parameters.
+        headers = [*self._headers(response), *ignored_header(request.rel_url.raw_query_string)]
         # A relayed 206 or 304 is the media server's decision.
         if response.status == HTTPStatus.NOT_MODIFIED or (
             response.status == HTTPStatus.OK

@@ -36,12 +36,14 @@ from proxy.web.headers import (
     ImageRoute,
     cache_status,
     content_headers,
+    ignored_header,
     image_headers,
     last_modified,
     server_timing,
     validators,
 )
 from proxy.web.json_response import problem
+from proxy.web.request_input import ID_PATTERN
 from proxy.web.responses import (
     Answer,
     BufferedResponse,
@@ -60,7 +62,7 @@ from proxy.web.server.response_cache import (
 
 _LOG_EVERY_S = 1.0
 _CONDITIONS = ("If-None-Match", "If-Modified-Since")
-_NAME = re.compile(r"([0-9]{1,19})(?:\.([A-Za-z0-9]{1,8}))?", re.ASCII)
+_NAME = re.compile(rf"({ID_PATTERN})(?:\.([A-Za-z0-9]{{1,8}}))?", re.ASCII)
 
 log = structlog.get_logger(__name__)
 
@@ -69,11 +71,12 @@ def parse_name(name: str) -> tuple[int, str | None]:
     """Return the media id and the extension of the last part of the path.
 
     Raises:
-        BadParameter: the id is not a number of 1 to 19 digits.
+        BadParameter: the id is not a number of 1 to 19 digits without leading zeros.
     """
     match = _NAME.fullmatch(name)
     if match is None:
-        raise BadParameter("media_id", "1 to 19 digits, with an extension such as .webp or none")
+        allowed = "1 to 19 digits without leading zeros, with an extension such as .webp or none"
+        raise BadParameter("media_id", allowed)
     return int(match[1]), match[2]
 
 
@@ -279,6 +282,8 @@ class ImageResponder:
         self._route = route
         self._lifetimes = lifetimes
         self._conditional = conditional
+        # Not a part of the plan: equal plans answer requests with other such parameters.
+        self._ignored = ignored_header(request.rel_url.raw_query_string)
         self._began = time.perf_counter()
 
     def client_names(self, variant: Variant) -> bool:
@@ -296,7 +301,7 @@ class ImageResponder:
         outcome = self._outcome(variant, self.plan.variant.format, Origin.NOT_MODIFIED)
         return whole(
             HTTPStatus.NOT_MODIFIED,
-            [*headers, self._cache_status(variant, Origin.NOT_MODIFIED)],
+            [*headers, self._cache_status(variant, Origin.NOT_MODIFIED), *self._ignored],
             b"",
             outcome=outcome,
         )
@@ -375,7 +380,10 @@ class ImageResponder:
         )
 
     def resolved(self, result: DeliveryResult, origin: Origin) -> ResolvedResponse:
-        """Return the response for the response cache, with its 304."""
+        """Return the response for the response cache, with its 304.
+
+        Without Smartserve-Ignored, which the cache adds for each request.
+        """
         if result.rendition is None:
             raise AssertionError
         variant, fmt, length = result.variant, result.format, result.rendition.length
@@ -430,7 +438,7 @@ class ImageResponder:
         if queue_s is not None:
             # The wait for a worker is shown apart from the work.
             timings = [("queue", queue_s), (str(origin), max(0.0, spent - queue_s))]
-        return image_headers(
+        headers = image_headers(
             self.plan,
             variant,
             fmt,
@@ -439,6 +447,7 @@ class ImageResponder:
             lifetimes=self._lifetimes,
             timings=timings,
         )
+        return [*headers, *self._ignored]
 
     def _outcome(self, variant: Variant | None, fmt: Format | None, origin: Origin) -> Outcome:
         """Return what is recorded; a fallback of another size is neither draft nor final."""

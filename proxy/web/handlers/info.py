@@ -29,7 +29,7 @@ from proxy.web.handlers.page import names_loopback
 from proxy.web.headers import NO_STORE, PRIVATE, SECURITY, Header
 from proxy.web.json_response import cached_json, json_route, problem, uncached_json
 from proxy.web.request_input import DIGITS, ID, parse_id, read_json, require_json, whole_number
-from proxy.web.responses import Answer, BufferedResponse, bodiless
+from proxy.web.responses import Answer, BufferedResponse
 
 MAX_IDS = 100
 """By GET and by POST. The first description of so many takes 14 s of two cores, later ones
@@ -44,16 +44,6 @@ _DEFAULT_LIMIT, _MAX_LIMIT = 40, 100
 _LIMIT = re.compile(r"[1-9][0-9]?|100", re.ASCII)
 
 _PENDING = "the image is still being described; retry later"
-
-_PREFLIGHT: Sequence[Header] = (
-    ("Cache-Control", NO_STORE),
-    ("Allow", "GET,HEAD,OPTIONS,POST"),
-    ("Access-Control-Allow-Methods", "GET, HEAD, POST"),
-    ("Access-Control-Allow-Headers", "Content-Type"),
-    # Browsers shorten it: Chromium to two hours, Firefox to a day.
-    ("Access-Control-Max-Age", "86400"),
-    *SECURITY,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +128,7 @@ class InfoHandler:
         """Describe many images; ids that fail are listed with the reason."""
         texts = last_values(request.rel_url.raw_query_string).get("ids", "").split(",")
         # Duplicates do not count: a page may show one image several times.
-        allowed = f"1 to {MAX_IDS} media ids of 1 to {DIGITS} digits, separated by commas"
+        allowed = f"1 to {MAX_IDS} media ids without leading zeros, separated by commas"
         found = await self._describe_all(_ids(list(dict.fromkeys(texts)), allowed))
         return cached_json(
             request,
@@ -160,10 +150,6 @@ class InfoHandler:
         found = await self._describe_all(_ids(texts, allowed))
         headers = (*SECURITY, *_retry_after(found.missing))
         return uncached_json(found, outcome=Outcome("info_many"), security=headers)
-
-    async def info_preflight(self, _request: web.Request) -> BufferedResponse:
-        """Answer a CORS preflight, so that pages of other origins can POST JSON."""
-        return bodiless(HTTPStatus.NO_CONTENT, _PREFLIGHT, outcome=Outcome("preflight"))
 
     @json_route("gallery")
     async def gallery(self, request: web.Request) -> Answer:

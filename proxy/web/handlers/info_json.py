@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from proxy.domain.analysis import Likelihood
-from proxy.domain.formats import NAMES, Format
+from proxy.domain.formats import Format
 from proxy.domain.media import MediaFacts
 from proxy.domain.urls import (
     COMPONENT_PATH,
@@ -169,8 +169,7 @@ def describe_image(
         srcset={
             # Without a format in its URLs: the Accept header decides.
             "auto": srcset(media_id, facts),
-            # GIF is served for animations but cannot be requested by name.
-            **{fmt.value: srcset(media_id, facts, fmt) for fmt in formats if fmt in NAMES.values()},
+            **{fmt.value: srcset(media_id, facts, fmt) for fmt in formats},
         },
         sizes=sizes_advice(facts),
         formats=ImageFormats(

@@ -21,7 +21,7 @@ from proxy.domain.errors import (
 )
 from proxy.domain.formats import SOURCE_MEDIA_TYPES, TRAITS, sniff
 from proxy.domain.media import MAX_MEDIA_ID
-from proxy.domain.request import Outcome
+from proxy.domain.request import Outcome, last_values
 from proxy.domain.upload import PendingStatus, media_id_of
 from proxy.domain.urls import profile_image_url
 from proxy.ingest.uploads.preview import UploadPreviews
@@ -34,7 +34,7 @@ from proxy.web.auth import KeyGuard
 from proxy.web.conditional import ByteRange, matches, requested_range
 from proxy.web.forward import MediaForwarder
 from proxy.web.handlers.info_json import AnalysisDetails
-from proxy.web.headers import NO_STORE, PRIVATE, SECURITY, Header
+from proxy.web.headers import NO_STORE, PRIVATE, SECURITY, Header, ignored_header
 from proxy.web.json_response import json_route
 from proxy.web.request_input import path_id, read_json, upload_id, whole_number
 from proxy.web.responses import Answer, BufferedResponse, StreamedResponse, bodiless, whole
@@ -152,7 +152,7 @@ class MediaApiHandler:
         """Record that an upload has failed, and delete its file. Idempotent."""
         self.guard.check(request)
         # The reason is the client's text: without line breaks it cannot forge log lines.
-        reason = _UNPRINTABLE.sub("?", request.query.get("reason", ""))[:_MAX_REASON]
+        reason = _UNPRINTABLE.sub("?", _parameters(request).get("reason", ""))[:_MAX_REASON]
         await self.queue.fail(upload_id(request), reason=reason)
         return CleanupResponse()
 
@@ -184,6 +184,7 @@ class MediaApiHandler:
         headers: list[Header] = [
             ("Cache-Control", f"private, max-age={self.preview_s}"),
             ("ETag", preview.variant.etag),
+            *ignored_header(request.rel_url.raw_query_string),
             *SECURITY,
         ]
         if wanted.negotiated:
@@ -259,10 +260,14 @@ class AnalysisHandler:
         raise MediaNotFound("the image has not been analysed")
 
 
+def _parameters(request: web.Request) -> dict[str, str]:
+    return last_values(request.rel_url.raw_query_string)
+
+
 def _query_number(
     request: web.Request, name: str, *, default: int, lowest: int, highest: int
 ) -> int:
-    text = request.query.get(name, str(default))
+    text = _parameters(request).get(name, str(default))
     # `int` of longer text takes quadratic time, and of other digits succeeds.
     number = int(text) if _NUMBER.fullmatch(text) else -1
     if not lowest <= number <= highest:

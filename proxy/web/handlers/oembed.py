@@ -64,11 +64,12 @@ class OembedHandler:
         outcome = Outcome("oembed")
         values = last_values(request.rel_url.raw_query_string)
         # oEmbed requires a 501 for a format that is not implemented, and a 404 for other URLs.
-        if values.get("format") == "xml":
+        fmt = values.get("format", "").lower()
+        if fmt == "xml":
             detail = "only JSON is implemented: use format=json"
             return render_problem(Problem("Not implemented", 501, detail), outcome=outcome)
         try:
-            if values.get("format", "json") not in ("", "json"):
+            if fmt not in ("", "json"):
                 raise BadParameter("format", "json")
             base, media_id = self._parse(values.get("url", ""), request.headers.get("Host", ""))
             # Before the look-up: the access log names the image of an error too.

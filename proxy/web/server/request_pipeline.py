@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
+from http import HTTPStatus
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,14 @@ from proxy.telemetry.metrics import Metrics, RequestHistogram
 from proxy.telemetry.tracing import OFF, Tracing, trace_id, within
 from proxy.web.headers import PRIVATE
 from proxy.web.json_response import Problem, refused, render_problem
-from proxy.web.responses import JOINED_BYTES, LEFT, Answer, BufferedResponse, framed
+from proxy.web.responses import (
+    JOINED_BYTES,
+    LEFT,
+    Answer,
+    BufferedResponse,
+    framed,
+    without_slash,
+)
 from proxy.web.server.parser import OVER_LIMIT, RequestRejection
 from proxy.web.server.request_tracing import AnsweredRequest, end_request, start_request
 from proxy.web.server.response_cache import CachedResponse, ResponseCache
@@ -249,6 +257,9 @@ async def _handle(request: web.BaseRequest, handler: Handler) -> Answer:
         answer = await handler(request)
     # Raised by aiohttp's router, for example: no route (404), or another method (405).
     except web.HTTPException as error:
+        redirect = without_slash(request) if error.status == HTTPStatus.NOT_FOUND else None
+        if redirect is not None:
+            return redirect
         allowed = error.headers.get("Allow")
         headers = [("Cache-Control", "no-store"), *([("Allow", allowed)] if allowed else [])]
         detail = f"use {allowed} here" if allowed else _DETAILS.get(error.status, error.reason)

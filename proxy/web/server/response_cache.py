@@ -34,8 +34,9 @@ from proxy.storage.renditions.rendition import MemoryRendition
 from proxy.storage.renditions.tiered_store import TieredStore
 from proxy.telemetry.metrics import Metrics, RequestHistogram
 from proxy.web.conditional import matches
-from proxy.web.headers import ImageRoute
+from proxy.web.headers import ImageRoute, ignored_header
 from proxy.web.media_server import FORWARDED
+from proxy.web.request_input import ID_PATTERN
 
 FreshUntil = Callable[[Media], float]
 """Returns the time on the monotonic clock up to which a row may be used; 0 for an old row."""
@@ -53,10 +54,13 @@ _DRAFT_S = 5.0
 which no call reports here."""
 
 _TARGET = re.compile(
-    r"/(serve|api/images)/([0-9]{1,19})(?:\.([A-Za-z0-9]{1,8}))?(?:\?(.*))?", re.ASCII | re.DOTALL
+    rf"/(serve|api/images)/({ID_PATTERN})(?:\.([A-Za-z0-9]{{1,8}}))?(?:\?(.*))?",
+    re.ASCII | re.DOTALL,
 )
 _ROUTES = {"serve": ImageRoute.SERVE, "api/images": ImageRoute.API_IMAGES}
-_PLAIN_QUERY = re.compile(r"(?:(?:size|w|dpr|format|bg|v)=[\w.-]{0,64}(?:&|\Z))*", re.ASCII)
+_PLAIN_QUERY = re.compile(
+    r"(?:(?:size|w|dpr|format|bg|v)=[\w.-]{0,64}(?:&(?:amp;)?|\Z))*", re.ASCII | re.IGNORECASE
+)
 
 
 class ParseQuery(Protocol):
@@ -195,8 +199,13 @@ class ResponseCache:
         Ranges, dates and bodies of more than ``longest`` bytes are left to the handler.
         """
         accept = headers.get(ACCEPT, "")
-        entry = self._aliases.get((target, accept)) or self._lookup(target, accept)
-        return None if entry is None else self._find(entry, method, headers, longest)
+        # No target remembered here has unknown parameters.
+        entry = self._aliases.get((target, accept))
+        if entry is not None:
+            return self._find(entry, method, headers, longest)
+        entry = self._lookup(target, accept)
+        found = None if entry is None else self._find(entry, method, headers, longest)
+        return _with_ignored(found, target)
 
     def _find(
         self, entry: _Entry, method: str, headers: MultiMapping[str], longest: int
@@ -254,9 +263,9 @@ class ResponseCache:
         if entry is None:
             return None
         found = self._find(entry, method, headers, sys.maxsize)
-        if found is not None or method != "GET" or not _is_plain(method, headers):
-            return found
-        return await self._read(entry, headers)
+        if found is None and method == "GET" and _is_plain(method, headers):
+            found = await self._read(entry, headers)
+        return _with_ignored(found, target)
 
     async def _read(self, entry: _Entry, headers: MultiMapping[str]) -> CachedResponse | None:
         answer = entry.answer
@@ -376,6 +385,15 @@ def _not_modified(entry: _Entry) -> CachedResponse:
     return CachedResponse(
         304, answer.not_modified_head, b"", answer.not_modified_outcome, entry.not_modified
     )
+
+
+def _with_ignored(answer: CachedResponse | None, target: str) -> CachedResponse | None:
+    """Add Smartserve-Ignored: an entry also answers requests with unknown parameters."""
+    lines = [] if answer is None else ignored_header(target.partition("?")[2])
+    if answer is None or not lines:
+        return answer
+    added = "".join(f"{name}: {value}\r\n" for name, value in lines).encode()
+    return answer._replace(head=answer.head + added)
 
 
 def _has(headers: MultiMapping[str], etag: str) -> bool:

@@ -109,6 +109,19 @@ async def test_a_response_is_stored_like_an_own_rendition(main: Serving, media: 
     assert len(media.requests) == 3
 
 
+async def test_ignored_parameters_are_named_of_the_request_and_not_of_the_stored_response(
+    main: Serving, media: Media
+) -> None:
+    target = f"/api/images/{OWN}?size=grid"
+    assert (await get(main, f"{target}&h=9"))[1]["Smartserve-Ignored"] == "h"
+    await stored(main)
+    assert (await get(main, f"{target}&Blur=9"))[1]["Smartserve-Ignored"] == "blur"
+    assert "Smartserve-Ignored" not in (await get(main, target))[1]
+    unchanged = await get(main, f"{target}&q=9", **{"If-None-Match": '"0a"'})
+    assert (unchanged[0], unchanged[1]["Smartserve-Ignored"]) == (304, "q")
+    assert len(media.requests) == 1
+
+
 async def test_a_purge_of_a_forwarded_image_discards_it(main: Serving, media: Media) -> None:
     await get(main, f"/api/images/{OWN}")
     await main.services.storage.purger.medium(OWN)

@@ -7,6 +7,7 @@ import io
 import json
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 from aiohttp import ClientPayloadError
@@ -15,6 +16,7 @@ from PIL import Image
 from yarl import URL
 
 from tests.support.server import CHROME, WEBP_ONLY, Library, Serve, Serving
+from tests.web.wire import answers, exchange
 
 YEAR = "public, max-age=31536000"
 
@@ -87,6 +89,8 @@ async def test_a_transparent_picture_falls_back_to_png(shared: Serving, badge: s
         ("?w=100", (128, 85)),
         ("?w=100&dpr=2", (256, 171)),
         ("?size=detail?size=thumbnail", (300, 300)),
+        ("?w=100&amp;size=thumbnail", (300, 300)),
+        ("?SIZE=Thumbnail&amp;Format=PNG", (300, 300)),
         ("?size=", (768, 512)),
         ("?unknown=1&utm_source=x", (768, 512)),
     ],
@@ -122,14 +126,14 @@ async def test_an_explicit_format_is_given_whatever_accept_says(
     ("target", "parameter"),
     [
         ("?size=huge", "size"),
-        ("?format=gif", "format"),
+        ("?format=bmp", "format"),
         ("?dpr=4", "dpr"),
         ("?w=0", "w"),
         ("?w=4000", "w"),
         ("?w=1e3", "w"),
         ("?bg=blue", "bg"),
         ("?format=jpeg&bg=removed", "format"),
-        (".gif", "extension"),
+        (".bmp", "extension"),
     ],
 )
 async def test_a_bad_value_is_named_with_what_is_allowed(
@@ -143,7 +147,9 @@ async def test_a_bad_value_is_named_with_what_is_allowed(
     assert answer.headers["Cache-Control"] == "no-store"
 
 
-@pytest.mark.parametrize("name", ["abc", "1" * 20, "-1", "1.2.3", "%2e%2e", "1%00", "%EF%BC%91"])
+@pytest.mark.parametrize(
+    "name", ["abc", "1" * 20, "-1", "1.2.3", "%2e%2e", "1%00", "%EF%BC%91", "01"]
+)
 async def test_a_bad_id_is_a_bad_request(shared: Serving, name: str) -> None:
     answer = await get(shared, f"/serve/{name}")
     assert (answer.status, (await answer.json(content_type=None))["parameter"]) == (400, "media_id")
@@ -488,12 +494,155 @@ async def test_no_header_of_the_client_reaches_the_answer(
     assert not [value for value in headers.values() if value in told]
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
+async def test_no_spelling_of_an_id_is_an_alias_even_of_a_cached_image(
+    server: Serving, photo: str
+) -> None:
+    number = photo.removeprefix("/serve/")
+    assert (await get(server, f"{photo}?size=small")).status == 200
+    for route in ("serve", "api/images", "info"):
+        for alias in (f"0{number}", f"000{number}", f"00{number}.webp"):
+            answer = await get(server, f"/{route}/{alias}?size=small")
+            assert answer.status == 400, (route, alias)
+    for query in (f"ids=0{number}", f"ids={number},0{number}"):
+        assert (await get(server, f"/info?{query}")).status == 400
+    url = f"http://{server.client.host}:{server.client.port}/serve/0{number}"
+    assert (await get(server, f"/oembed?url={url}")).status == 404
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize(
+    ("address", "location"),
+    [
+        ("/serve/2/?size=detail?size=thumbnail", "/serve/2?size=detail?size=thumbnail"),
+        ("/serve/2.webp/", "/serve/2.webp"),
+        ("/api/images/2/?w=3&amp;v=%2F", "/api/images/2?w=3&amp;v=%2F"),
+        ("/info/2/", "/info/2"),
+        ("/info/?ids=1", "/info?ids=1"),
+        ("/oembed/?url=http://x/", "/oembed?url=http://x/"),
+        ("/static/smart-image.js/", "/static/smart-image.js"),
+        ("/%2e%2e%2Felsewhere:8/", "/%2e%2e%2Felsewhere:8"),
+        ("/caf%C3%A9%0d%0aX:1/", "/caf%C3%A9%0d%0aX:1"),
+    ],
+)
+async def test_a_trailing_slash_redirects_to_the_address_without_it(
+    shared: Serving, method: str, address: str, location: str
+) -> None:
+    answer = await shared.client.request(method, raw(address), allow_redirects=False)
+    assert (answer.status, await answer.read()) == (301, b"")
+    # Resolved as a browser does, also below a prefix that a proxy has removed.
+    for base in ("http://h", "http://h/prefix"):
+        assert urljoin(base + address, answer.headers["Location"]) == base + location
+    assert answer.headers["Access-Control-Allow-Origin"] == "*"
+    assert answer.headers["Cache-Control"] == "public, max-age=3600"
+
+
+@pytest.mark.parametrize(
+    ("target", "location"),
+    [
+        (b"//elsewhere.example/", "../elsewhere.example"),
+        (b"/caf\xc3\xa9\xff/?x=\xe9", "../caf%C3%A9%FF?x=%E9"),
+        (b'/"<x>\\`^{|}/', "../%22%3Cx%3E%5C%60%5E%7B%7C%7D"),
+    ],
+)
+async def test_a_redirect_has_no_bytes_that_a_header_may_not_have(
+    shared: Serving, target: bytes, location: str
+) -> None:
+    sent = b"GET %b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % target
+    (answer,) = answers(await exchange(shared.client.host, shared.client.port or 0, sent))
+    assert (answer.status, answer.headers.get("location")) in ((301, location), (400, None))
+
+
+async def test_a_redirect_from_a_slash_leads_to_the_image(shared: Serving, photo: str) -> None:
+    answer = await shared.client.get(raw(f"{photo}/?size=thumbnail"))
+    assert (answer.status, answer.url.path_qs) == (200, f"{photo}?size=thumbnail")
+    assert decoded(await answer.read()).size == (300, 300)
+
+
+@pytest.mark.parametrize("address", ["/", "//", "/serve/2//", "/serve//"])
+async def test_no_other_slash_redirects(shared: Serving, address: str) -> None:
+    answer = await shared.client.get(raw(address), allow_redirects=False)
+    assert answer.status in (200, 404)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("/serve/{}", "/serve/{}.webp?w=64", "/serve/undefined", "/api/images/{}", "/info/{}"),
+        *("/oembed?url=x", "/static/smart-image.js", "/temp_images/profile/1-profile-1.jpg"),
+    ],
+)
+async def test_a_preflight_is_answered_where_pages_of_other_origins_read(
+    shared: Serving, photo: str, address: str
+) -> None:
+    asked = {
+        "Origin": "https://elsewhere.example",
+        "Access-Control-Request-Method": "GET",
+        "Access-Control-Request-Headers": "authorization,x-requested-with",
+    }
+    target = address.replace("{}", photo.removeprefix("/serve/"))
+    answer = await shared.client.options(raw(target), headers=asked)
+    assert (answer.status, await answer.read()) == (204, b"")
+    assert answer.headers["Access-Control-Allow-Origin"] == "*"
+    assert answer.headers["Access-Control-Allow-Methods"] == "GET, HEAD, OPTIONS"
+    assert answer.headers["Allow"] == "GET,HEAD,OPTIONS"
+    allowed = answer.headers["Access-Control-Allow-Headers"].lower().split(", ")
+    assert {"authorization", "x-requested-with", "range", "if-none-match", "*"} <= set(allowed)
+
+
+@pytest.mark.parametrize("address", ["/api/media/analysis/1", "/users/me", "/api/gallery"])
+async def test_no_preflight_is_answered_where_they_may_not(shared: Serving, address: str) -> None:
+    answer = await shared.client.options(address, headers={"Origin": "https://elsewhere.example"})
+    assert answer.status == 405
+    assert "Access-Control-Allow-Origin" not in answer.headers
+
+
+async def test_ignored_parameters_are_named_by_misses_hits_and_304s_alike(
+    server: Serving, photo: str
+) -> None:
+    ours, theirs = f"{photo}?size=small", f"{photo}?size=small&h=99&Q=5&utm_source=x"
+    miss = await get(server, theirs, WEBP_ONLY)
+    assert "uri-miss" in miss.headers["Cache-Status"]
+    plain = [await get(server, ours, WEBP_ONLY) for _ in range(3)]
+    hits = [await get(server, theirs, WEBP_ONLY) for _ in range(3)]
+    other = await get(server, f"{photo}?blur=3&size=small", WEBP_ONLY)
+    etag = {"If-None-Match": miss.headers["ETag"]}
+    valid = await get(server, theirs, WEBP_ONLY, **etag)
+    assert valid.status == 304
+    head = await server.client.head(raw(theirs), headers={"Accept": WEBP_ONLY})
+    part = await get(server, theirs, WEBP_ONLY, Range="bytes=0-9")
+    assert part.status == 206
+    for answer in (miss, *hits, valid, head, part):
+        assert answer.headers["Smartserve-Ignored"] == "h, q"
+    assert other.headers["Smartserve-Ignored"] == "blur"
+    for answer in (*plain, await get(server, ours, WEBP_ONLY, **etag)):
+        assert "Smartserve-Ignored" not in answer.headers
+    # One rendition and one entry serve all of them.
+    for answer in (*plain[1:], *hits, other):
+        assert answer.headers["Cache-Status"] == "smartserve; hit; detail=memory"
+        assert answer.headers["ETag"] == miss.headers["ETag"]
+    assert {await answer.read() for answer in (*plain, *hits, other)} == {await miss.read()}
+
+
+async def test_ignored_parameters_are_named_with_drafts_and_their_finals(
+    serve: Serve, library: Library
+) -> None:
+    server = await serve(upgrades={"enabled": True, "budget_s": 0})
+    theirs = f"/serve/{library.ids['photo']}?size=thumbnail&height=9"
+    draft = await get(server, theirs, WEBP_ONLY)
+    assert "detail=draft" in draft.headers["Cache-Status"]
+    again = await get(server, theirs, WEBP_ONLY)
+    assert draft.headers["Smartserve-Ignored"] == again.headers["Smartserve-Ignored"] == "height"
+    head = await server.client.head(raw(f"{theirs}&size=zoom"), headers={"Accept": WEBP_ONLY})
+    assert "uri-miss" in head.headers["Cache-Status"]
+    assert head.headers["Smartserve-Ignored"] == "height"
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
 async def test_other_methods_are_told_what_is_allowed(
     shared: Serving, photo: str, method: str
 ) -> None:
     answer = await shared.client.request(method, photo)
-    assert (answer.status, answer.headers["Allow"]) == (405, "GET,HEAD")
+    assert (answer.status, answer.headers["Allow"]) == (405, "GET,HEAD,OPTIONS")
     assert answer.content_type == "application/problem+json"
 
 

@@ -304,3 +304,30 @@ def test_the_plain_look_up_does_not_parse(bench: Bench, monkeypatch: pytest.Monk
     bench.keep("/serve/1?size=thumbnail")
     monkeypatch.setattr(bench.cache, "_parse_query", partial(pytest.fail, "parsed"))
     assert bench.find("/serve/1?size=thumbnail") is not None
+
+
+def test_a_hit_names_the_ignored_parameters_of_its_own_request_only(bench: Bench) -> None:
+    bench.keep("/serve/1?size=thumbnail&h=9&q=5")
+    heads = {
+        query: found.head
+        for query in ("h=9&q=5", "utm=1", "blur=2&amp;Q=1", "v=", "h=9&q=5")
+        if (found := bench.find(f"/serve/1?size=thumbnail&{query}")) is not None
+    }
+    assert heads == {
+        "h=9&q=5": b"200Smartserve-Ignored: h, q\r\n",
+        "utm=1": b"200",
+        "blur=2&amp;Q=1": b"200Smartserve-Ignored: blur, q\r\n",
+        "v=": b"200",
+    }
+    etag = a_plan(ImageTarget(ImageRoute.SERVE, 1, parse_request("", sizes=SIZES))).variant.etag
+    valid = bench.find("/serve/1?size=thumbnail&fit=crop", If_None_Match=etag)
+    assert valid is not None
+    assert valid.head == b"304Smartserve-Ignored: fit\r\n"
+
+
+def test_a_target_in_any_case_is_remembered_like_the_plain_one(bench: Bench) -> None:
+    plan = bench.keep("/serve/1?size=thumbnail")
+    for target in ("/serve/1?SIZE=Thumbnail", "/serve/1?v=&amp;size=thumbnail"):
+        assert bench.find(target) is not None
+        assert (target, AVIF) in bench.cache._aliases
+    assert not plan.is_fallback
