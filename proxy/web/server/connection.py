@@ -39,6 +39,8 @@ _RESERVE_HEADER_S = 1.0
 _LINGER_S = 2.0
 """Time in which the rest of a rejected request is read and discarded, before the reset."""
 _DISCARD_BYTES = 64 * 1024
+_AROUND_TARGET = len("GET  HTTP/1.1")
+"""Bytes of a request line besides its target."""
 
 
 class CloseReason(StrEnum):
@@ -77,7 +79,8 @@ class ConnectionServer(web.Server):
         self.options: Mapping[str, Any] = {
             "access_log": None,
             "keepalive_timeout": settings.keepalive_s,
-            "max_line_size": settings.max_header_bytes,
+            # The parser measures the target alone.
+            "max_line_size": settings.max_header_bytes - _AROUND_TARGET,
             "max_field_size": settings.max_header_bytes,
             # A body is counted as it arrives, and a compressed one is rejected.
             "auto_decompress": False,
@@ -204,6 +207,8 @@ class Connection(RequestHandler):
             self.answer_at_once,
             self._loop.time,
             max_head_bytes=settings.max_head_bytes,
+            max_line_bytes=settings.max_header_bytes,
+            max_target_bytes=server.options["max_line_size"],
         )
         self._parser: Any = self._requests
         # aiohttp sets its own transport to None while this one may still be open.

@@ -72,6 +72,10 @@ _TARGET = _bad_request(
 )
 _BAD_HOST = _bad_request("the Host header has to be a name or an address, with a port or without")
 _NO_BODY = _bad_request("a request with this method has no body here")
+_URI_TOO_LONG = "URI too long"
+_FIELDS_TOO_LARGE = "Request header fields too large"
+_TOO_MANY = "Too many headers received"
+"""aiohttp's text for more than its 128 header lines."""
 _TOO_LARGE = RequestRejection(
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "Content too large", "no body is accepted at this address"
 )
@@ -104,6 +108,8 @@ class Parser:
         "_clock",
         "_first",
         "_max_head_bytes",
+        "_max_line_bytes",
+        "_max_target_bytes",
         "_parser",
         "_tail",
         "begun",
@@ -119,12 +125,20 @@ class Parser:
         clock: Callable[[], float],
         *,
         max_head_bytes: int,
+        max_line_bytes: int,
+        max_target_bytes: int,
     ) -> None:
-        """``parser`` is aiohttp's; ``answer`` returns whether it has answered a request."""
+        """``parser`` is aiohttp's; ``answer`` returns whether it has answered a request.
+
+        ``max_target_bytes`` is the limit that the parser was given for the target. It must differ
+        from the one for header lines: the parser's error only names the limit.
+        """
         self._parser = parser
         self._answer = answer
         self._clock = clock
         self._max_head_bytes = max_head_bytes
+        self._max_line_bytes = max_line_bytes
+        self._max_target_bytes = max_target_bytes
         # Bytes of an incomplete head, and the last three bytes of the input before.
         self.begun = 0
         self._tail = b""
@@ -171,15 +185,26 @@ class Parser:
         try:
             parsed: Parsed = self._parser.feed_data(data)
         except HttpProcessingError as error:
-            malformed = MALFORMED
-            if isinstance(error, LineTooLong):
-                limit = error.args[1]
-                malformed = _bad_request(f"the request line and each header may have {limit} bytes")
             # aiohttp drops what it had parsed. The response to HEAD has no body, even if only what
             # follows the request is malformed.
             method = METH_HEAD if self._first == _HEAD else ""
-            return self._end_with([], RejectedRequest(malformed, method).as_message())
+            return self._end_with([], RejectedRequest(self._reason(error), method).as_message())
         return self._validated(data, parsed, began)
+
+    def _reason(self, error: HttpProcessingError) -> RequestRejection:
+        """Return what is sent for an error of aiohttp's parser."""
+        limit = self._max_line_bytes
+        if isinstance(error, LineTooLong) and error.args[1] == self._max_target_bytes:
+            detail = f"the request line may have {limit} bytes; shorten the URL"
+            return RequestRejection(HTTPStatus.REQUEST_URI_TOO_LONG, _URI_TOO_LONG, detail)
+        if isinstance(error, LineTooLong):
+            detail = f"a header line may have {limit} bytes; often a cookie is longer: delete it"
+        elif error.message == _TOO_MANY:
+            detail = "the request has too many header lines"
+        else:
+            return MALFORMED
+        status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+        return RequestRejection(status, _FIELDS_TOO_LARGE, detail)
 
     def _feed_body(self, data: bytes, body: StreamReader) -> Parsed:
         """Parse what follows a head with a body: that body, and no further request."""
@@ -247,7 +272,7 @@ class Parser:
     def _head_too_large(self) -> RequestRejection:
         return RequestRejection(
             HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-            "Request head too large",
+            _FIELDS_TOO_LARGE,
             f"the head of a request may have {self._max_head_bytes} bytes",
         )
 

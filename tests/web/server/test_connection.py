@@ -144,16 +144,19 @@ async def test_what_is_no_http_is_a_problem_like_any_other(
     told = await exchange(server, malformed)
     head, _, body = told.partition(b"\r\n\r\n")
     lines = head.split(b"\r\n")
-    assert told.count(b"HTTP/1.1 400") == 1
-    assert lines[0] == b"HTTP/1.1 400 Bad Request"
+    expected = 400
+    if b"y" * 9000 in malformed:
+        expected = 431 if b"Accept" in malformed else 414
+    assert told.count(b"HTTP/1.1 %d" % expected) == 1
+    assert lines[0].startswith(b"HTTP/1.1 %d " % expected)
     assert b"Server: smartserve" in lines
     assert b"Content-Type: application/problem+json" in lines
     assert b"Cache-Control: no-store" in lines
     assert b"Connection: close" in lines
     assert re.search(rb"\r\nX-Request-Id: [0-9a-f]+-[0-9a-f]+\r\n", head + b"\r\n")
-    assert json.loads(body)["status"] == 400
+    assert json.loads(body)["status"] == expected
     assert b"y" * 20 not in body, "nothing of what was sent comes back"
-    assert server.metric("smartserve_requests_total", route="malformed", status="400") == 1
+    assert server.metric("smartserve_requests_total", route="malformed", status=str(expected)) == 1
 
 
 async def test_a_malformed_request_after_a_good_one_ends_the_connection(

@@ -27,19 +27,26 @@ MAX_HEAD_BYTES = 1000
 class Bench:
     """A parser before a real one of aiohttp; the time is set by the test."""
 
-    def __init__(self, *, cached: bool = False) -> None:
+    def __init__(self, *, cached: bool = False, max_head_bytes: int = MAX_HEAD_BYTES) -> None:
         self.cached = cached
         self.requested: list[str] = []
         self.now = 1.0
         loop = asyncio.get_running_loop()
         behind = HttpRequestParser(
-            BaseProtocol(loop), loop, 2**16, payload_exception=RequestPayloadError
+            BaseProtocol(loop),
+            loop,
+            2**16,
+            payload_exception=RequestPayloadError,
+            max_line_size=8177,
+            max_field_size=8190,
         )
         self.parser = Parser(
             behind,
             self.answer,
             lambda: self.now,
-            max_head_bytes=MAX_HEAD_BYTES,
+            max_head_bytes=max_head_bytes,
+            max_line_bytes=8190,
+            max_target_bytes=8177,
         )
 
     def answer(self, message: Any, began: float) -> bool:
@@ -160,8 +167,18 @@ async def test_what_is_no_http_is_rejected_after_which_nothing_is_read(bench: Be
 
 async def test_a_line_above_the_limit_is_rejected_with_the_limit(bench: Bench) -> None:
     (rejected,) = bench.feed(GET[:-2] + b"X: " + b"y" * 9000)
-    assert status(rejected) == 400
+    assert status(rejected) == 431
     assert "8190 bytes" in rejected[0].exc.rejection.detail
+
+
+async def test_a_request_line_above_the_limit_is_rejected_in_any_pieces() -> None:
+    for step in (100, 8000, 10_000):
+        line = b"GET /" + b"y" * 9000
+        (rejected,) = Bench(max_head_bytes=2**15).feed(
+            *(line[at : at + step] for at in range(0, len(line), step))
+        )
+        assert status(rejected) == 414
+        assert "8190 bytes" in rejected[0].exc.rejection.detail
 
 
 @pytest.mark.parametrize("step", [100, 10_000])
@@ -356,10 +373,14 @@ REFUSED: dict[str, tuple[int, bytes]] = {
     "a byte beyond ASCII in a name": (400, get(b"X\xe9: y")),
     "a bracket in a name": (400, get(b"X(: y")),
     # Sizes.
-    "a request line too long": (400, get(target=b"/serve/1?x=" + b"y" * 9000)),
-    "a header line too long": (400, get(b"X: " + b"y" * 9000)),
-    "a header name too long": (400, get(b"x" * 9000 + b": y")),
-    "too many headers": (400, get(*(b"X%d: y" % number for number in range(200)))),
+    "a request line too long": (414, get(target=b"/serve/1?x=" + b"y" * 9000)),
+    "a path too long": (414, get(target=b"/" + b"y" * 9000)),
+    "a target that looks like a header": (414, get(target=b"/?Cookie:" + b"y" * 9000)),
+    "a header line too long": (431, get(b"X: " + b"y" * 9000)),
+    "a cookie too long": (431, get(b"Cookie: session=" + b"y" * 9000)),
+    "a header that looks like a target": (431, get(b"Referer: /serve/1?x=" + b"y" * 9000)),
+    "a header name too long": (431, get(b"x" * 9000 + b": y")),
+    "too many headers": (431, get(*(b"X%d: y" % number for number in range(200)))),
     "a head too large": (431, get(*(b"X%d: " % number + b"y" * 8000 for number in range(5)))),
     # Versions, methods and targets (RFC 9112, 2.3, 3.2).
     "HTTP/0.9": (400, b"GET /healthz\r\n\r\n"),

@@ -147,7 +147,12 @@ async def test_a_header_line_and_a_head_have_their_own_limits() -> None:
     line = b"X%d: " + b"y" * 3900 + b"\r\n"
     async with server.listening():
         assert await server.sent(CLOSING[:-2] + line % 1 + b"\r\n") == [200]
-        assert await server.sent(CLOSING[:-2] + b"X: " + b"y" * 5000 + b"\r\n\r\n") == [400]
+        assert await server.sent(CLOSING[:-2] + b"X: " + b"y" * 5000 + b"\r\n\r\n") == [431]
+        path = b"/x?" + b"y" * 4000
+        for longer, status in ((b"", 404), (b"y" * 100, 414)):
+            request = CLOSING.replace(b"/", path + longer, 1)
+            assert request.count(path) == 1
+            assert await server.sent(request) == [status]
         lines = b"".join(line % number for number in range(3))
         assert await server.sent(CLOSING[:-2] + lines + b"\r\n") == [431]
 
