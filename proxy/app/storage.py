@@ -16,6 +16,7 @@ from functools import partial
 
 import structlog
 
+from proxy.analysis.providers.factory import values_of_answers
 from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
 from proxy.serving.purge import PurgeService
@@ -132,7 +133,7 @@ async def open_storage(
             purger=purger,
             purge_feed=feed,
             writer=writer,
-            analyses=AnalysisRepository(writer),
+            analyses=AnalysisRepository(writer, values_of_answers),
         )
 
 

@@ -263,12 +263,8 @@ def merge(
         "raw_google_response": raw.get(_GOOGLE),
         "raw_gpt4_response": raw.get(_OPENAI),
     }
-    by_model = {
-        **{name: columns[column] for name, column in _PUBLIC_COLUMNS.items()},
-        "labels": _labels(one.labels for one in found.values()),
-        "detected_logos": _named(one.logos for one in found.values()),
-        "safe_search": _first(one.safe_search for one in ranked),
-    }
+    provided = provider_values(found)
+    by_model = {**{name: columns[one] for name, one in _PUBLIC_COLUMNS.items()}, **provided}
     missing = [name for name in _BY_MODEL if by_model[name] is None]
     reasons = {
         **{one.provider: one.reason for one in gaps},
@@ -299,13 +295,22 @@ def merge(
         "height": local.height,
         "brand_colors": brand_colors,
         **{name: plain[name] for name in ("quality", "kind", *_HASHES, "focus")},
-        **{name: by_model[name] for name in ("labels", "detected_logos", "safe_search")},
+        **provided,
         "site_context": site_context,
         "reasons": reasons,
         **({_PENDING: pending} if pending else {}),
         **({_SENT: sent} if sent else {}),
     }
     return Analysis(columns, own)
+
+
+def provider_values(found: Mapping[str, VisionResult]) -> dict[str, Any]:
+    """Return the values of providers that ``media_ai_analysis`` has no columns for."""
+    return {
+        "labels": _labels(one.labels for one in found.values()),
+        "detected_logos": _named(one.logos for one in found.values()),
+        "safe_search": _first(one.safe_search for one in found.values()),
+    }
 
 
 def _site_context(local: AnalysisResult, brand: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 from proxy.analysis.providers.google import GoogleVision
 from proxy.analysis.providers.openai import OpenAIVision
-from proxy.domain.errors import ConfigurationError
+from proxy.domain.analysis import VisionResult, provider_values
+from proxy.domain.errors import AnalysisError, ConfigurationError
 from proxy.runtime.http_client import open_session
 from proxy.settings import VisionSettings, provider_key
 
@@ -34,6 +36,21 @@ async def open_providers(
                 limit = settings.max_response_bytes
                 providers.append(provider(section, key, session=session, max_bytes=limit))
         yield providers
+
+
+def values_of_answers(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of `provider_values` from the answers in ``media_ai_analysis``.
+
+    Analyses of older versions, and of other programs, have the answers only. Empty if there are
+    none.
+    """
+    found: dict[str, VisionResult] = {}
+    for provider in PROVIDERS:
+        # An answer that cannot be read has no values; the other provider's count.
+        with suppress(AnalysisError):
+            if (raw := columns[provider.column]) is not None:
+                found[provider.name] = provider.recall(raw)
+    return provider_values(found) if found else {}
 
 
 def provider_faults(settings: VisionSettings) -> list[str]:

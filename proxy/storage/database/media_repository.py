@@ -294,31 +294,42 @@ _ANALYSES = (
 )
 
 
-def _analysis_of(row: sa.Row[Any]) -> Analysis:
-    columns = row._asdict()
-    own = _json_object(columns.pop("details"))
-    # A value of another type than its column is left out, as if it were NULL.
-    return Analysis({name: _typed(name, one) for name, one in columns.items()}, own)
+ReadAnswers = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+"""Returns values from the answers of providers in the columns of ``media_ai_analysis``."""
 
 
 class AnalysisRepository:
     """Reads analyses; every method raises DatabaseUnavailable."""
 
-    def __init__(self, database: SqlDatabase) -> None:
-        """Use a database that the caller closes."""
+    def __init__(self, database: SqlDatabase, read_answers: ReadAnswers = lambda _: {}) -> None:
+        """Use a database that the caller closes.
+
+        ``read_answers`` supplies values that an analysis lacks, because an older version of this
+        program or another program stored it.
+        """
         self._database = database
+        self._read_answers = read_answers
+
+    def _analysis_of(self, row: sa.Row[Any]) -> Analysis:
+        found = row._asdict()
+        own = _json_object(found.pop("details"))
+        # A value of another type than its column is left out, as if it were NULL.
+        columns = {name: _typed(name, one) for name, one in found.items()}
+        if "safe_search" not in own:
+            own = {**self._read_answers(columns), **own}
+        return Analysis(columns, own)
 
     async def find(self, media_id: int) -> Analysis | None:
         """Return the latest analysis of a medium, or None."""
         query = _ANALYSES.where(_analyses.media_id == media_id).limit(1)
-        return next(map(_analysis_of, await self._database.read(query)), None)
+        return next(map(self._analysis_of, await self._database.read(query)), None)
 
     async def find_many(self, media_ids: Collection[int]) -> Mapping[int, Analysis]:
         """Return the latest analyses of media by id; media without one are left out."""
         query = _ANALYSES.where(_analyses.media_id.in_(media_ids))
         rows = await self._database.read(query)
         # The latest is first, so it is written last.
-        return {row.media_id: _analysis_of(row) for row in reversed(rows)}
+        return {row.media_id: self._analysis_of(row) for row in reversed(rows)}
 
     async def thumbhashes(self, media_ids: Collection[int]) -> Mapping[int, str]:
         """Return the stored ThumbHashes of these media; media without one are left out."""

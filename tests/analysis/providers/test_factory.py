@@ -9,11 +9,22 @@ from typing import Any
 import pytest
 from pytest_aiohttp.plugin import AiohttpServer
 
-from proxy.analysis.providers.factory import open_providers, provider_faults
+from proxy.analysis.providers.factory import (
+    open_providers,
+    provider_faults,
+    values_of_answers,
+)
 from proxy.app.startup_checks import installation_faults
 from proxy.domain.errors import ConfigurationError
 from proxy.settings import Settings, VisionSettings
-from tests.analysis.providers.service import KEY, SEEN, Service, completion, says
+from tests.analysis.providers.service import (
+    GOOGLE_ANSWER,
+    KEY,
+    SEEN,
+    Service,
+    completion,
+    says,
+)
 
 
 @pytest.mark.parametrize(
@@ -55,3 +66,17 @@ async def test_a_key_file_that_is_missing_is_told_before_the_start(tmp_path: Pat
     with pytest.raises(ConfigurationError, match=r"vision\.google\.key_file"):
         async with open_providers(settings.vision):
             pass
+
+
+def test_values_are_read_from_stored_answers() -> None:
+    """An older version stored the answers, but not all values in them."""
+    model = completion(json.dumps(SEEN))
+    columns = {"raw_google_response": GOOGLE_ANSWER, "raw_gpt4_response": model}
+    found = values_of_answers(columns)
+    assert [one["name"] for one in found["labels"]] == ["Macaw", "Bird"]
+    assert [one["name"] for one in found["detected_logos"]] == ["Kodak"]
+    assert found["safe_search"]["racy"] == "VERY_LIKELY"
+    # One that cannot be read does not hide the other.
+    broken = values_of_answers({**columns, "raw_gpt4_response": {"choices": 7}})
+    assert broken["safe_search"] == found["safe_search"]
+    assert values_of_answers(dict.fromkeys(columns)) == {}

@@ -21,6 +21,7 @@ from PIL import Image
 from proxy.settings import Settings
 from proxy.web.handlers.info import MAX_BODY_BYTES, MAX_IDS
 from proxy.web.routes import describe
+from tests.analysis.providers.service import GOOGLE_ANSWER
 from tests.support.server import CHROME, Library, Serve, Serving
 from tests.support.waiting import eventually
 from tests.web.wire import answers, exchange
@@ -467,6 +468,17 @@ async def test_the_description_has_what_providers_were_paid_for(
     assert "reasons" not in analysis
     unknown = (await told(server, 1))["analysis"]
     assert [unknown[name] for name in values] == [None] * len(values)
+
+
+async def test_what_an_older_version_was_paid_for_is_returned(serve: Serve, data_dir: Path) -> None:
+    """It stored the answer of Google Vision, but neither logos nor labels nor safe search."""
+    with closing(sqlite3.connect(data_dir / "smartserve.db")) as database, database:
+        insert = "INSERT INTO media_ai_analysis (media_id, raw_google_response) VALUES (2, ?)"
+        database.execute(insert, [json.dumps(GOOGLE_ANSWER)])
+    analysis = (await told(await serve(), 2))["analysis"]
+    assert analysis["labels"][0] == {"name": "Macaw", "confidence": 0.98}
+    assert analysis["detected_logos"] == [{"name": "Kodak", "confidence": 0.5, "box": None}]
+    assert analysis["safe_search"]["adult"] == "VERY_UNLIKELY"
 
 
 async def test_responses_are_counted_by_route(server: Serving) -> None:
