@@ -142,6 +142,7 @@ LIKELIHOODS = get_args(Likelihood)
 NO_MODEL = "needs a vision model; none is configured"
 _NO_SITE = "only site images have a site context"
 _NO_BRAND = "only logos have brand colors"
+_NO_EMBEDDING = "needs an embedding model; none is configured"
 _NO_LOGO = "the user has no logo with distinct colors"
 _NO_FOCUS = "nothing stands out"
 _NO_TEXT = "needs a vision model or tesseract; there is neither"
@@ -286,6 +287,7 @@ def merge(
         ("brand_colors", brand_colors, _NO_BRAND),
         ("site_context", site_context, _NO_SITE),
         ("focus", local.focus, _NO_FOCUS),
+        ("embedding", None, _NO_EMBEDDING),
     )
     reasons |= {name: reason for name, value, reason in by_type if value is None}
     sent = {name: list(one.sent_size) for name, one in found.items() if one.sent_size}
@@ -297,6 +299,7 @@ def merge(
         **{name: plain[name] for name in ("quality", "kind", *_HASHES, "focus")},
         **provided,
         "site_context": site_context,
+        "embedding": None,
         "reasons": reasons,
         **({_PENDING: pending} if pending else {}),
         **({_SENT: sent} if sent else {}),

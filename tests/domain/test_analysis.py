@@ -93,6 +93,7 @@ def test_without_a_model_its_values_are_null_with_a_reason() -> None:
     ):
         assert found[name] is None
         assert found["reasons"][name] == NO_MODEL
+    assert (found["embedding"], "embedding" in found["reasons"]) == (None, True)
     assert found["detected_text"] is None
     assert found["reasons"]["detected_text"] == "tesseract is not installed"
     assert found["mood_keywords"] == ["warm", "vibrant"]

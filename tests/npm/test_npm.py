@@ -6,11 +6,13 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from proxy.domain.request import WIDTHS
+from proxy.web.handlers.info_json import AnalysisSummary
 from tests.deploy.programs import program
 from tests.support.server import ROOT
 
@@ -43,6 +45,13 @@ def test_every_export_exists_with_its_types() -> None:
     for entry in entries.values():
         assert (NPM / entry["default"]).is_file()
         assert (NPM / entry["types"]).is_file()
+
+
+def test_the_type_of_the_analysis_has_all_members_that_the_server_sends() -> None:
+    types = (NPM / "src" / "urls.d.ts").read_text()
+    body = types.partition("interface ImageAnalysis {")[2].partition("\n}")[0]
+    members = set(re.findall(r"^  (\w+):", body, re.MULTILINE))
+    assert members == {one.name for one in fields(AnalysisSummary)}
 
 
 @pytest.mark.drill

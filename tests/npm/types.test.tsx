@@ -6,7 +6,7 @@ import type { TransformerFunction } from "unpic/types";
 import { smartserveLoader } from "smartserve-image/next";
 import { SmartImage } from "smartserve-image/react";
 import { type SmartserveOperations, transform } from "smartserve-image/unpic";
-import { parsePicture, pictureUrl } from "smartserve-image";
+import { type ImageAnalysis, parsePicture, pictureUrl } from "smartserve-image";
 
 export const loader: ImageLoader = smartserveLoader("https://img.example.org");
 export const transformer: TransformerFunction<SmartserveOperations, undefined> = transform;
@@ -15,5 +15,8 @@ export const shown: ReactElement = (
 );
 export const url: string = pictureUrl("", 7, { format: "avif", width: 640 });
 export const id: string | undefined = parsePicture(url)?.id;
+export const unsafe = ({ safe_search: rated }: ImageAnalysis): boolean => rated?.adult === "VERY_LIKELY";
+// @ts-expect-error there is no such likelihood
+export const certain = ({ safe_search: rated }: ImageAnalysis): boolean => rated?.adult === "CERTAIN";
 // @ts-expect-error a base is needed
 export const wrong: ReactElement = <SmartImage mediaId={7} />;

@@ -34,3 +34,45 @@ export function pictureSrcset(
   widest: number,
   operations?: PictureOperations,
 ): string;
+
+export type Likelihood =
+  | "UNKNOWN"
+  | "VERY_UNLIKELY"
+  | "UNLIKELY"
+  | "POSSIBLE"
+  | "LIKELY"
+  | "VERY_LIKELY";
+
+export interface Detected {
+  name: string;
+  /** 0 to 1. */
+  confidence: number;
+  /** Left, top, right, bottom as fractions of width and height; null if not located. */
+  box?: [number, number, number, number] | null;
+}
+
+/** The `analysis` of `GET /info/{id}`. Null: not determined. */
+export interface ImageAnalysis {
+  kind: string;
+  style: string | null;
+  medium: string | null;
+  subject: string | null;
+  /** 0 to 100. */
+  quality_score: number;
+  mood_keywords: string[];
+  detected_objects: Detected[] | null;
+  detected_text: string | null;
+  /** Brands whose logo the image contains. */
+  detected_logos: Detected[] | null;
+  labels: Detected[] | null;
+  safe_search: Record<"adult" | "spoof" | "medical" | "violence" | "racy", Likelihood> | null;
+  confidence_score: number | null;
+  /** Of logos. */
+  brand_colors: string[] | null;
+  /** Of images of sites. */
+  site_context: {
+    content_class?: { name: "banner" | "background" | "content" | "interface"; reason: string };
+    brand_colors: string[] | null;
+    logo_media_id: number | null;
+  } | null;
+}
