@@ -52,9 +52,9 @@ class Focus:
 class ProbeResult:
     """Facts that a worker reads from the bytes of a source.
 
-    Width and height are those of one page after EXIF orientation. ``has_alpha`` is true only if at
-    least one pixel is not opaque. ``flat_background`` is true if the background can be removed, or
-    is transparent already.
+    Width and height are those of one page after EXIF orientation. ``has_alpha`` is true if at least
+    1 in 2000 of the area is transparent, or any pixel of an animation. ``flat_background`` is true
+    if the background can be removed, or is transparent already.
     """
 
     content_hash: str

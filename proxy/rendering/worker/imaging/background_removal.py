@@ -15,6 +15,8 @@ from typing import Any
 
 import pyvips
 
+from proxy.rendering.worker.imaging.load import is_transparent
+
 FLAT_DISTANCE = 6.0
 """CIE76 distance up to which a pixel has the background colour: two to three times a just
 noticeable difference, and above the noise of a JPEG of quality 60 on a flat background."""
@@ -77,7 +79,7 @@ def cut_out(pages: Sequence[Any]) -> list[Any]:
     Frames that already have transparency are not changed. Changed frames are RGBA, in memory.
     """
     # An image with transparency has been cut out already; a second matte would spoil it.
-    if any(page.hasalpha() and page[-1].min() < _FULL for page in pages):
+    if any(is_transparent(page) for page in pages):
         return list(pages)
     # The background of the first frame is used for all: otherwise an animation would flicker.
     first = _opaque(pages[0])

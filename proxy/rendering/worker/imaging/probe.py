@@ -29,7 +29,7 @@ def probe(job: ProbeJob, source_fd: int) -> ProbeResult:
     opened = _opened(job, source_fd)
     width, height = opened.header.upright
     small = preview(opened)
-    has_alpha = bool(small.hasalpha()) and _transparent(opened, small)
+    has_alpha = _transparent(opened, small)
     content_hash, byte_size = _fingerprint(source_fd)
     return ProbeResult(
         content_hash,
@@ -77,13 +77,12 @@ def preview(opened: load.OpenedSource) -> Any:
 
 
 def _transparent(opened: load.OpenedSource, small: Any) -> bool:
-    """Return whether any pixel of any page is transparent in 8 bits."""
-    # A preview that is not opaque proves transparency. An opaque one may have lost a single pixel,
-    # so then all pixels are read.
-    if small[-1].min() < _OPAQUE:
-        return True
-    alpha = load.to_srgb(load.whole(opened, fail_on="none"))[-1]
-    return bool(alpha.min() < _OPAQUE)
+    """Return whether the fallback needs an alpha."""
+    # An animation falls back to a GIF, which has one in any case: any pixel of any frame counts.
+    if opened.header.pages > 1 and small.hasalpha():
+        alpha = load.to_srgb(load.whole(opened, fail_on="none"))[-1]
+        return bool(alpha.min() < _OPAQUE)
+    return load.is_transparent(small)
 
 
 def focus(page: Any) -> Focus:

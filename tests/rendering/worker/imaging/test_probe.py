@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from proxy.domain import negotiation
+from proxy.domain.formats import Format
 from proxy.domain.media import ProbeResult
 from tests.rendering.worker.imaging import studio
 from tests.support.drawing import Logo, draw_badge, draw_logo, logos
-from tests.support.photos import photo
+from tests.support.photos import case, photo
 
 KODAK = ["kodak-03.png", "kodak-05.png", "kodak-13.png", "kodak-15.png", "kodak-20.png"]
 
@@ -68,11 +70,43 @@ def test_an_alpha_that_is_opaque_throughout_is_none() -> None:
     assert not studio.looked_at(photo("display-p3.png")).has_alpha
 
 
+ALPHAS = {
+    # Width and height of a transparent box in 800 x 500 pixels, and the alpha of the rest.
+    "one pixel": ((1, 1), 255, False),
+    "a hundred pixels": ((10, 10), 255, False),
+    "two in a thousand": ((40, 20), 255, True),
+    "a tenth": ((200, 200), 255, True),
+    "everything slightly": ((0, 0), 250, True),
+}
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_one_pixel_that_is_not_quite_opaque_is_found(mode: str) -> None:
-    picture = Image.new("RGBA", (3000, 2000), (10, 20, 30, 255))
-    picture.putpixel((1717, 1001), (10, 20, 30, 254))
-    assert studio.looked_at(studio.saved(picture.convert(mode))).has_alpha
+@pytest.mark.parametrize("name", ALPHAS)
+def test_transparency_counts_from_half_a_thousandth_of_the_area(name: str, mode: str) -> None:
+    (width, height), alpha, expected = ALPHAS[name]
+    picture = Image.new("RGBA", (800, 500), (10, 20, 30, alpha))
+    picture.paste((0, 0, 0, 0), (300, 200, 300 + width, 200 + height))
+    assert studio.looked_at(studio.saved(picture.convert(mode))).has_alpha is expected
+
+
+def test_one_transparent_pixel_makes_no_photograph_a_png() -> None:
+    """Formats with alpha keep it; the fallback is a JPEG, and lies on white."""
+    source = case("A10-photo-one-transparent-pixel.png")
+    known = studio.looked_at(source)
+    transparent = negotiation.fallback(transparent=known.has_alpha, animated=False)
+    assert transparent is Format.JPEG
+    assert len(studio.rendered(source, transparent)) < 150_000
+    for fmt in (Format.PNG, Format.WEBP, Format.AVIF):
+        assert studio.pixels(studio.rendered(source, fmt), "RGBA")[..., 3].min() < 128
+
+
+def test_a_background_is_removed_in_spite_of_one_transparent_pixel() -> None:
+    picture = draw_logo().convert("RGBA")
+    picture.putpixel((0, 0), (0, 0, 0, 0))
+    known = studio.looked_at(studio.saved(picture))
+    assert (known.has_alpha, known.flat_background) == (False, True)
+    ours = studio.rendered(studio.saved(picture), remove_background=True)
+    assert studio.looked_at(ours).has_alpha
 
 
 def test_alpha_in_a_later_frame_is_found() -> None:
