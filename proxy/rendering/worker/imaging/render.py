@@ -102,7 +102,7 @@ class _SetRenderer:
 
     def write(self, output: RenderOutput, target_fd: int) -> RenderResult:
         """Render the only output into the target, streaming if the encoder can."""
-        if not output.streams:
+        if not self._streams(output):
             result, encoded = self.render(output)
             with encoding():
                 encode.write_bytes(target_fd, encoded)
@@ -141,7 +141,7 @@ class _SetRenderer:
             pages = frames.pages
             if not output.remove_background:
                 pages = [crop(page, geometry=output.geometry) for page in pages]
-            if output.remove_background or not output.streams:
+            if output.remove_background or not self._streams(output):
                 pages = [page.copy_memory() for page in pages]
         with clock.stage("transform"):
             if output.remove_background:
@@ -155,6 +155,14 @@ class _SetRenderer:
             else:
                 image = pages[0].copy_memory() if output.remove_background else pages[0]
         return _Pixels(image, len(pages), clock)
+
+    def _streams(self, output: RenderOutput) -> bool:
+        """Return whether pixels go from the decoder to the encoder in rows.
+
+        Whether an image is a graphic is only known when all of them are decoded. JPEGs of graphics
+        have usually lost their chroma already.
+        """
+        return output.streams and self._opened.header.source_type == "jpeg"
 
     def _frames(self, output: RenderOutput, clock: _Clock) -> load.LoadedFrames:
         """Return the scaled pages: all of an animation, otherwise the first."""
@@ -175,7 +183,8 @@ class _SetRenderer:
         image, profile, notice = pixels.image, output.profile, self._job.copyright
         animated = pixels.pages > 1
         if output.search is None or not quality_search.applies(profile, animated=animated):
-            return encode.to_bytes(image, profile, copyright_notice=notice), None
+            to_bytes = encode.to_bytes if animated else encode.still_to_bytes
+            return to_bytes(image, profile, copyright_notice=notice), None
         trial = quality_search.find(image, profile, output.search, copyright_notice=notice)
         return trial.encoded, trial
 

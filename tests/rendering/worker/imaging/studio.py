@@ -35,6 +35,7 @@ from proxy.settings import EncoderSettings, LimitSettings
 
 Source = bytes | Path
 Pixels = NDArray[np.uint8]
+Floats = NDArray[np.float64]
 
 LIMITS: Limits = LimitSettings().to_limits()
 PROFILES = EncoderSettings().profiles()
@@ -145,6 +146,12 @@ def pixels(encoded: bytes | Image.Image, mode: str = "RGB") -> Pixels:
     """``(height, width, bands)`` as Pillow decodes it."""
     picture = opened(encoded) if isinstance(encoded, bytes) else encoded
     return np.asarray(picture.convert(mode))
+
+
+def on_white(pixels: Pixels) -> Pixels:
+    """RGBA laid on white."""
+    colours, alpha = pixels[..., :3].astype(float), pixels[..., 3:] / 255
+    return (colours * alpha + 255 * (1 - alpha)).round().astype(np.uint8)
 
 
 def frames(encoded: bytes, mode: str = "RGBA") -> list[Pixels]:
