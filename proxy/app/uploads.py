@@ -22,8 +22,8 @@ from proxy.storage.database.upload_repository import (
     UploadLimits,
     UploadQuota,
     UploadRepository,
+    UploadResults,
 )
-from proxy.storage.database.upload_results import UploadResults
 from proxy.storage.upload_files import UploadFiles
 from proxy.telemetry.metrics import Metrics
 from proxy.web.auth import AuthFailure, FailureLimit, KeyGuard, TokenVerifier

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from enum import StrEnum
@@ -195,6 +195,19 @@ class PendingPage:
     """Entries without a valid id: they cannot be recorded, so they are only counted."""
     next_after: int | None = None
     """Id after which the next page begins; None if this is the last one."""
+
+
+async def pages(read: Callable[[int], Awaitable[PendingPage]]) -> AsyncIterator[PendingPage]:
+    """Yield the pages of a list, one at a time.
+
+    ``read`` returns the page behind an id, 0 for the first; its errors are raised.
+    """
+    after: int | None = 0
+    while after is not None:
+        page = await read(after)
+        yield page
+        # A page that does not advance would be requested for ever.
+        after = page.next_after if (page.next_after or 0) > after else None
 
 
 def pending_page(

@@ -25,9 +25,9 @@ from proxy.domain.upload import (
     QueueReport,
     Step,
     StepState,
+    pages,
 )
 from proxy.ingest.item_runner import KEPT_ADVICE, ItemRunner
-from proxy.ingest.main_api import pending_pages
 from proxy.runtime.supervised_task import (
     UNCOUNTED,
     BackgroundTask,
@@ -133,7 +133,7 @@ class WorkerLoop:
             # A main API that keeps listing a completed upload gets one callback per interval.
             settled_before = listed_at - self._settings.retry_backoff_s
             # One page at a time: the list may have millions of uploads.
-            async for page in pending_pages(self.runner.api):
+            async for page in pages(self.runner.api.pending):
                 added += await self._queue.enqueue(page.uploads, settled_before=settled_before)
                 for entry in await self._queue.record_unusable(page.unusable):
                     reason, advice = entry.reason, KEPT_ADVICE

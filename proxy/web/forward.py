@@ -34,7 +34,7 @@ from proxy.domain.request import Origin, VariantRequest
 from proxy.domain.variant import EncoderProfile, Geometry, Variant
 from proxy.runtime.supervised_task import cancel
 from proxy.serving.renderer import RunningRender
-from proxy.storage.database.upload_results import UploadResults
+from proxy.storage.database.upload_repository import UploadResults
 from proxy.storage.renditions.rendition import Rendition
 from proxy.storage.renditions.tiered_store import TieredStore
 from proxy.web.media_server import (

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, NamedTuple, Protocol
 
-from proxy.domain.upload import PendingPage
+from proxy.domain.upload import PendingPage, pages
 
 
 class DownloadedFile(NamedTuple):
@@ -51,16 +51,6 @@ class MainApi(Protocol):
         """
 
 
-async def pending_pages(api: MainApi) -> AsyncIterator[PendingPage]:
-    """Yield the pages of the list of pending uploads, one at a time; raises as `MainApi` does."""
-    after: int | None = 0
-    while after is not None:
-        page = await api.pending(after)
-        yield page
-        # A page that does not advance would be requested for ever.
-        after = page.next_after if (page.next_after or 0) > after else None
-
-
 async def count_pending(api: MainApi) -> int:
     """Return the number of pending uploads, usable or not; raises as `MainApi` does."""
-    return sum([len(page.uploads) + len(page.unusable) async for page in pending_pages(api)])
+    return sum([len(page.uploads) + len(page.unusable) async for page in pages(api.pending)])

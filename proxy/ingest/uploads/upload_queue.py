@@ -41,8 +41,8 @@ from proxy.storage.database.upload_repository import (
     NewUpload,
     UploadQuota,
     UploadRepository,
+    UploadResults,
 )
-from proxy.storage.database.upload_results import UploadResults
 from proxy.storage.upload_files import (
     IncomingFile,
     OpenUpload,

@@ -1,4 +1,4 @@
-"""The queue of uploads, and the profile columns that name them, in the main database."""
+"""The queue of uploads, the profile columns that name them, and what workers reported of them."""
 
 from __future__ import annotations
 
@@ -30,15 +30,27 @@ from proxy.domain.upload import PendingImage, PendingStatus, media_id_of
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import profile_columns as profiles
 from proxy.storage.database.profile_columns import ProfileColumn, pending_images
-from proxy.storage.database.tables import DatabaseClock, raw, upload_usage
+from proxy.storage.database.tables import (
+    DatabaseClock,
+    ingest_items,
+    media_files,
+    raw,
+    upload_results,
+    upload_usage,
+)
 from proxy.storage.database.transactions import SqlDatabase
 
 _POOL = 4
+_RESULTS_POOL = 2
 _MAX_SITE_MEDIA = 100
+_MAX_SERVER = 500
+UNKNOWN_SERVER = "unknown"
+"""Server of a medium that is not of this database, if the callback has no address of it."""
 
 _DAY_S = 86_400
 
 _rows, _usage = pending_images.c, upload_usage.c
+_reported, _queued, _media = upload_results.c, ingest_items.c, media_files.c
 # Read as text: the ENUM type raises on a value that another version of the table added.
 _status = type_coerce(_rows.status, String)
 # Values are not converted: a type raises on one bad value, and then no row is returned.
@@ -438,3 +450,59 @@ def _pending(row: Row[Any]) -> PendingImage:
         updated_at=utc_timestamp(row.updated_at),
         permanent_url=readable_text(row.permanent_url),
     )
+
+
+class UploadResults(SqlDatabase):
+    """Reads and writes ``upload_results``; every method raises DatabaseUnavailable."""
+
+    def __init__(self, url: str, settings: DatabaseSettings) -> None:
+        """Connect on the first query; raises ConfigurationError if the URL is not supported."""
+        pool = settings.model_copy(update={"pool_size": _RESULTS_POOL})
+        super().__init__(url, pool, isolation="READ COMMITTED")
+
+    async def record(
+        self, main_api_id: int, media_id: int, callback: Mapping[str, Any], *, server: str
+    ) -> str:
+        """Store the callback of an upload; replace an earlier one.
+
+        ``server`` is the base of the addresses in the callback, empty if it has none. Return the
+        server that is stored: empty if the medium is a row of this database.
+        """
+
+        async def work(connection: AsyncConnection) -> str:
+            # By both ids: another server's medium may have the same id as one of ours.
+            item = select(_queued.media_id).where(
+                _queued.main_api_id == main_api_id, _queued.media_id == media_id
+            )
+            # Workers of other programs have no queue here, but name the upload in the row.
+            row = select(_media.id).where(_media.id == media_id, _media.main_api_id == main_api_id)
+            own = [(await connection.execute(query)).first() for query in (item, row)]
+            stored = "" if any(own) else (server or UNKNOWN_SERVER)[:_MAX_SERVER]
+            values = {"media_id": media_id, "server": stored, "callback": dict(callback)}
+            changed = await connection.execute(
+                upload_results.update().where(_reported.main_api_id == main_api_id).values(values)
+            )
+            if not changed.rowcount:
+                new = upload_results.insert().values(main_api_id=main_api_id, **values)
+                await connection.execute(new)
+            return stored
+
+        return await self.run(work)
+
+    async def servers(self, media_id: int) -> frozenset[str]:
+        """Return the servers that have a medium with this id; empty text is this one."""
+        query = select(_reported.server).where(_reported.media_id == media_id).distinct()
+        return frozenset(row.server for row in await self.read(query))
+
+    async def callback(self, media_id: int) -> Mapping[str, Any] | None:
+        """Return the latest callback that named a medium of another server, or None."""
+        query = (
+            select(_reported.callback)
+            .where(_reported.media_id == media_id, _reported.server != "")
+            .order_by(_reported.reported_at.desc(), _reported.main_api_id.desc())
+            .limit(1)
+        )
+        for row in await self.read(query):
+            found: Mapping[str, Any] = row.callback
+            return found
+        return None

@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
 from pathlib import Path
 from shutil import rmtree
 from threading import Lock
-from typing import Self, TypeVar
+from typing import Generic, Self, TypeVar
 
 from proxy.domain.errors import StorageError
 from proxy.domain.variant import Shapes, Variant
 from proxy.runtime.safe_open import OpenFile
-from proxy.runtime.single_flight import BatchLoader
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor, cancel
 from proxy.runtime.thread_pool import ThreadPool
 from proxy.settings import RenditionSettings
@@ -48,6 +47,10 @@ from proxy.storage.renditions.rendition_file import (
 _THREADS = 8
 _FIRST_ROUND_AFTER_S = 1.0
 
+_MAX_BATCHES = 2
+"""Concurrent batches, so that one slow directory does not delay all other look-ups."""
+
+K = TypeVar("K")
 _T = TypeVar("_T")
 
 
@@ -276,3 +279,58 @@ def _list_digests(directory: str) -> AbstractSet[str]:
 def _close_last(results: list[Found]) -> None:
     if isinstance(results[-1], OpenFile):
         results[-1].close()
+
+
+class BatchLoader(Generic[K, _T]):
+    """Answers many concurrent look-ups with few thread jobs (a DataLoader).
+
+    Calls made while a batch runs are answered by the next one. Each thread hop wakes a thread that
+    competes with the event loop for the interpreter. Under overload there would be hundreds of hops
+    a second; batches bound their number.
+    """
+
+    def __init__(self, threads: ThreadPool, look_up: Callable[[K], _T]) -> None:
+        """``look_up`` blocks and runs in one of ``threads``; an OSError fails its key only."""
+        self._threads = threads
+        self._look_up = look_up
+        self._slots = asyncio.Semaphore(_MAX_BATCHES)
+        self._next: tuple[set[K], asyncio.Task[Mapping[K, _T | OSError]]] | None = None
+        """The keys and the task of the batch that has not begun."""
+
+    async def load(self, key: K) -> _T:
+        """Return the value of one key.
+
+        Raises:
+            OSError: the look-up raised it for this key, or did not finish in time.
+        """
+        if self._next is None:
+            collected: set[K] = set()
+            self._next = collected, asyncio.create_task(self._run(collected))
+        keys, batch = self._next
+        keys.add(key)
+        # The limit includes the wait for a slot. The shield: a cancelled caller leaves the batch
+        # to the others.
+        async with asyncio.timeout(self._threads.timeout_s):
+            found = (await asyncio.shield(batch))[key]
+        if isinstance(found, OSError):
+            raise found
+        return found
+
+    async def _run(self, keys: set[K]) -> Mapping[K, _T | OSError]:
+        async with self._slots:
+            # Later calls belong to the next batch.
+            self._next = None
+            try:
+                return await self._threads.run(partial(self._look_up_all, keys))
+            except OSError as error:
+                # The pool is closed or hangs. Returned, because every caller may be gone.
+                return dict.fromkeys(keys, error)
+
+    def _look_up_all(self, keys: Collection[K]) -> Mapping[K, _T | OSError]:
+        return {key: self._look_up_one(key) for key in keys}
+
+    def _look_up_one(self, key: K) -> _T | OSError:
+        try:
+            return self._look_up(key)
+        except OSError as error:
+            return error

@@ -20,8 +20,8 @@ from proxy.domain.errors import (
     UploadStorageError,
 )
 from proxy.domain.media import DataType
-from proxy.domain.upload import UPLOAD_FIELDS
-from proxy.ingest.main_api import MainApi, count_pending, pending_pages
+from proxy.domain.upload import UPLOAD_FIELDS, pages
+from proxy.ingest.main_api import MainApi, count_pending
 from proxy.ingest.uploads.upload_queue import LocalMainApi, Uploader, UploadQueue
 from proxy.storage.database.upload_repository import (
     NewUpload,
@@ -134,9 +134,9 @@ async def test_the_list_is_read_one_page_at_a_time(
         *await upload(server, {"profile_image": PHOTO, "logo_image": LOGO, "site_image": LOGO})
     ]
     images += await upload(server, {"profile_image": PHOTO, "logo_image": LOGO})
-    pages = [[one.id for one in page.uploads] async for page in pending_pages(api)]
+    listed = [[one.id for one in page.uploads] async for page in pages(api.pending)]
     ids = [image["id"] for image in images]
-    assert pages == [ids[:2], ids[2:4], ids[4:]]
+    assert listed == [ids[:2], ids[2:4], ids[4:]]
     assert await count_pending(api) == 5
 
 

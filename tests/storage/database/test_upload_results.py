@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from proxy.settings import DatabaseSettings
 from proxy.storage.database.schema import upgrade
 from proxy.storage.database.tables import media_files
-from proxy.storage.database.upload_results import UNKNOWN_SERVER, UploadResults
+from proxy.storage.database.upload_repository import UNKNOWN_SERVER, UploadResults
 from tests.storage.database.backends import Backend
 
 VM = "http://34.60.105.144:3001"
