@@ -286,11 +286,11 @@ class MessageReader:
     def __init__(self) -> None:
         self._begun = bytearray()
 
-    def feed(self, datagram: bytes) -> Any:
+    def feed(self, datagram: bytes, job: Job[Any] | None = None) -> Any:
         """Return the message that a datagram completes, or None.
 
         Raises:
-            ValueError: the datagrams are not a message of this protocol.
+            ValueError: the datagrams are not a message of this protocol, or not a reply to ``job``.
         """
         kind, piece = datagram[:1], datagram[1:]
         if kind not in (_MORE, _LAST):
@@ -300,8 +300,10 @@ class MessageReader:
             raise ValueError("the message is too long")
         if kind == _MORE:
             return None
-        message, self._begun = bytes(self._begun), bytearray()
-        return decode(message)
+        message, self._begun = decode(bytes(self._begun)), bytearray()
+        if job is not None and not is_reply(job, message):
+            raise ValueError("not a reply to this job")
+        return message
 
 
 def is_reply(job: Job[Any], reply: object) -> bool:

@@ -29,7 +29,6 @@ from proxy.domain.worker_protocol import (
     RenditionSetResult,
     WorkerInfo,
     encode,
-    is_reply,
 )
 from proxy.runtime.supervised_task import cancel
 
@@ -145,7 +144,7 @@ class PendingJob:
         """
         loop = asyncio.get_running_loop()
         self._loop = loop
-        self._job = job
+        self.job = job
         self._datagram = encode(job)
         # The worker would receive a part of it and die.
         if len(self._datagram) > MAX_DATAGRAM:
@@ -244,9 +243,7 @@ class PendingJob:
             self._timer = self._loop.call_later(limit.next_check_s, self._check_time, limit)
 
     def accepts(self, reply: Any) -> bool:
-        """Return whether a message is a reply to this job and fits its output."""
-        if not is_reply(self._job, reply):
-            return False
+        """Return whether a reply to this job fits its output."""
         if not isinstance(reply, RenditionSetResult):
             return True
         if isinstance(self._sink, FrameDecoder):
@@ -416,7 +413,7 @@ class WorkerProcess:
         """Receive the reply to the job in progress, or detect the end of the process."""
         try:
             datagram = self._connection.recv(MAX_DATAGRAM)
-            reply = self._messages.feed(datagram)
+            reply = self._messages.feed(datagram, self._job.job if self._job else None)
         except BlockingIOError:
             return
         except OSError:

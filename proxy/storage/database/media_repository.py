@@ -414,6 +414,8 @@ def _media_of(
     Raises:
         MediaRowInvalid: a path is not text. Other bad values are replaced, or have no effect.
     """
+    # NULL: the outer join has found no facts.
+    facts = None if row.content_hash is None else _facts_of(row, row.id, report)
     paths: dict[str, str | None] = {}
     for name in ("bulk_path", "library_path"):
         try:
@@ -424,8 +426,6 @@ def _media_of(
                 f"The {name} of this image in the database is not valid: the operator of the server"
                 " must correct it."
             ) from None
-    # NULL: the outer join has found no facts.
-    facts = None if row.content_hash is None else _facts_of(row, row.id, report)
     updated_at = utc_timestamp(row.updated_at)
     if not updated_at.timestamp() and row.updated_at:
         report(row.id, "media_files", "updated_at")
