@@ -85,10 +85,10 @@ $(DEVELOPMENT): requirements-dev.lock $(RUNTIME)
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-emit-index-url --no-emit-find-links --quiet \
-		--group pyproject.toml:build --extra otel pyproject.toml --output-file requirements.lock
+		--group pyproject.toml:build --extra otel --extra heic pyproject.toml --output-file requirements.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-emit-index-url --no-emit-find-links --quiet \
-		--group pyproject.toml:build --group pyproject.toml:dev --extra otel pyproject.toml \
+		--group pyproject.toml:build --group pyproject.toml:dev --extra otel --extra heic pyproject.toml \
 		--output-file requirements-dev.lock
 
 clean:

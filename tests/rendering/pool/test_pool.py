@@ -42,6 +42,7 @@ from proxy.rendering.pool import pool as pool_module
 from proxy.rendering.pool import process as process_module
 from proxy.rendering.pool.pool import WorkerPool
 from proxy.rendering.pool.process import WorkerDied, WorkerProcess
+from proxy.rendering.worker.imaging import libvips
 from proxy.runtime.supervised_task import BackgroundTask
 from proxy.settings import EncoderSettings, LimitSettings, WorkerSettings
 from tests.support.restarts import Restarts
@@ -153,6 +154,18 @@ async def test_a_render_returns_all_bytes(shared_pool: WorkerPool, source: int) 
 async def test_a_probe_returns_the_facts(shared_pool: WorkerPool, source: int) -> None:
     result = await shared_pool.run(ProbeJob(LIMITS), source)
     assert (result.source_type, result.byte_size) == ("png", SAMPLE.stat().st_size)
+
+
+@shared
+async def test_a_heic_is_decoded_in_the_sandbox(shared_pool: WorkerPool) -> None:
+    pytest.importorskip("pi_heif")
+    descriptor = os.memfd_create("heic")
+    os.write(descriptor, libvips._HEIC_SAMPLE)
+    try:
+        result = await shared_pool.run(ProbeJob(LIMITS, strict=True), descriptor)
+    finally:
+        os.close(descriptor)
+    assert (result.source_type, result.width, result.height) == ("heic", 16, 16)
 
 
 @shared

@@ -20,6 +20,11 @@ from typing import Any, TypeVar
 import pyvips
 from pyvips.voperation import Introspect
 
+try:
+    import pi_heif
+except ImportError:  # the extra "heic"
+    pi_heif = None
+
 from proxy.domain.errors import ConfigurationError
 from proxy.domain.worker_protocol import JobFailure, WorkerInfo
 
@@ -47,6 +52,17 @@ _HEIC_SAMPLE = base64.b64decode(
     "KAGuCiRtuOZWuq6zJvowp7R4QJUBRw=="
 )
 
+# What pi-heif raises for a file that libheif rejects.
+_HEIF_ERRORS = (RuntimeError, ValueError, OSError, EOFError, SyntaxError)
+_RGB = 3
+_INTERPRETATIONS: Mapping[tuple[bool, bool], str] = MappingProxyType(
+    {
+        (False, False): "srgb",
+        (False, True): "rgb16",
+        (True, False): "b-w",
+        (True, True): "grey16",
+    }
+)
 # The end of a traceback names the place; all of a deep one would not fit into a datagram.
 _TRACEBACK_CHARACTERS = 4000
 # ``VIPS_OPERATION_BLOCKED`` of ``VipsOperationFlags``.
@@ -121,11 +137,44 @@ def _leaves(family: str) -> Iterator[str]:
         yield pyvips.nickname_find(gtype)
 
 
+def decode_heic(content: bytes) -> Any:
+    """Decode a HEIC in memory, upright, 8 or 16 bits, with its ICC profile.
+
+    libvips reads the header of a HEIC, but its wheel has no decoder for HEVC. With a libvips that
+    has one, pi-heif is not needed.
+
+    Raises:
+        pyvips.Error: the pixels cannot be decoded.
+    """
+    if pi_heif is None:
+        return pyvips.Image.new_from_buffer(content, "")
+    pi_heif.options.DECODE_THREADS = 1  # as in `configure`
+    try:
+        decoded = pi_heif.open_heif(content, convert_hdr_to_8bit=False)
+        pixels = bytes(decoded.data)
+    except _HEIF_ERRORS as error:
+        raise pyvips.Error("unable to decode HEIC", str(error)) from error
+    bands = len(decoded.mode.partition(";")[0])
+    wide = decoded.mode.endswith(";16")
+    number_type = "ushort" if wide else "uchar"
+    page = pyvips.Image.new_from_memory(pixels, *decoded.size, bands, number_type)
+    # Into memory of libvips while ``pixels`` exists: `copy_memory` of the first image would return
+    # the image itself.
+    page = page.copy(interpretation=_INTERPRETATIONS[bands < _RGB, wide]).copy_memory()
+    if decoded.mode.startswith("RGBa"):
+        page = page.unpremultiply().cast(number_type).copy(interpretation=page.interpretation)
+    if profile := decoded.info.get("icc_profile"):
+        page.set_type(pyvips.GValue.blob_type, "icc-profile-data", profile)
+    return page
+
+
 def _decodes_sample(source_type: str) -> bool:
     try:
-        sample = _HEIC_SAMPLE
-        if source_type != "heic":
-            sample = pyvips.Image.black(16, 16).write_to_buffer(f".{source_type}")
+        if source_type == "heic":
+            pyvips.Image.new_from_buffer(_HEIC_SAMPLE, "")  # libvips reads the header
+            decode_heic(_HEIC_SAMPLE).avg()
+            return True
+        sample = pyvips.Image.black(16, 16).write_to_buffer(f".{source_type}")
         pyvips.Image.new_from_buffer(sample, "").avg()
     except pyvips.Error:
         return False
@@ -133,9 +182,9 @@ def _decodes_sample(source_type: str) -> bool:
 
 
 def _package_versions() -> dict[str, str]:
-    """Return the versions of the pyvips packages; a system libvips has no pyvips-binary."""
+    """Return the versions of the packages with codecs; a system libvips has no pyvips-binary."""
     versions = {}
-    for name in ("pyvips", "pyvips-binary"):
+    for name in ("pyvips", "pyvips-binary", "pi-heif"):
         with suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     return versions

@@ -19,7 +19,12 @@ from pyvips.vimage import FORMAT_TO_TYPESTR
 from proxy.domain.formats import SNIFF_BYTES, sniff
 from proxy.domain.worker_protocol import Limits
 from proxy.rendering.worker.imaging import colour
-from proxy.rendering.worker.imaging.libvips import SourceRefused, loadable_types, loaders_of
+from proxy.rendering.worker.imaging.libvips import (
+    SourceRefused,
+    decode_heic,
+    loadable_types,
+    loaders_of,
+)
 
 MIN_TRANSPARENCY = 0.0005
 """Transparent share of the area from which on the fallback is a PNG. Editors leave single pixels
@@ -70,6 +75,8 @@ class OpenedSource:
 
     source: Any
     header: Header
+    descriptor: int
+    """Of the caller; open as long as the source is in use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +117,7 @@ def open_source(descriptor: int, limits: Limits) -> OpenedSource:
     header = _read_header(image, source_type)
     check_header(header, limits)
     found = colour.read(image, descriptor, source_type)
-    return OpenedSource(source, replace(header, colour=found))
+    return OpenedSource(source, replace(header, colour=found), descriptor)
 
 
 def check_header(header: Header, limits: Limits) -> None:
@@ -143,7 +150,7 @@ def shrunk(opened: OpenedSource, size: Size) -> Any:
     The image is lazy; its pixels are decoded once, from top to bottom, when they are read.
     """
     header, (width, height) = opened.header, size
-    if header.colour.space or header.colour.narrow:
+    if header.colour.space or header.colour.narrow or header.source_type == "heic":
         return one_alpha(_scaled(whole(opened, fail_on="none"), header, size))
     page = pyvips.Image.thumbnail_source(
         opened.source, width, height=height, size="force", **_colour_options(header)
@@ -224,6 +231,9 @@ def whole(opened: OpenedSource, *, fail_on: str) -> Any:
     ``fail_on`` is the damage that stops the decoder: ``none``, ``truncated``, ``error``,
     ``warning``.
     """
+    if opened.header.source_type == "heic":
+        size = os.fstat(opened.descriptor).st_size
+        return decode_heic(os.pread(opened.descriptor, size, 0))
     options = {"n": opened.header.pages} if opened.header.pages > 1 else {}
     return pyvips.Image.new_from_source(
         opened.source, "", access="sequential", fail_on=fail_on, **options

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Iterator
+import struct
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import pyvips
-from PIL import Image
+from PIL import Image, ImageCms
 
 from proxy.domain.errors import ConfigurationError
 from proxy.domain.formats import Format
@@ -17,7 +20,7 @@ from proxy.domain.worker_protocol import JobFailure, RenderResult, RenditionSet
 from proxy.rendering.worker.imaging import libvips
 from proxy.rendering.worker.imaging.libvips import configure, hello, lock_loaders
 from tests.rendering.worker.imaging import studio
-from tests.support.photos import photo
+from tests.support.photos import case, photo
 
 
 @pytest.fixture
@@ -70,12 +73,67 @@ def test_the_capabilities_name_the_types_that_decode() -> None:
     assert "bmp" not in said.source_types
 
 
-def test_heic_is_unsupported_where_the_codec_is_missing() -> None:
+def test_heic_is_unsupported_where_the_codec_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libvips, "pi_heif", None)
+    libvips.loadable_types.cache_clear()
     answer = studio.refused_or_known(libvips._HEIC_SAMPLE)
-    if "heic" in hello().source_types:
-        assert not isinstance(answer, JobFailure)
-    else:
+    missing = "heic" not in hello().source_types
+    libvips.loadable_types.cache_clear()
+    # A libvips of the system may have it.
+    if missing:
         assert answer == JobFailure("unsupported", "heic is not accepted")
+
+
+# Sizes of the page, and one that is larger than most.
+HEIC_SIZES = (80, 300, 1200, 4032)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", HEIC_SIZES)
+def test_the_heic_of_a_telephone_is_upright_and_right_in_every_size(side: int) -> None:
+    """12 megapixels in 48 tiles, turned by ``irot``, in Display P3."""
+    pi_heif = pytest.importorskip("pi_heif")
+    source = case("IMG_0001.HEIC")
+    known = studio.looked_at(source)
+    assert (known.source_type, known.width, known.height) == ("heic", 3024, 4032)
+    ours = studio.pixels(studio.rendered(source, studio.LOSSLESS, box=studio.contain(side, side)))
+    assert ours.shape[:2] == (side, side * 3 // 4)
+    plain = pi_heif.open_heif(source.read_bytes()).to_pillow()
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(plain.info["icc_profile"]))
+    small = plain.convert("RGB").resize(ours.shape[1::-1], Image.Resampling.LANCZOS)
+    intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
+    srgb = ImageCms.profileToProfile(small, profile, ImageCms.createProfile("sRGB"), intent)
+    assert srgb is not None
+    assert studio.difference(ours, studio.pixels(srgb)) < 1
+
+
+def coded_heic(primaries: int, curve: int, flags: int = 0x80) -> bytes:
+    """The sample, which is grey 128, with other code points."""
+    at = libvips._HEIC_SAMPLE.index(b"colrnclx") + 8
+    coded = struct.pack(">HHHB", primaries, curve, 6, flags)
+    return libvips._HEIC_SAMPLE[:at] + coded + libvips._HEIC_SAMPLE[at + 7 :]
+
+
+@pytest.mark.parametrize(
+    ("source", "change"),
+    [
+        (coded_heic(12, 13), lambda level: level),
+        (coded_heic(1, 8), lambda level: 255 * (1.055 * (level / 255) ** (1 / 2.4) - 0.055)),
+        (coded_heic(1, 13, flags=0), lambda level: (level - 16) * 255 / 219),
+    ],
+)
+def test_the_code_points_of_a_heic_count(source: bytes, change: Callable[[float], float]) -> None:
+    pytest.importorskip("pi_heif")
+    (level,) = set(studio.pixels(studio.rendered(libvips._HEIC_SAMPLE)).flat)
+    assert np.abs(studio.pixels(studio.rendered(source)) - change(float(level))).max() <= 1
+
+
+@pytest.mark.parametrize("length", [400, 420, 430])
+def test_a_heic_that_ends_early_is_undecodable(length: int) -> None:
+    pytest.importorskip("pi_heif")
+    answer = studio.refused_or_known(libvips._HEIC_SAMPLE[:length], strict=True)
+    assert isinstance(answer, JobFailure)
+    assert (answer.kind, answer.traceback) == ("undecodable", "")
 
 
 def test_a_bmp_is_unsupported() -> None:
