@@ -22,6 +22,8 @@ upgrade_on_start = false
 
 [server]
 public_url = "http://localhost:8000"
+# The network of nginx, as in compose.yaml: nginx reports the clients' addresses.
+trusted_proxies = ["172.31.77.0/24"]
 
 [main]
 # Only while public_url is this machine: profiles get addresses below it.

@@ -251,17 +251,25 @@ async def _request(probe: HttpProbe, route: str) -> ProbeResponse | None:
 
 
 async def check_forwarded(probe: HttpProbe, vendor: str) -> Finding:
-    """Report a proxy that does not set X-Forwarded-For, by the 401 to an upload without a token."""
+    """Report if clients' addresses are not used, by the 401 to an upload without a token."""
     if vendor == _NO_PROXY:
         return skip("there is no reverse proxy at this address")
     # Without a body nothing is uploaded.
     answer = await _request(probe, "PATCH /users/me")
     if answer is None or (answer.status, answer.media_type) != (HTTPStatus.UNAUTHORIZED, _PROBLEM):
         return skip("uploads are not passed on, and only their responses show it")
-    if answer.json().get("forwarded") is True:
-        return ok("X-Forwarded-For is set")
+    match answer.json().get("forwarded"):
+        case "used":
+            return ok("the client's address is forwarded, and used")
+        case "ignored":
+            return fail(
+                "the client's address is forwarded, but not used: all wrong keys count as those of"
+                " the proxy",
+                "add the proxy's address to server.trusted_proxies; server.forwarded_header must"
+                " be the header that it sets",
+            )
     return fail(
-        "X-Forwarded-For is not set: wrong keys of strangers count as those of this machine",
+        "X-Forwarded-For is not set: wrong keys of strangers count as those of the proxy",
         "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; as in"
         " deploy/nginx/proxy.conf",
     )

@@ -173,7 +173,7 @@ class Unauthorized(AccessError, status=401, title="Unauthorized"):
         """Store the value of WWW-Authenticate (RFC 9110, 11.6.1)."""
         super().__init__(detail)
         self.challenge = challenge
-        self.forwarded: bool | None = None
+        self.forwarded: str | None = None
         """Whether a proxy forwarded the request; set only if it carried no key at all."""
 
 
@@ -182,7 +182,7 @@ class AccessDisabled(AccessError):
 
 
 class TooManyFailures(AccessError, status=429, title="Too many wrong keys"):
-    """The client sent too many wrong keys; its next ones are rejected without a comparison."""
+    """The client sent too many wrong keys; further wrong ones are rejected for a while."""
 
 
 class SourceError(SmartserveError, status=404, title="Not found"):

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import re
+from ipaddress import IPv6Network, ip_address, ip_network
 from typing import Annotated, ClassVar, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from proxy.domain.urls import check_base_url
 from proxy.domain.variant import MAX_SIDE, Fit, Gravity
@@ -30,6 +31,26 @@ MAX_COUNT = 10**9
 
 BaseUrl = Annotated[str, checked(check_base_url)]
 """The base of addresses: scheme, host, optional port and path."""
+
+
+def _check_network(text: str) -> str:
+    try:
+        network = ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(
+            "must be an IP address or a network such as 10.42.0.0/16; names are not resolved"
+        ) from None
+    if not network.prefixlen:
+        raise ValueError("would trust every client; list the addresses of the proxies")
+    if ip_address(text.partition("/")[0]) != network.network_address:
+        raise ValueError(f"has bits set after its prefix; write {network}")
+    if isinstance(network, IPv6Network) and network.network_address.ipv4_mapped:
+        raise ValueError("must not be an IPv4 address in the form of IPv6; write the IPv4 address")
+    return text
+
+
+Network = Annotated[str, AfterValidator(_check_network)]
+"""An IP address, or a network in CIDR form."""
 
 # Header names and values (RFC 9110, 5.1 and 5.5), without the obsolete forms.
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
@@ -65,6 +86,18 @@ class ServerSettings(Section):
     and `import`, in profiles, in addresses sent to other servers, by /oembed and by `smartserve
     doctor`. If empty, host and port; then no addresses are written into profiles."""
     # nginx closes idle connections to its upstreams after 60 s.
+    trusted_proxies: Annotated[tuple[Network, ...], Field(max_length=1000)] = (
+        "127.0.0.0/8",
+        "::1/128",
+    )
+    """Addresses and networks of reverse proxies and load balancers in front of this server, for
+    example ["10.42.0.0/16"]. Only from these is the forwarded_header believed. The client is its
+    rightmost address that is not in this list. Wrong keys are counted by that address, and access
+    logs and traces have it. By default only proxies on this machine are trusted. List no network
+    from which clients connect themselves: they could pretend to have any address."""
+    forwarded_header: Literal["X-Forwarded-For", "Forwarded"] = "X-Forwarded-For"
+    """Header in which the trusted proxies report the client's address. The other one is ignored: a
+    proxy that sets one usually passes on the other as the client sent it."""
     keepalive_s: PositiveSeconds = 75
     """Time after which an idle connection is closed. Must be longer than the keep-alive time of
     a reverse proxy."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import InitVar, dataclass
 from enum import StrEnum
 from hashlib import sha256
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv6Address, ip_network
 from typing import Any, ClassVar, NamedTuple
 
 import jwt
@@ -21,10 +21,12 @@ from cachetools import TTLCache
 from proxy.domain.errors import AccessDisabled, TooManyFailures, Unauthorized
 from proxy.domain.media import MAX_MEDIA_ID
 from proxy.settings import TokenKey, UserSettings
+from proxy.web.server.client_address import CLIENT, client_address, parse_address
 
 # The characters of a token68 (RFC 9110, 11.2).
 _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*) *", re.ASCII | re.IGNORECASE)
 _PROXY_HEADERS = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
+"""Headers that only a proxy sends, or a client that pretends to be one."""
 _MAX_CALLERS = 10_000
 """Callers whose failures are counted; beyond it the one that failed longest ago is evicted."""
 _DISTRIBUTED_FACTOR = 10
@@ -47,17 +49,13 @@ class AuthFailure(StrEnum):
     BLOCKED = "blocked"
 
 
-class Caller(NamedTuple):
-    """The clients whose failures are counted together."""
+class Forwarding(StrEnum):
+    """What the server did with the client's address that a proxy reports."""
 
-    network: str
-    """An IPv4 address, or the /64 of an IPv6 address: one customer usually has a whole /64."""
-    forwarded: bool
-    """Whether a header says that a proxy forwards the request.
-
-    All requests through a proxy have the proxy's address. Counting them apart from direct ones
-    keeps an operator on the proxy's machine from being blocked by strangers' failures.
-    """
+    USED = "used"
+    IGNORED = "ignored"
+    """The peer is not a trusted proxy, or its header names no address."""
+    MISSING = "missing"
 
 
 class _Failures(NamedTuple):
@@ -69,7 +67,8 @@ class _Failures(NamedTuple):
 class FailureLimit:
     """Counts failures by caller and in total, in bounded memory; each expires after a while.
 
-    Only callers that have failed themselves are ever blocked.
+    A caller is a network; see `caller_of`. Only callers that have failed themselves are ever
+    blocked.
     """
 
     def __init__(
@@ -78,10 +77,10 @@ class FailureLimit:
         self._max_failures = max_failures
         self._window_s = window_s
         self._clock = clock
-        self._callers: TTLCache[Caller, _Failures] = TTLCache(_MAX_CALLERS, window_s, timer=clock)
+        self._callers: TTLCache[str, _Failures] = TTLCache(_MAX_CALLERS, window_s, timer=clock)
         self._total = _Failures(0, -math.inf)
 
-    def blocked_s(self, caller: Caller) -> float:
+    def blocked_s(self, caller: str) -> float:
         """Return for how many seconds a caller stays blocked; 0 if it is not."""
         failures = self._callers.get(caller)
         # A botnet has thousands of addresses with `max_failures` guesses each.
@@ -91,7 +90,7 @@ class FailureLimit:
             return 0.0
         return failures.until - self._clock()
 
-    def add(self, caller: Caller) -> bool:
+    def add(self, caller: str) -> bool:
         """Count a failure; return whether the caller has just used up ``max_failures``."""
         previous = self._callers.get(caller)
         count = 1 if previous is None else previous.number + 1
@@ -123,8 +122,8 @@ class BearerGuard:
         if not lines:
             detail = f"the {self.credential} is missing: send the header {form}"
             missing = self._unauthorized(AuthFailure.MISSING, detail)
-            # `smartserve doctor` sends no key, and reads here whether a proxy forwards requests.
-            missing.forwarded = caller_of(request).forwarded
+            # `smartserve doctor` sends no key, and reads here whether the proxy is configured.
+            missing.forwarded = forwarding_of(request)
             raise missing
         # With two headers, a proxy and this server could each check a different one.
         match = _BEARER.fullmatch(lines[0])
@@ -133,7 +132,7 @@ class BearerGuard:
             raise self._unauthorized(AuthFailure.MALFORMED, detail)
         return match[1]
 
-    def _check_limit(self, caller: Caller) -> None:
+    def _check_limit(self, caller: str) -> None:
         seconds = self.limit.blocked_s(caller)
         if seconds > 0:
             self.on_refusal(AuthFailure.BLOCKED)
@@ -143,9 +142,9 @@ class BearerGuard:
                 retry_after_s=math.ceil(seconds),
             )
 
-    def _add_failure(self, caller: Caller) -> None:
+    def _add_failure(self, caller: str) -> None:
         if self.limit.add(caller):
-            log.warning("caller_blocked", network=caller.network, forwarded=caller.forwarded)
+            log.warning("caller_blocked", network=caller)
 
     def _unauthorized(self, reason: AuthFailure, detail: str) -> Unauthorized:
         self.on_refusal(reason)
@@ -221,11 +220,9 @@ class TokenVerifier(BearerGuard):
             claims = {}
         user_id = _user(claims)
         if user_id is None:
-            # Only a client that connects directly is counted: all users behind a proxy have the
-            # address of the proxy. A valid token is accepted during a block too.
-            if not caller.forwarded:
-                self._check_limit(caller)
-                self._add_failure(caller)
+            # A valid token is accepted during a block too.
+            self._check_limit(caller)
+            self._add_failure(caller)
             detail = "the token is not valid here: its signature or its claims do not match"
             raise self._unauthorized(AuthFailure.WRONG, detail)
         return user_id
@@ -268,30 +265,23 @@ def _user(claims: Mapping[str, Any]) -> int | None:
     return next((user_id for user_id in ids if 0 < user_id <= MAX_MEDIA_ID), None)
 
 
-def caller_of(request: web.BaseRequest) -> Caller:
-    """Return the caller by the connection's address: headers can be forged."""
-    forwarded = any(name in request.headers for name in _PROXY_HEADERS)
-    return Caller(_network(request.remote or ""), forwarded)
+def caller_of(request: web.BaseRequest) -> str:
+    """Return the network whose failures are counted together.
+
+    An IPv4 address, or the /64 of an IPv6 address: one customer usually has a whole /64.
+    """
+    address = parse_address(client_address(request) or "")
+    if isinstance(address, IPv6Address):
+        return str(ip_network(f"{address}/64", strict=False))
+    return "local" if address is None else str(address)
 
 
-def parse_address(text: str) -> IPv4Address | IPv6Address | None:
-    """Return an address without its zone (``%eth0``), or None if the text is not one."""
-    try:
-        return ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-
-
-def _network(remote: str) -> str:
-    address = parse_address(remote)
-    if address is None:
-        return "local"  # a Unix socket, which has no address
-    if not isinstance(address, IPv6Address):
-        return str(address)
-    # A dual-stack socket reports IPv4 clients in this form.
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(ip_network(f"{address}/64", strict=False))
+def forwarding_of(request: web.BaseRequest) -> Forwarding:
+    """Return whether a proxy forwarded the request, and whether its header was believed."""
+    if CLIENT in request:
+        return Forwarding.USED
+    named = any(name in request.headers for name in _PROXY_HEADERS)
+    return Forwarding.IGNORED if named else Forwarding.MISSING
 
 
 def _digest(key: str) -> bytes:

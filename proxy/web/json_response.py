@@ -46,8 +46,9 @@ class Problem:
     parameter: str | None = None
     """Of a 400: the parameter whose value is not allowed."""
     allowed: str | None = None
-    forwarded: bool | None = None
-    """Of a 401 without a token: whether a proxy forwarded the request."""
+    forwarded: str | None = None
+    """Of a 401 without a token: whether the address that a proxy reports was "used", "ignored"
+    because the proxy is not trusted, or is "missing"."""
 
 
 def json_route(

@@ -92,6 +92,12 @@ def test_only_nginx_and_grafana_are_published() -> None:
     assert COMPOSE["networks"]["inside"]["internal"] is True
 
 
+def test_only_proxies_of_the_inner_network_are_trusted(prepared: Path) -> None:
+    settings = load_settings(prepared / "secrets" / "settings", {})
+    (subnet,) = COMPOSE["networks"]["inside"]["ipam"]["config"]
+    assert settings.server.trusted_proxies == (subnet["subnet"],)
+
+
 def test_traces_are_sent_to_a_confined_service(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -53,6 +53,12 @@ def settings_of(overlay: str, folder: Path) -> Settings:
     return load_settings(file, {})
 
 
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_ingress_controller_is_a_trusted_proxy(overlay: str, tmp_path: Path) -> None:
+    """Otherwise all clients have the address of the controller."""
+    assert settings_of(overlay, tmp_path).server.trusted_proxies == ("10.244.0.0/16",)
+
+
 @pytest.mark.parametrize("version", _VERSIONS)
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_each_manifest_is_valid_by_its_schema(overlay: str, version: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -227,12 +228,20 @@ async def test_health_checks_that_are_passed_on_only_warn() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "verdict"),
-    [(b'{"forwarded": true}', Verdict.OK), (b'{"forwarded": false}', Verdict.FAIL)],
+    ("told", "verdict", "advice"),
+    [
+        ("used", Verdict.OK, ""),
+        ("ignored", Verdict.FAIL, "server.trusted_proxies"),
+        ("missing", Verdict.FAIL, "proxy_set_header X-Forwarded-For"),
+    ],
 )
-async def test_a_missing_x_forwarded_for_fails(body: bytes, verdict: Verdict) -> None:
+async def test_a_client_address_that_is_missing_or_ignored_fails(
+    told: str, verdict: Verdict, advice: str
+) -> None:
+    body = json.dumps({"forwarded": told}).encode()
     probe = FakeProbe(lambda *_: response(body, status=401, headers=PROBLEM))
-    assert (await check_forwarded(probe, "through nginx")).verdict is verdict
+    finding = await check_forwarded(probe, "through nginx")
+    assert (finding.verdict, advice in finding.advice) == (verdict, True)
     assert probe.requests == [("PATCH", "/users/me")]
 
 

@@ -90,6 +90,27 @@ def test_every_number_has_both_bounds() -> None:
     assert unbounded == []
 
 
+@pytest.mark.parametrize(
+    ("network", "fault"),
+    [
+        ("", "must be an IP address or a network"),
+        ("nginx", "must be an IP address or a network"),
+        ("10.0.0.0/33", "must be an IP address or a network"),
+        ("10.0.0.*", "must be an IP address or a network"),
+        ("10.0.0.1/8", r"write 10\.0\.0\.0/8"),
+        ("2001:db8::1/32", "write 2001:db8::/32"),
+        ("0.0.0.0/0", "would trust every client"),
+        ("::/0", "would trust every client"),
+        ("::ffff:10.0.0.1", "write the IPv4 address"),
+    ],
+)
+def test_a_trusted_proxy_is_an_address_or_a_network(network: str, fault: str) -> None:
+    good = ("127.0.0.0/8", "192.0.2.1", "2001:DB8::/32")
+    assert ServerSettings(trusted_proxies=good).trusted_proxies == good
+    with pytest.raises(ValueError, match=fault):
+        ServerSettings(trusted_proxies=(*good, network))
+
+
 def test_a_timeout_is_one_that_the_kernel_accepts() -> None:
     with pytest.raises(ValueError, match="less than or equal to 1728000"):
         ServerSettings(write_timeout_s=3_000_000)

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.domain.errors import AccessDisabled, AccessError, TooManyFailures, Unauthorized
-from proxy.web.auth import AuthFailure, Caller, FailureLimit, KeyGuard, caller_of
+from proxy.web.auth import AuthFailure, FailureLimit, KeyGuard, caller_of
 from tests.support.server import Serve, Serving
 from tests.support.uploads import PHOTO, SECRET, USERS, form, signed, token
 
@@ -192,7 +192,7 @@ def test_missing_and_malformed_headers_do_not_count_as_wrong_keys(times: int) ->
 def test_a_caller_without_failures_is_never_blocked() -> None:
     guard = Harness()
     for one in range(20_000):
-        guard.limit.add(Caller(f"198.51.100.{one}", forwarded=False))
+        guard.limit.add(f"198.51.100.{one}")
     assert guard.right(remote="192.0.2.9") is None
 
 
@@ -210,17 +210,17 @@ def test_during_a_distributed_attack_one_wrong_key_blocks_its_caller() -> None:
 def test_at_most_ten_thousand_callers_are_remembered() -> None:
     guard = Harness()
     for one in range(12_000):
-        guard.limit.add(Caller(f"198.51.100.{one}", forwarded=False))
+        guard.limit.add(f"198.51.100.{one}")
     assert len(guard.limit._callers) <= 10_000
 
 
-def test_failures_through_a_proxy_do_not_block_direct_callers_of_its_machine() -> None:
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "Via", "X-Real-IP"])
+def test_a_header_of_a_client_does_not_change_whose_failures_are_counted(header: str) -> None:
     guard = Harness()
-    for header in ("X-Forwarded-For", "Forwarded", "Via"):
-        guard.wrong(remote="127.0.0.1", **{header: "for=203.0.113.9"})
-    through = {"remote": "127.0.0.1", "X-Forwarded-For": "198.51.100.1"}
-    assert isinstance(guard.wrong(**through), TooManyFailures)
-    assert isinstance(guard.wrong(remote="127.0.0.1"), Unauthorized)
+    for number in range(3):
+        guard.wrong(**{header: f"198.51.100.{number}"})
+    assert isinstance(guard.wrong(**{header: "198.51.100.9"}), TooManyFailures)
+    assert isinstance(guard.wrong(), TooManyFailures)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_failures_through_a_proxy_do_not_block_direct_callers_of_its_machine() -
 def test_failures_are_counted_by_ipv4_address_or_ipv6_64(
     one: str, other: str, *, same: bool
 ) -> None:
-    def caller(remote: str) -> Caller:
+    def caller(remote: str) -> str:
         return caller_of(make_mocked_request("GET", "/").clone(remote=remote))
 
     assert (caller(one) == caller(other)) == same
@@ -408,16 +408,47 @@ async def test_configured_issuer_and_audience_are_required(serve: Serve) -> None
         assert (await asked(server, token(**claims)))[0] == 401
 
 
-async def test_wrong_tokens_block_direct_clients_but_not_those_behind_a_proxy(serve: Serve) -> None:
-    server = await serve(users=USERS, admin={"max_failures": 3})
-    passed_on = {"X-Forwarded-For": "192.0.2.1"}
-    for _ in range(5):
-        assert (await asked(server, "wrong", **passed_on))[0] == 401
-    assert (await asked(server, token(), **passed_on))[0] == 400
-    statuses = [(await asked(server, "wrong"))[0] for _ in range(4)]
-    assert statuses == [401, 401, 401, 429]
-    assert (await asked(server, token()))[0] == 400, "a valid token is accepted during a block"
-    assert (await asked(server, token(), **passed_on))[0] == 400
+@pytest.mark.parametrize(
+    ("proxies", "statuses"),
+    [
+        # Behind a trusted proxy each client has failures of its own.
+        (["127.0.0.1"], [401, 401, 401, 429, 401]),
+        # Otherwise the header is ignored: a direct client cannot choose whose failures count.
+        (["192.0.2.1"], [401, 401, 401, 429, 429]),
+    ],
+)
+async def test_wrong_tokens_are_counted_by_the_address_that_a_trusted_proxy_reports(
+    proxies: list[str], statuses: list[int], serve: Serve
+) -> None:
+    limits = {"max_failures": 3}
+    server = await serve(users=USERS, admin=limits, server={"trusted_proxies": proxies})
+    clients = ["198.51.100.1"] * 4 + ["198.51.100.2"]
+    found = [(await asked(server, "wrong", **{"X-Forwarded-For": one}))[0] for one in clients]
+    assert found == statuses
+    for one in clients:
+        passed = await asked(server, token(), **{"X-Forwarded-For": one})
+        assert passed[0] == 400, "a valid token is accepted during a block"
+
+
+@pytest.mark.parametrize(
+    ("proxies", "statuses"),
+    [(["127.0.0.1"], [401, 401, 401, 429, 401]), (["192.0.2.1"], [401, 401, 401, 429, 429])],
+)
+async def test_wrong_keys_are_counted_by_the_address_that_a_trusted_proxy_reports(
+    proxies: list[str], statuses: list[int], serve: Serve
+) -> None:
+    section = {"key": KEY, "max_failures": 3}
+    server = await serve(admin=section, server={"trusted_proxies": proxies})
+
+    async def purge(key: str, client: str) -> int:
+        # The client's own entry is left of the one that the proxy appends.
+        headers = {"Authorization": f"Bearer {key}", "X-Forwarded-For": f"192.0.2.9, {client}"}
+        async with server.client.delete("/api/media/1/renditions", headers=headers) as answer:
+            return answer.status
+
+    clients = ["198.51.100.1"] * 4 + ["198.51.100.2"]
+    assert [await purge("wrong", one) for one in clients] == statuses
+    assert [await purge(KEY, one) for one in clients] == [200] * 5, "a right key is never refused"
 
 
 async def test_the_media_key_is_not_accepted_as_a_token(serve: Serve) -> None:
@@ -427,13 +458,21 @@ async def test_the_media_key_is_not_accepted_as_a_token(serve: Serve) -> None:
         assert answer.status == 401
 
 
-@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "Via", "X-Real-IP"])
-async def test_a_401_says_whether_a_proxy_forwarded_the_request(
-    header: str, server: Serving
+@pytest.mark.parametrize(
+    ("proxies", "header", "told"),
+    [
+        ("127.0.0.1", {}, "missing"),
+        ("127.0.0.1", {"X-Forwarded-For": "192.0.2.1"}, "used"),
+        ("127.0.0.1", {"X-Forwarded-For": "unknown"}, "ignored"),
+        ("127.0.0.1", {"Forwarded": "for=192.0.2.1"}, "ignored"),
+        ("192.0.2.1", {"X-Forwarded-For": "192.0.2.1"}, "ignored"),
+        ("192.0.2.1", {"Via": "1.1 x"}, "ignored"),
+    ],
+)
+async def test_a_401_says_whether_the_address_that_a_proxy_reports_is_used(
+    proxies: str, header: dict[str, str], told: str, serve: Serve
 ) -> None:
-    told = []
-    for headers in ({}, {header: "192.0.2.1"}):
-        async with server.client.patch("/users/me", headers=headers) as answer:
-            assert answer.status == 401
-            told.append((await answer.json())["forwarded"])
-    assert told == [False, True]
+    server = await serve(users=USERS, server={"trusted_proxies": [proxies]})
+    async with server.client.patch("/users/me", headers=header) as answer:
+        assert answer.status == 401
+        assert (await answer.json())["forwarded"] == told

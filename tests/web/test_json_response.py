@@ -147,15 +147,15 @@ def test_a_range_error_has_the_full_length() -> None:
     assert headers["content-range"] == "bytes */99"
 
 
-@pytest.mark.parametrize("forwarded", [True, False, None])
+@pytest.mark.parametrize("forwarded", ["used", None])
 def test_a_401_has_the_challenge_and_says_whether_a_proxy_forwarded_it(
-    *, forwarded: bool | None
+    forwarded: str | None,
 ) -> None:
     error = errors.Unauthorized("no", challenge="Bearer")
     error.forwarded = forwarded
     headers, members = parsed(problem(error, outcome=OUTCOME))
     assert headers["www-authenticate"] == "Bearer"
-    assert members.get("forwarded") is forwarded
+    assert members.get("forwarded") == forwarded
 
 
 @pytest.mark.parametrize(

@@ -24,12 +24,13 @@ from proxy.domain.request import Outcome
 from proxy.domain.upload import PendingStatus, media_id_of
 from proxy.settings import TokenKey, UserSettings
 from proxy.storage.database.upload_repository import UploadRepository
-from proxy.web.auth import caller_of, issue, parse_address
+from proxy.web.auth import Forwarding, forwarding_of, issue
 from proxy.web.handlers.images import accept_header
 from proxy.web.headers import NO_STORE, PRIVATE, SECURITY, Header
 from proxy.web.json_response import cached_json, json_route, with_etag
 from proxy.web.request_input import upload_id
 from proxy.web.responses import BufferedResponse, whole
+from proxy.web.server.client_address import parse_address
 
 STATIC = Path(__file__).parents[1] / "static"
 COMPONENT = "smart-image.js"
@@ -216,7 +217,7 @@ def check_local(request: web.BaseRequest) -> None:
     """
     local = (
         # X-Forwarded-For and the like: a proxy that identifies itself.
-        not caller_of(request).forwarded
+        forwarding_of(request) is Forwarding.MISSING
         # nginx uses HTTP/1.0 unless `proxy_http_version` is set.
         and request.version >= HttpVersion11
         and _is_loopback(request.remote or "")

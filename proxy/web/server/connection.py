@@ -24,6 +24,7 @@ from aiohttp.web_protocol import RequestHandler
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.settings import ServerSettings
+from proxy.web.server.client_address import CLIENT, TrustedProxies
 from proxy.web.server.parser import OVER_LIMIT, TOO_SLOW, Parser, RejectedRequest
 from proxy.web.server.request_pipeline import RequestPipeline
 
@@ -91,11 +92,12 @@ class ConnectionServer(web.Server):
             pipeline.wrap(
                 behind.request_handler, is_last=_is_last_while_draining, on_last=_linger_after_last
             ),
-            request_factory=_without_expect(behind.request_factory),
+            request_factory=_adapted(behind.request_factory),
         )
         self.pipeline = pipeline
         self.settings = settings
         self.max_connections = max_connections
+        self.proxies = TrustedProxies(settings.trusted_proxies, settings.forwarded_header)
         self.draining = False
         """Each response closes its connection, so that clients move to another server."""
         self.open: dict[Connection, None] = {}
@@ -166,19 +168,26 @@ def _linger_after_last(request: web.BaseRequest) -> None:
         connection.linger_after_last()
 
 
-def _without_expect(make: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:
-    """Make requests without their Expect header, which stays among the raw headers.
+def _adapted(make: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:
+    """Make requests with the client's address, and without their Expect header.
 
-    aiohttp would send 100 Continue to each before its handler runs. Here only
-    `proxy.web.request_input` does, when a handler accepts the body (RFC 9110, 10.1.1).
+    The header stays among the raw headers. aiohttp would send 100 Continue to each before its
+    handler runs. Here only `proxy.web.request_input` does, when a handler accepts the body
+    (RFC 9110, 10.1.1).
     """
 
-    def made(message: RawRequestMessage, *rest: object) -> web.BaseRequest:
+    def made(
+        message: RawRequestMessage, payload: object, protocol: Connection, *rest: object
+    ) -> web.BaseRequest:
         if "Expect" in message.headers:
             headers = CIMultiDict(message.headers)
             del headers["Expect"]
             message = message._replace(headers=CIMultiDictProxy(headers))
-        return make(message, *rest)
+        request = make(message, payload, protocol, *rest)
+        client = None if protocol.proxies is None else protocol.proxies.find_client(request.headers)
+        if client is not None:
+            request[CLIENT] = client
+        return request
 
     return made
 
@@ -196,6 +205,7 @@ class Connection(RequestHandler):
         "_stalled_since",
         "_unsent",
         "_wire",
+        "proxies",
     )
 
     def __init__(self, server: ConnectionServer) -> None:
@@ -214,6 +224,8 @@ class Connection(RequestHandler):
         # aiohttp sets its own transport to None while this one may still be open.
         self._wire: asyncio.Transport | None = None
         self._remote: str | None = None
+        self.proxies: TrustedProxies | None = None
+        """The trusted proxies, if the peer is one of them."""
         self._reason = CloseReason.ENDED
         self._head_s = settings.header_timeout_s
         # Times on the loop's clock; 0 if nothing is waited for.
@@ -239,6 +251,8 @@ class Connection(RequestHandler):
         # In the form of aiohttp's requests, and formatted once for all of them.
         peer = self.peername
         self._remote = str(peer[0]) if isinstance(peer, tuple) else peer
+        if self._remote in self._server.proxies:
+            self.proxies = self._server.proxies
 
     def restrict(self) -> None:
         """Answer one probe only, on a reserve slot."""
@@ -287,7 +301,7 @@ class Connection(RequestHandler):
             or self._server.draining
         ):
             return False
-        answer = self._server.pipeline.ready(message, self._remote, began)
+        answer = self._server.pipeline.ready(message, self._remote, began, self.proxies)
         if answer is None:
             return False
         transport.write(answer)

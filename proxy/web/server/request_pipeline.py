@@ -33,6 +33,7 @@ from proxy.web.responses import (
     framed,
     without_slash,
 )
+from proxy.web.server.client_address import TrustedProxies, client_address
 from proxy.web.server.parser import OVER_LIMIT, RequestRejection
 from proxy.web.server.request_tracing import AnsweredRequest, end_request, start_request
 from proxy.web.server.response_cache import CachedResponse, ResponseCache
@@ -111,10 +112,17 @@ class RequestPipeline:
 
         return respond
 
-    def ready(self, message: RawRequestMessage, remote: str | None, began: float) -> bytes | None:
+    def ready(
+        self,
+        message: RawRequestMessage,
+        peer: str | None,
+        began: float,
+        proxies: TrustedProxies | None = None,
+    ) -> bytes | None:
         """Return all bytes of a cached response and count it as sent; None if there is none.
 
-        Only a body of at most `JOINED_BYTES`: a longer one has to wait for the client.
+        Only a body of at most `JOINED_BYTES`: a longer one has to wait for the client. ``proxies``
+        is None if the peer is none of them.
         """
         answer = self._response_cache.find(
             message.path, message.method, message.headers, longest=JOINED_BYTES
@@ -128,8 +136,16 @@ class RequestPipeline:
         # While tracing is off, a response from the cache costs only this comparison more.
         if self._tracing.enabled:
             span = self._start_span(message.path, message.headers, began)
+        client = None if proxies is None else proxies.find_client(message.headers)
         answered = AnsweredRequest(
-            message, message.path, remote, request_id, answer.status, len(body), answer.outcome
+            message,
+            message.path,
+            client or peer,
+            peer,
+            request_id,
+            answer.status,
+            len(body),
+            answer.outcome,
         )
         # The response is one write, so its first and last byte have the same time.
         self._record(answered, answer.histogram, seconds, seconds, span)
@@ -196,6 +212,7 @@ class RequestPipeline:
                     answered = AnsweredRequest(
                         request,
                         request.raw_path,
+                        client_address(request),
                         request.remote,
                         answer.request_id,
                         int(answer.status),

@@ -34,6 +34,8 @@ class AnsweredRequest(NamedTuple):
     """Only the parsed message if the response came from the cache."""
     target: str
     remote: str | None
+    """The client's address; that of the peer unless a trusted proxy reports another."""
+    peer: str | None
     request_id: str
     status: int
     sent: int
@@ -81,7 +83,7 @@ def end_request(span: Span, answered: AnsweredRequest) -> None:
         "http.response.body.size": answered.sent,
         "network.protocol.name": "http",
         "network.protocol.version": f"{request.version.major}.{request.version.minor}",
-        "network.peer.address": answered.remote,
+        "network.peer.address": answered.peer,
         "client.address": answered.remote,
         "user_agent.original": agent[:_MAX_TEXT] if agent else None,
         "error.type": error,

@@ -77,6 +77,27 @@ async def test_each_request_has_one_line_with_its_id(serve: Serve, library: Libr
     ]
 
 
+@pytest.mark.parametrize(
+    ("proxies", "address"), [("127.0.0.1", "198.51.100.9"), ("192.0.2.1", "127.0.0.1")]
+)
+async def test_the_access_log_has_the_address_that_a_trusted_proxy_reports(
+    proxies: str, address: str, serve: Serve, library: Library
+) -> None:
+    """Of a rendered response, one from the cache, and an error."""
+    server = await serve(server={"trusted_proxies": [proxies]})
+    stream = io.BytesIO()
+    access_log = AccessLog(LogSettings(), LogWriter(stream))
+    server.surface.runner.pipeline._access_log = access_log
+    passed_on = {"X-Forwarded-For": "192.0.2.1, 198.51.100.9"}
+    path = f"/serve/{library.ids['photo']}?size=thumbnail"
+    for target in (path, path, path, "/nowhere"):
+        await server.client.get(target, headers=passed_on)
+    access_log.flush()
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["source"] for line in lines] == ["render", "memory", "memory", "none"]
+    assert [line["remote"] for line in lines] == [address] * 4
+
+
 async def ask(bench: Bench, head: bytes = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n") -> bytes:
     connection, wire = await bench.connect()
     connection.data_received(head)

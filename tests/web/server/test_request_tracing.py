@@ -55,7 +55,9 @@ def answered(method: str = "GET", **changes: Any) -> AnsweredRequest:
     headers = changes.pop("headers", {})
     request = make_mocked_request(method, "/", headers=headers, version=HttpVersion11)
     request._match_info = None
-    plain = AnsweredRequest(request, "/serve/1", "192.0.2.1", "id-1", 200, 2, Outcome("serve"))
+    plain = AnsweredRequest(
+        request, "/serve/1", "192.0.2.1", "10.0.0.1", "id-1", 200, 2, Outcome("serve")
+    )
     return plain._replace(**changes)
 
 
@@ -125,7 +127,7 @@ def test_a_span_has_the_attributes_of_the_semantic_conventions(
         "http.response.body.size": 2,
         "network.protocol.name": "http",
         "network.protocol.version": "1.1",
-        "network.peer.address": "192.0.2.1",
+        "network.peer.address": "10.0.0.1",
         "client.address": "192.0.2.1",
         "user_agent.original": "Tests/1.0",
         "smartserve.request_id": "id-1",
