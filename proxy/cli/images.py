@@ -134,17 +134,18 @@ async def _print_each(
     """Print a line or an error for each image, by default for all; return the number of errors."""
 
     async def print_one(media_id: int) -> bool:
-        try:
-            print(await line_of(media_id))
-        except SmartserveError as error:
-            # One bad image costs only itself.
-            print_error("failed", f"{media_id}: {reason_of(error)}")
-            return False
+        print(await line_of(media_id))
         return True
+
+    def report(media_id: int, error: SmartserveError) -> None:
+        # One bad image costs only itself.
+        print_error("failed", f"{media_id}: {reason_of(error)}")
 
     wanted, concurrency = ids or await _all_ids(services), services.settings.workers.processes
     with progress_bar(label, len(wanted)) as progress:
-        failed = await process_each(wanted, print_one, progress=progress, concurrency=concurrency)
+        failed = await process_each(
+            wanted, print_one, progress=progress, concurrency=concurrency, on_error=report
+        )
     print_summary(label, done=len(wanted) - failed, failed=failed)
     return failed
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -41,29 +42,39 @@ async def purge(
         boxes = () if size is None else named_boxes(size, settings.size_specs())
     except BadParameter as error:
         raise typer.BadParameter(error.allowed, param_hint="--size") from None
-    recorded, done, failed = True, 0, 0
+    report = _Report()
     async with open_storage(settings) as storage:
         # One by one: each is reported as soon as it is purged on disk and announced to the servers.
         for media_id in ids or []:
             try:
-                purged = await storage.purger.medium(media_id, boxes)
+                report.add(await storage.purger.medium(media_id, boxes))
             except SmartserveError as error:
-                failed += 1
-                print_error("failed", f"{media_id}: {reason_of(error)}")
-                continue
-            done += 1
-            recorded &= _report(purged)
+                report.fail(media_id, error)
         if user_id is not None:
             async for purged in storage.purger.user(user_id, boxes):
-                done += purged.media_id is not None
-                recorded &= _report(purged)
-    print_summary("purge", images=done, failed=failed)
-    if not recorded:
+                report.add(purged)
+    print_summary("purge", images=report.done, failed=report.failed)
+    if not report.recorded:
         print(_UNRECORDED, file=sys.stderr)
-    return failed + (not recorded)
+    return report.failed + (not report.recorded)
 
 
-def _report(purged: PurgeResult) -> bool:
-    if purged.media_id is not None:
-        print(f"{purged.media_id}\t{purged.dropped} dropped")
-    return purged.recorded
+@dataclass(slots=True)
+class _Report:
+    """Prints a line for each image, and counts them."""
+
+    done: int = 0
+    failed: int = 0
+    recorded: bool = True
+
+    def add(self, purged: PurgeResult) -> None:
+        self.recorded &= purged.recorded
+        if purged.error is not None:
+            self.fail(purged.media_id, purged.error)
+        elif purged.media_id is not None:
+            self.done += 1
+            print(f"{purged.media_id}\t{purged.dropped} dropped")
+
+    def fail(self, media_id: int | None, error: SmartserveError) -> None:
+        self.failed += 1
+        print_error("failed", f"{media_id}: {reason_of(error)}")

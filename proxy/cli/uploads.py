@@ -11,7 +11,7 @@ import typer
 
 from proxy.app.storage import database_prepared
 from proxy.app.uploads import open_uploads
-from proxy.cli.base import JsonOption, command, print_summary
+from proxy.cli.base import JsonOption, command, print_error, print_summary
 from proxy.domain.errors import ConfigurationError
 from proxy.domain.media import MAX_MEDIA_ID
 from proxy.ingest.uploads.url_replacement import ReplacementReport
@@ -63,7 +63,7 @@ async def replace_urls(
     """Replace the temporary URLs of processed uploads in the profiles.
 
     ``serve`` does this periodically; both may run at the same time, and again. Exits with 1 if an
-    upload is marked as processed but names no image.
+    upload is marked as processed but names no image, or the database does not change its rows.
     """
     # Profiles are tables of the main API.
     if not settings.main.enabled:
@@ -79,9 +79,12 @@ async def replace_urls(
         main.replacer.base_url = base
         report = await main.replacer.run(dry=dry_run, again=again)
     _print(report, base, dry=dry_run, as_json=as_json)
-    print_summary("replace-urls", completed=report.completed, unreadable=len(report.unreadable))
-    # Such uploads stay unprocessed until somebody corrects their row.
-    return len(report.unreadable)
+    for pending_id, reason in report.failed.items():
+        print_error("failed", f"upload {pending_id}: {reason}")
+    unreadable, failed = len(report.unreadable), len(report.failed)
+    print_summary("replace-urls", completed=report.completed, unreadable=unreadable, failed=failed)
+    # An unreadable one stays unprocessed until somebody corrects its row.
+    return unreadable + failed
 
 
 def _print(report: ReplacementReport, base: str, *, dry: bool, as_json: bool) -> None:

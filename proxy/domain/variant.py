@@ -146,6 +146,15 @@ def shapes_of(boxes: Iterable[SizeSpec], facts: MediaFacts) -> frozenset[str]:
     return frozenset(shape_of(plan_geometry(box, facts)) for box in boxes)
 
 
+def box_geometry(box: SizeSpec) -> Geometry:
+    """Return a geometry that stands for a box, for images of another server.
+
+    Their dimensions are not known here, so the box identifies the size.
+    """
+    width, height = box.width or 0, box.height or 0
+    return Geometry(width, height, width, height)
+
+
 @dataclass(frozen=True, slots=True)
 class EncoderProfile:
     """Save options of a format's libvips encoder.

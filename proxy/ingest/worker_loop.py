@@ -202,7 +202,7 @@ class WorkerLoop:
         except LeaseLost:
             log.warning("lease_lost", **ids)
         except DatabaseUnavailable as error:
-            self._report_error("database_lost_during_upload", error)
+            self._report_error("database_lost_during_upload", error, **ids)
         except Exception:
             # One faulty upload must not stop the others.
             self.failures += 1
@@ -221,11 +221,11 @@ class WorkerLoop:
                 return False
         return True
 
-    def _report_error(self, event: str, error: SmartserveError) -> None:
+    def _report_error(self, event: str, error: SmartserveError, **ids: int | None) -> None:
         self._error_in_cycle = True
         self.failures += 1
         cause = {"cause": error.reason} if error.reason else {}
-        log.warning(event, reason=error.detail, **cause)
+        log.warning(event, **ids, reason=error.detail, **cause)
 
     async def _rest(self) -> None:
         """Wait until the next upload is due, `woken` is set, or it is time to poll."""

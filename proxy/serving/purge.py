@@ -13,7 +13,7 @@ import structlog
 
 from proxy.domain.errors import DatabaseUnavailable, MediaRowInvalid, StorageError
 from proxy.domain.media import MAX_MEDIA_ID
-from proxy.domain.variant import PurgeEntry, SizeSpec, shapes_of
+from proxy.domain.variant import PurgeEntry, SizeSpec, box_geometry, shape_of, shapes_of
 from proxy.runtime.thread_pool import ThreadPool
 from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.storage.database.purge_table import PurgeTable
@@ -36,6 +36,8 @@ class PurgeResult(NamedTuple):
     dropped: int
     recorded: bool = True
     """False: the database did not accept the purge. Other servers are purged when it does."""
+    error: StorageError | None = None
+    """If some renditions may still be on this server's disk: why."""
 
 
 class PurgeService:
@@ -95,6 +97,8 @@ class PurgeService:
         if media_id > MAX_MEDIA_ID:
             return PurgeResult(media_id, 0)
         (result,) = await self._purge((media_id,), boxes)
+        if result.error is not None:
+            raise result.error
         return result
 
     async def user(
@@ -102,7 +106,8 @@ class PurgeService:
     ) -> AsyncIterator[PurgeResult]:
         """Purge all media of a user in the order of their ids, each as `medium` does.
 
-        If the database cannot list them, those are purged whose rows are cached, and the rest when
+        A medium that cannot be purged has an error in its result; the others are purged. If the
+        database cannot list them, those are purged whose rows are cached, and the rest when
         the database is back; the last result then has no id.
         """
         after = 0
@@ -140,7 +145,7 @@ class PurgeService:
 
     async def _purge(self, ids: Iterable[int], boxes: Sequence[SizeSpec]) -> list[PurgeResult]:
         entries: list[PurgeEntry] = []
-        dropped: list[int] = []
+        dropped: list[tuple[int, StorageError | None]] = []
         recorded = True
         try:
             for media_id in ids:
@@ -150,7 +155,10 @@ class PurgeService:
                     # All sizes of this one and the rest: no further query waits for its timeout.
                     boxes = ()
                     entries.append(PurgeEntry(media_id))
-                dropped.append(await self._delete(entries[-1]))
+                try:
+                    dropped.append((await self._delete(entries[-1]), None))
+                except StorageError as error:
+                    dropped.append((0, error))
         finally:
             # Also after an error or a cancellation: what is purged here must be purged elsewhere.
             if entries:
@@ -160,8 +168,8 @@ class PurgeService:
                 recording.add_done_callback(self._recordings.discard)
                 recorded = await asyncio.shield(recording)
         return [
-            PurgeResult(entry.media_id, count, recorded)
-            for entry, count in zip(entries, dropped, strict=True)
+            PurgeResult(entry.media_id, count, recorded, error)
+            for entry, (count, error) in zip(entries, dropped, strict=True)
         ]
 
     async def _entry(self, media_id: int, boxes: Sequence[SizeSpec]) -> PurgeEntry:
@@ -178,8 +186,10 @@ class PurgeService:
         if media is None or facts is None:
             # Without the dimensions of the source no file can be assigned to a size.
             return PurgeEntry(media_id)
-        shapes = (shapes_of(boxes, one) for one in (facts, *media.fallbacks))
-        return PurgeEntry(media_id, frozenset().union(*shapes))
+        shapes = [shapes_of(boxes, one) for one in (facts, *media.fallbacks)]
+        # Another server's image with this id may be stored here too; see `proxy.web.forward`.
+        forwarded = {shape_of(box_geometry(box)) for box in boxes}
+        return PurgeEntry(media_id, frozenset().union(forwarded, *shapes))
 
     async def _delete(self, entry: PurgeEntry) -> int:
         # Before the renditions: no render that starts from now on may use the old row or facts.
@@ -261,7 +271,10 @@ class PurgeService:
 
     async def _purge_user_again(self, purge: UserPurge) -> None:
         async for page in self._pages(purge.user_id):
-            await self._purge(page, purge.boxes)
+            for result in await self._purge(page, purge.boxes):
+                if result.error is not None:
+                    cause = result.error.detail
+                    log.warning("purge_incomplete", media_id=result.media_id, cause=cause)
 
     async def _remove(self, keys: Iterable[JournalKey]) -> None:
         for key in keys:

@@ -31,7 +31,7 @@ from proxy.domain.errors import (
 from proxy.domain.formats import Format
 from proxy.domain.negotiation import acceptable
 from proxy.domain.request import Origin, VariantRequest
-from proxy.domain.variant import EncoderProfile, Geometry, Variant
+from proxy.domain.variant import EncoderProfile, Variant, box_geometry
 from proxy.runtime.supervised_task import cancel
 from proxy.serving.renderer import RunningRender
 from proxy.storage.database.upload_repository import UploadResults
@@ -67,13 +67,12 @@ class ForwardedRequest:
     def variant(self) -> Variant:
         """Return the key under which the response is stored; no own rendition has an equal one."""
         box, wanted = self.wanted.box, self.wanted
-        side = Geometry(box.width or 0, box.height or 0, box.width or 0, box.height or 0)
         negotiated = _accept_class(self.accept) if wanted.negotiated else ""
         meaning = f"{box} {wanted.format} {wanted.remove_background} {negotiated}"
         return Variant(
             media_id=self.media_id,
             version=f"forwarded-{blake2b(meaning.encode(), digest_size=16).hexdigest()}",
-            geometry=side,
+            geometry=box_geometry(box),
             profile=EncoderProfile(wanted.format or Format.JPEG, ()),
             background_removed=wanted.remove_background,
             animated=False,

@@ -6,19 +6,9 @@ import json
 import signal
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from proxy.domain.errors import (
-    CapacityError,
-    RenderError,
-    SmartserveError,
-    SourceError,
-    StorageError,
-)
-from proxy.library.adoption.adopt import TreeAdopter
-from proxy.library.adoption.grouping import FileGroup
 from tests.cli.conftest import Invoke
 from tests.library.adoption.trees import BULK, LIBRARY, photo, premade, save
 from tests.support.commands import SMARTSERVE, fetch, run, running
@@ -60,36 +50,6 @@ def test_a_file_over_the_limit_is_named_and_the_rest_is_adopted(
     assert len(done.stdout.splitlines()) == 2
     assert f"skipped {BULK}/{name}: " in done.stderr
     assert "adopt: 2 adopted, 0 known, 1 skipped" in done.stderr
-
-
-ERRORS = [
-    error
-    for error in SmartserveError.__subclasses__()
-    for error in (error, *error.__subclasses__())
-    if issubclass(error, CapacityError | SourceError | RenderError | StorageError)
-]
-
-
-@pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
-def test_each_kind_of_error_costs_its_own_image_only(
-    data: Path,
-    tree: Path,
-    invoke: Invoke,
-    monkeypatch: pytest.MonkeyPatch,
-    error: type[SmartserveError],
-) -> None:
-    adopt = TreeAdopter.adopt
-
-    async def failing(self: TreeAdopter, group: FileGroup) -> Any:
-        if group.files[0].name.stem.startswith("456"):
-            raise error("for a reason")
-        return await adopt(self, group)
-
-    monkeypatch.setattr(TreeAdopter, "adopt", failing)
-    monkeypatch.setattr("proxy.cli.base._RETRY_DELAYS_S", ())
-    done = invoke("adopt", tree, "--data-dir", data, "--no-reserve")
-    assert (done.code, len(done.stdout.splitlines())) == (1, 1)
-    assert f"{BULK}/456-event-789.jpg: for a reason" in done.stderr
 
 
 @pytest.mark.slow

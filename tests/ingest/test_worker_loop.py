@@ -8,8 +8,19 @@ from typing import cast
 import pytest
 import structlog
 
-from proxy.domain.errors import DatabaseUnavailable, LeaseLost
-from proxy.domain.upload import Lease, QueueReport
+from proxy.domain.errors import (
+    AnalysisError,
+    CapacityError,
+    DatabaseUnavailable,
+    IngestError,
+    LeaseLost,
+    RenderError,
+    SourceError,
+    StorageError,
+    UploadStorageError,
+)
+from proxy.domain.upload import ItemOutcome, Lease, LeasedItem, QueueReport
+from proxy.ingest.item_runner import ItemRunner
 from proxy.ingest.worker_loop import (
     QueueMetrics,
     WorkerLoop,
@@ -21,6 +32,7 @@ from proxy.runtime.supervised_task import BackgroundTask, TaskSupervisor
 from proxy.storage.database.ingest_queue import IngestQueue
 from tests.ingest.conftest import PLAIN, Work, Worker
 from tests.ingest.fake_main_api import FakeMainApi
+from tests.support.errors import concrete
 from tests.support.restarts import Restarts
 from tests.support.server import SAMPLES
 from tests.support.waiting import eventually
@@ -201,6 +213,44 @@ async def test_equal_uploads_of_a_user_and_type_make_one_medium(
     assert plain.sql("SELECT DISTINCT state FROM ingest_items") == ["done"]
     root = plain.server.services.settings.storage_root
     assert len([one for one in (root / "bulk").rglob("*") if "logo" in one.name]) <= 4
+
+
+async def test_an_error_of_one_upload_costs_only_itself(
+    fake: FakeMainApi, plain: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each kind of error, at the first, a middle and the last upload of a run."""
+    kinds = [
+        *concrete(CapacityError, SourceError, RenderError, StorageError, AnalysisError),
+        *concrete(IngestError, UploadStorageError),
+        RuntimeError,
+    ]
+    failing, done, failed = set[int](), list[int](), list[int]()
+
+    async def failing_for(self: ItemRunner, item: LeasedItem) -> ItemOutcome:
+        if item.upload.id in failing:
+            failed.append(item.upload.id)
+            raise kind("for a reason")
+        await self.queue.finish(item.lease)
+        done.append(item.upload.id)
+        return ItemOutcome.DONE
+
+    monkeypatch.setattr(ItemRunner, "run", failing_for)
+    for kind in kinds:
+        images = [fake.add(PHOTO) for _ in range(5)]
+        failing = {images[at].id for at in (0, 2, 4)}
+        before = plain.ingest.failures
+        with structlog.testing.capture_logs() as logs:
+            failures = await plain.ingest.run_once() - before
+        assert done == [images[1].id, images[3].id], kind
+        assert failed == sorted(failing)
+        # Another worker, or an earlier upload, has these: nothing has failed.
+        assert failures == (0 if issubclass(kind, LeaseLost) else 3), kind
+        assert {one["main_api_id"] for one in logs if one.get("main_api_id") in failing} == failing
+        # The leases of those that failed would expire in a later round.
+        plain.sql("DELETE FROM ingest_items; SELECT 1")
+        fake.images.clear()
+        done.clear()
+        failed.clear()
 
 
 async def test_concurrent_tasks_process_different_uploads(fake: FakeMainApi, work: Work) -> None:

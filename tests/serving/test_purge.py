@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import structlog
 
 from proxy.domain.errors import DatabaseUnavailable, StorageError
 from proxy.domain.media import MAX_MEDIA_ID, Media, MediaFacts
 from proxy.domain.request import named_boxes
-from proxy.domain.variant import PurgeEntry, Shapes, shapes_of
+from proxy.domain.variant import PurgeEntry, Shapes, box_geometry, shape_of, shapes_of
 from proxy.serving.purge import PurgeResult, PurgeService
 from proxy.settings import Settings
 from proxy.storage.renditions.purge_journal import PurgeJournal, UserPurge
@@ -33,6 +34,8 @@ FACTS = MediaFacts(
     focus=None,
     source_path="bulk/a.jpg",
 )
+GRID_SHAPES = shapes_of(GRID, FACTS) | {shape_of(box_geometry(box)) for box in GRID}
+"""Of this server's image, and of one of another server that has the same id."""
 MEDIA = Media(
     id=1,
     user_id=7,
@@ -54,7 +57,8 @@ class House:
     def __init__(self, root: Path, *rows: Media) -> None:
         self.rows = {row.id: row for row in rows}
         self.cached: Sequence[int] = ()
-        self.down = self.read_only = self.broken = False
+        self.down = self.read_only = False
+        self.broken: Collection[int] = ()
         self.told: list[tuple[Any, ...]] = []
         self.recorded: list[PurgeEntry] = []
         self.journal = PurgeJournal(str(root))
@@ -103,7 +107,7 @@ class House:
         self._answer(refuse=self.down or self.read_only)
 
     async def purge(self, media_id: int, shapes: Shapes = None) -> int:
-        if self.broken:
+        if media_id in self.broken:
             raise StorageError("no")
         self.told.append(("store", media_id, shapes))
         return media_id * 10
@@ -128,9 +132,8 @@ async def test_all_of_a_medium_goes_and_what_was_learned_of_it_first(house: Hous
 
 async def test_one_size_goes_by_the_row_as_it_stands_and_the_facts_stay(house: House) -> None:
     await house.purger.medium(1, GRID)
-    shapes = shapes_of(GRID, FACTS)
-    assert house.told == [("answers", 1), ("store", 1, shapes)]
-    assert house.recorded == [PurgeEntry(1, frozenset(shapes))]
+    assert house.told == [("answers", 1), ("store", 1, GRID_SHAPES)]
+    assert house.recorded == [PurgeEntry(1, GRID_SHAPES)]
 
 
 @pytest.mark.parametrize(
@@ -164,10 +167,38 @@ async def test_a_user_without_media_is_purged_already(house: House) -> None:
 
 
 async def test_a_store_that_fails_is_told_and_other_servers_purge(house: House) -> None:
-    house.broken = True
+    house.broken = {1}
     with pytest.raises(StorageError):
         await house.purger.medium(1)
     assert house.recorded == [PurgeEntry(1)]
+
+
+@pytest.mark.parametrize("broken", [{1}, {2}, {3}, {4}, {5}, {1, 2, 3, 4, 5}], ids=str)
+async def test_a_medium_that_cannot_be_purged_costs_only_itself(
+    broken: Collection[int], house: House
+) -> None:
+    """First, last and in the middle, also of a page: pages have two media here."""
+    house.rows = {one: replace(MEDIA, id=one) for one in range(1, 6)}
+    house.broken = broken
+    purged = [one async for one in house.purger.user(7)]
+    assert [one.media_id for one in purged] == [1, 2, 3, 4, 5]
+    assert {one.media_id for one in purged if one.error is not None} == set(broken)
+    assert [one.dropped for one in purged] == [0 if n in broken else n * 10 for n in range(1, 6)]
+    assert [entry.media_id for entry in house.recorded] == [1, 2, 3, 4, 5], (
+        "other servers purge all"
+    )
+
+
+async def test_a_kept_purge_of_a_user_goes_on_after_a_medium_that_fails(house: House) -> None:
+    house.rows = {one: replace(MEDIA, id=one) for one in range(1, 6)}
+    house.down = True
+    assert [one async for one in house.purger.user(7)] == [PurgeResult(None, 0, recorded=False)]
+    house.down, house.broken = False, {1}
+    with structlog.testing.capture_logs() as logs:
+        await house.purger.retry()
+    assert {entry.media_id for entry in house.recorded} == {1, 2, 3, 4, 5}
+    assert house.kept() == []
+    assert [one["media_id"] for one in logs if one["event"] == "purge_incomplete"] == [1]
 
 
 @pytest.mark.parametrize("fault", ["down", "read_only"])
@@ -199,7 +230,7 @@ async def test_an_unrecorded_purge_survives_a_restart(house: House) -> None:
     house.read_only = False
     again = house.process()
     await again.retry()
-    assert house.recorded == [PurgeEntry(1, frozenset(shapes_of(GRID, FACTS)))]
+    assert house.recorded == [PurgeEntry(1, GRID_SHAPES)]
     assert house.kept() == []
     await again.aclose()
 

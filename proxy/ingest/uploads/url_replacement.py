@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 
 import structlog
 
+from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.upload import TEMP_PREFIX, PendingImage, PendingStatus, media_id_of
 from proxy.domain.urls import API_IMAGES_ROUTE, profile_image_url
 from proxy.ingest.uploads.upload_queue import UploadQueue
@@ -33,6 +34,8 @@ class ReplacementReport:
     """Columns that the main database does not have."""
     unreadable: list[int] = field(default_factory=list)
     """Ids of processed uploads without a valid media id; they stay unchanged."""
+    failed: dict[int, str] = field(default_factory=dict)
+    """Ids of uploads that the database did not change, and why; the next run repeats them."""
 
 
 @dataclass(slots=True)
@@ -53,8 +56,10 @@ class UrlReplacer:
 
         With ``again``, addresses that were written before and have another base are replaced too.
 
+        An upload whose rows the database does not change costs only itself.
+
         Raises:
-            DatabaseUnavailable: the run stopped early; completed replacements remain.
+            DatabaseUnavailable: the uploads could not be listed; completed replacements remain.
         """
         database = self.queue.database
         columns = await database.profile_columns()
@@ -68,7 +73,16 @@ class UrlReplacer:
             while page := await database.list_ended(status, after=after, limit=_PAGE):
                 after = page[-1].id
                 for row in page:
-                    await self._replace(row, columns, report, dry=dry)
+                    try:
+                        await self._replace(row, columns, report, dry=dry)
+                    except DatabaseUnavailable as error:
+                        report.failed[row.id] = error.reason or error.detail
+        if report.failed:
+            # Once, and not for each: if the database is down, all of a page fail.
+            upload, cause = next(iter(report.failed.items()))
+            log.warning(
+                "addresses_not_written", uploads=len(report.failed), first=upload, cause=cause
+            )
         if (report.completed or report.rewritten) and not dry:
             log.info("addresses_replaced", **asdict(report))
         return report

@@ -9,6 +9,7 @@ from typing import Annotated
 from aiohttp import web
 from pydantic import Field
 
+from proxy.domain.errors import StorageError
 from proxy.domain.media import MAX_MEDIA_ID
 from proxy.domain.request import parse_boxes
 from proxy.domain.variant import SizeSpec
@@ -72,12 +73,18 @@ class AdminHandler:
         self.guard.check(request)
         user_id, boxes = path_id(request), self._boxes(request)
         media, dropped, recorded = 0, 0, True
+        failed: list[StorageError] = []
         # No row can have an id above MAX_MEDIA_ID, and the database driver rejects it.
         if user_id <= MAX_MEDIA_ID:
             async for purged in self.purger.user(user_id, boxes):
                 media += purged.media_id is not None
                 dropped += purged.dropped
                 recorded &= purged.recorded
+                if purged.error is not None:
+                    failed.append(purged.error)
+        # All others are purged, and the client has to repeat this.
+        if failed:
+            raise StorageError(f"{len(failed)} of {media} images: {failed[0].detail}")
         return PurgedUser(media, dropped, recorded)
 
     def _boxes(self, request: web.Request) -> tuple[SizeSpec, ...]:

@@ -67,6 +67,7 @@ async def test_columns_missing_in_a_foreign_database_are_reported(
             "site_media.media_path",
         ],
         "unreadable": [],
+        "failed": {},
     }
 
 

@@ -12,7 +12,9 @@ from pytest_aiohttp.plugin import AiohttpClient
 
 from proxy.app.services import open_services
 from proxy.app.web import build_http_server
+from proxy.domain.errors import StorageError
 from proxy.domain.media import DataType
+from proxy.storage.renditions.tiered_store import TieredStore
 from tests.support.server import (
     CHROME,
     SAMPLES,
@@ -344,3 +346,23 @@ async def test_failure_reasons_start_at_zero_in_the_metrics(server: Serving) -> 
         text = await answer.text()
     for reason in ("no_key_set", "missing", "malformed", "wrong", "blocked"):
         assert f'smartserve_auth_failures_total{{reason="{reason}"}} 0.0' in text
+
+
+@pytest.mark.parametrize("failing", [{1}, {2}, {4}], ids=str)
+async def test_a_purge_of_a_user_goes_on_after_an_image_that_fails(
+    server: Serving, library: Library, failing: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """User 7 owns the four images of the library."""
+    purged: list[int] = []
+
+    async def failing_for(_store: TieredStore, media_id: int, _shapes: Any = None) -> int:
+        if media_id in failing:
+            raise StorageError("renditions could not be deleted from the disk")
+        purged.append(media_id)
+        return 1
+
+    monkeypatch.setattr(TieredStore, "purge", failing_for)
+    status, body = await purge(server, "/api/users/7/renditions")
+    assert status == 503
+    assert body["detail"] == "1 of 4 images: renditions could not be deleted from the disk"
+    assert purged == [one for one in sorted(library.ids.values()) if one not in failing]

@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from proxy.domain.request import parse_boxes
 from tests.support.server import CHROME, WEBP_ONLY, Serve, Serving
 from tests.support.uploads import KEY, KEYED, MAIN, PHOTO, USERS, upload
 from tests.support.waiting import eventually
@@ -127,6 +128,26 @@ async def test_a_purge_of_a_forwarded_image_discards_it(main: Serving, media: Me
     await main.services.storage.purger.medium(OWN)
     await get(main, f"/api/images/{OWN}")
     assert len(media.requests) == 2
+
+
+@pytest.mark.parametrize("query", ["size=grid", "size=grid&dpr=2", "w=640", "size=thumbnail"])
+async def test_a_purge_by_size_discards_the_forwarded_image_whose_id_is_also_ours(
+    main: Serving, media: Media, query: str
+) -> None:
+    """The own image with this id, whose dimensions are known, has other shapes."""
+    own = await main.services.storage.repository.find(OWN)
+    assert own is not None
+    assert own.known_facts is not None
+    target, other = f"/api/images/{OWN}?{query}", f"/api/images/{OWN}?size=zoom"
+    for one in (target, other):
+        await get(main, one)
+        await stored(main)
+    size = query.partition("&")[0]
+    boxes = parse_boxes(size, sizes=main.services.settings.size_specs())
+    assert (await main.services.storage.purger.medium(OWN, boxes)).dropped == 1
+    for one in (target, other):
+        await get(main, one)
+    assert len(media.requests) == 3, "only the purged size is requested again"
 
 
 async def test_simultaneous_requests_share_one_and_are_streamed(
