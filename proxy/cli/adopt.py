@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -58,7 +59,8 @@ async def adopt(
     is skipped, and exits with 1 if there is one.
     """
     report = _AdoptionReport(as_json=as_json)
-    place = place_of(settings, directory)
+    # In a thread: on a file system that does not respond, Ctrl-C would have no effect.
+    place = await asyncio.to_thread(place_of, settings, directory)
     if dry_run:
         await _plan(settings, place, report)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -60,8 +61,10 @@ async def import_(
             # Of the database or the storage: the next file may be stored.
             _report_import(RejectedFile(path, reason_of(error)), base, as_json=as_json)
 
+        # In a thread: on a file system that does not respond, Ctrl-C would have no effect.
+        files = await asyncio.to_thread(list, walk(paths))
         # More at a time would only wait for a worker.
-        concurrency, files = settings.workers.processes, list(walk(paths))
+        concurrency = settings.workers.processes
         with progress_bar("importing", len(files)) as progress:
             skipped = await process_each(
                 files, import_one, progress=progress, concurrency=concurrency, on_error=reject

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -34,7 +38,8 @@ from proxy.storage.database.upload_repository import NewUpload, UploadRepository
 from proxy.storage.renditions.tiered_store import TieredStore
 from tests.cli.conftest import Completed, Invoke
 from tests.support.errors import concrete
-from tests.support.server import make_settings
+from tests.support.server import SAMPLES, make_settings
+from tests.support.waiting import wait_until
 
 COUNT = 5
 POSITIONS = [{1}, {3}, {5}, {1, 2, 3, 4, 5}]
@@ -302,3 +307,60 @@ def test_ingest_once_ends_with_its_counts(
         code,
         f"ingest: 5 processed, {failures} failed",
     )
+
+
+HANGING = """
+import os, pathlib, signal, sys, time
+owner, name, marker = eval(sys.argv[1]), sys.argv[2], sys.argv[3]
+real = getattr(owner, name)
+
+def hang(path, *rest, **options):
+    # As in a system call to a dead NFS server: no signal handler of Python can run in this thread.
+    if "dead-fs" in str(path):
+        open(marker, "w").close()
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        time.sleep(600)
+    return real(path, *rest, **options)
+
+setattr(owner, name, hang)
+# A shell starts what runs in the background with SIGINT ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.argv = ["smartserve", *sys.argv[4:]]
+from proxy.cli import main
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)]
+)
+@pytest.mark.parametrize(
+    ("command", "owner", "function"),
+    [
+        ("import", "os", "scandir"),
+        ("import", "pathlib.Path", "is_dir"),
+        ("import", "os", "open"),
+        ("adopt", "os", "scandir"),
+        ("adopt", "pathlib.Path", "is_dir"),
+    ],
+)
+def test_a_dead_file_system_does_not_keep_a_command_from_ending(
+    command: str, owner: str, function: str, number: int, code: int, tmp_path: Path
+) -> None:
+    folder, marker = tmp_path / "images" / "dead-fs", tmp_path / "hangs"
+    folder.mkdir(parents=True)
+    shutil.copy(SAMPLES / "logo.png", folder / "logo.png")
+    arguments = [command, folder.parent if function == "scandir" else folder]
+    started = [sys.executable, "-c", HANGING, owner, function, marker, *arguments]
+    with subprocess.Popen(
+        [*map(str, started), "--data-dir", str(tmp_path / "data")], stderr=subprocess.PIPE
+    ) as process:
+        assert process.stderr is not None
+        try:
+            wait_until(marker.exists)
+            process.send_signal(number)
+            assert process.wait(60) == code
+        finally:
+            process.kill()
+        assert b"Traceback" not in process.stderr.read()
