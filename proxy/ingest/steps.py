@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from proxy.analysis.analyst import Analyst
 from proxy.domain.analysis import PUBLIC_TYPES, Analysis
@@ -97,37 +97,32 @@ class IngestSteps:
             path = original_path(item, result.content_hash, result.source_type)
             # The worker process shares the open file, and has moved its offset.
             os.lseek(descriptor, 0, os.SEEK_SET)
-            await self._merge(item, result.content_hash, descriptor)
+            equal = await self.progress.find_equal(item, result.content_hash)
+            if equal is not None:
+                # In case the file of the other medium is missing.
+                await self.originals.add(equal[1], descriptor)
+                await self._merge(item, equal[0])
             # The path contains id and content hash. If the file exists, a worker stored it and
             # ended before it could record that.
             await self.originals.add(path, descriptor)
-        await self.progress.save_original(item.lease, to_facts(result, path))
+        equal = await self.progress.save_original(item, to_facts(result, path))
+        if equal is not None:
+            # Another worker has stored it meanwhile.
+            await self._merge(item, equal[0], path)
         self.changed(item.lease.media_id)
-        # Again, because another worker may have stored an equal upload at the same time. Both have
-        # committed before they search, so at least one finds the other.
-        await self._merge(item, result.content_hash, path)
 
-    async def _merge(self, item: LeasedItem, content_hash: str, source: int | str) -> None:
-        """Continue an upload with the medium of an equal earlier one of the same user and type.
-
-        ``source`` is the open file of the upload, or its original if that is stored already.
+    async def _merge(self, item: LeasedItem, media_id: int, path: str | None = None) -> NoReturn:
+        """Continue an upload with an equal medium; ``path`` is its own original, if it is stored.
 
         Raises:
-            UploadMerged: there is one; any worker continues the upload with it.
+            UploadMerged: always; any worker continues the upload.
         """
-        found = await self.progress.find_equal(item, content_hash)
-        if found is None:
-            return
-        media_id, path = found
-        if isinstance(source, int):
-            # In case the file of the earlier medium is missing.
-            await self.originals.add(path, source)
         await self.progress.merge(item.lease, media_id)
         self.changed(item.lease.media_id)
-        if isinstance(source, str):
-            # Its row is gone. A file that cannot be deleted now is only waste.
+        if path is not None:
+            # A file that cannot be deleted now is only waste.
             with suppress(SourceError):
-                await self.originals.remove(source)
+                await self.originals.remove(path)
         raise UploadMerged(f"it is equal to image {media_id} of the same user and type")
 
     async def analyse(self, item: LeasedItem) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Executable, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Executable, Select, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.domain.errors import LeaseLost
@@ -90,42 +90,41 @@ class LeasedWriter(SqlDatabase):
         """Store how a step ended."""
         await self.fenced_execute(lease, _checklist(lease, {step: state}))
 
-    async def save_original(self, lease: Lease, facts: MediaFacts) -> None:
-        """Store where the original is; from the commit on the image is served."""
-        await self._save_file(
-            lease,
-            Step.RETRIEVE_FILE,
-            facts,
-            bulk_path=facts.source_path,
-            mime_type=SOURCE_MEDIA_TYPES[facts.source_type],
-            file_size=facts.byte_size,
-            status=MediaStatus.PROCESSING,
-        )
+    async def save_original(self, item: LeasedItem, facts: MediaFacts) -> tuple[int, str] | None:
+        """Store where the original is; from the commit on the image is served.
+
+        If `find_equal` finds a medium, return that instead, and store nothing.
+        """
+        total = ingest_totals.c
+        lock = select(total.value).where(total.name == DONE).with_for_update()
+
+        async def work(connection: AsyncConnection) -> tuple[int, str] | None:
+            # One at a time: of equal uploads that are stored at once, the second finds the first.
+            # SQLite has one writer anyway.
+            await connection.execute(lock)
+            equal = (await connection.execute(_equal(item, facts.content_hash))).first()
+            if equal is not None:
+                return equal.id, equal.bulk_path
+            await _save_file(
+                connection,
+                item.lease,
+                Step.RETRIEVE_FILE,
+                facts,
+                bulk_path=facts.source_path,
+                mime_type=SOURCE_MEDIA_TYPES[facts.source_type],
+                file_size=facts.byte_size,
+                status=MediaStatus.PROCESSING,
+            )
+            return None
+
+        return await self.fenced(item.lease, work)
 
     async def find_equal(self, item: LeasedItem, content_hash: str) -> tuple[int, str] | None:
-        """Return id and original of the first medium that is equal to an upload, or None.
+        """Return id and original of a stored medium that is equal to an upload, or None.
 
-        It was uploaded earlier by the same user with the same type.
+        It is an upload of the same user with the same type.
         """
-        files, facts = media_files.c, media_facts.c
-        query = (
-            select(files.id, files.bulk_path)
-            .join(media_facts, facts.media_id == files.id)
-            .where(
-                facts.content_hash == content_hash,
-                # Facts of another file of the medium prove nothing about its original.
-                facts.source_path == files.bulk_path,
-                files.user_id == item.upload.user_id,
-                files.data_type == item.upload.data_type,
-                files.status.in_((MediaStatus.PROCESSING, MediaStatus.COMPLETED)),
-                # Not an import, whose path may be one of another program.
-                files.main_api_id > 0,
-                files.id < item.lease.media_id,
-            )
-            .order_by(files.id)
-            .limit(1)
-        )
-        rows = await self.read(query)
+        rows = await self.read(_equal(item, content_hash))
         return (rows[0].id, rows[0].bulk_path) if rows else None
 
     async def merge(self, lease: Lease, media_id: int) -> None:
@@ -144,17 +143,9 @@ class LeasedWriter(SqlDatabase):
     async def save_library_file(self, lease: Lease, library_path: str) -> None:
         """Store where the processed file is, and mark the medium as completed."""
         values = {"library_path": library_path, "status": MediaStatus.COMPLETED}
-        await self._save_file(lease, Step.RESIZE_OPTIMIZE, None, **values)
 
-    async def _save_file(
-        self, lease: Lease, step: Step, facts: MediaFacts | None, **values: Any
-    ) -> None:
         async def work(connection: AsyncConnection) -> None:
-            medium = update(media_files).where(media_files.c.id == lease.media_id)
-            await connection.execute(medium.values(values))
-            # The row has another version now, and facts are valid for one version only.
-            await bind_facts(connection, lease.media_id, facts)
-            await connection.execute(_checklist(lease, {step: StepState.COMPLETED}))
+            await _save_file(connection, lease, Step.RESIZE_OPTIMIZE, None, **values)
 
         await self.fenced(lease, work)
 
@@ -193,6 +184,37 @@ def add_to_total(name: str, count: int | ColumnElement[int]) -> Executable:
     """Build the change of one of `ingest_totals`; it must be the last of its transaction."""
     total = ingest_totals.c
     return update(ingest_totals).where(total.name == name).values(value=total.value + count)
+
+
+def _equal(item: LeasedItem, content_hash: str) -> Select[tuple[int, str]]:
+    files, facts = media_files.c, media_facts.c
+    return (
+        select(files.id, files.bulk_path)
+        .join(media_facts, facts.media_id == files.id)
+        .where(
+            facts.content_hash == content_hash,
+            # Facts of another file of the medium prove nothing about its original.
+            facts.source_path == files.bulk_path,
+            files.user_id == item.upload.user_id,
+            files.data_type == item.upload.data_type,
+            files.status.in_((MediaStatus.PROCESSING, MediaStatus.COMPLETED)),
+            # Not an import, whose path may be one of another program.
+            files.main_api_id > 0,
+            files.id != item.lease.media_id,
+        )
+        .order_by(files.id)
+        .limit(1)
+    )
+
+
+async def _save_file(
+    connection: AsyncConnection, lease: Lease, step: Step, facts: MediaFacts | None, **values: Any
+) -> None:
+    medium = update(media_files).where(media_files.c.id == lease.media_id)
+    await connection.execute(medium.values(values))
+    # The row has another version now, and facts are valid for one version only.
+    await bind_facts(connection, lease.media_id, facts)
+    await connection.execute(_checklist(lease, {step: StepState.COMPLETED}))
 
 
 def _checklist(lease: Lease, values: Mapping[Any, Any]) -> Any:

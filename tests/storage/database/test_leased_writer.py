@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import select, update
@@ -11,8 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.domain.errors import LeaseLost
 from proxy.domain.media import Focus, MediaFacts
-from proxy.domain.upload import Lease, Step, StepState
+from proxy.domain.upload import Lease, LeasedItem, Step, StepState
 from proxy.domain.variant import PurgeEntry
+from proxy.settings import DatabaseSettings
 from proxy.storage.database.ingest_queue import IngestQueue
 from proxy.storage.database.leased_writer import LeasedWriter
 from proxy.storage.database.media_repository import SqlMediaRepository
@@ -31,11 +33,12 @@ async def test_who_has_lost_the_lease_writes_nothing_more(
     url: str,
 ) -> None:
     await offer(queue, 1)
-    old = (await claimed(queue)).lease
+    item = await claimed(queue)
+    old = item.lease
     await run_out(backend, url)
     await claimed(queue, "w2")
     for write in (
-        writer.save_original(old, facts),
+        writer.save_original(item, facts),
         writer.start_attempt(old, Step.RETRIEVE_FILE, worker_id="w1"),
         writer.save_library_file(old, "library/x.jpg"),
         queue.finish(old),
@@ -106,9 +109,10 @@ async def test_facts_are_known_from_filing_to_the_end(
     queue: IngestQueue, writer: LeasedWriter, database: SqlMediaRepository, facts: MediaFacts
 ) -> None:
     await offer(queue, 1)
-    lease = (await claimed(queue)).lease
+    item = await claimed(queue)
+    lease = item.lease
     media_id = lease.media_id
-    await writer.save_original(lease, facts)
+    assert await writer.save_original(item, facts) is None
     filed = await database.find(media_id)
     assert filed is not None
     assert filed.servable
@@ -123,6 +127,53 @@ async def test_facts_are_known_from_filing_to_the_end(
     assert rendered.library_path == "library/user_4/logo/img/1.png"
     assert rendered.known_facts is not None
     assert rendered.known_facts.focus == focus
+
+
+@pytest.mark.parametrize("first", [0, 1])
+async def test_of_equal_uploads_the_second_that_is_stored_finds_the_first(
+    first: int, queue: IngestQueue, writer: LeasedWriter, facts: MediaFacts
+) -> None:
+    """Whichever has the lower id: a slow download may end after that of a later upload."""
+    await offer(queue, 1, 2)
+    items = [await claimed(queue), await claimed(queue)]
+    early, late = items[first], items[1 - first]
+    assert await writer.find_equal(late, facts.content_hash) is None
+    assert await writer.save_original(early, facts) is None
+    found = (early.lease.media_id, facts.source_path)
+    assert await writer.find_equal(late, facts.content_hash) == found
+    assert await writer.save_original(late, facts) == found
+    await writer.merge(late.lease, found[0])
+    again = await claimed_after(queue, early)
+    assert (again.upload.id, again.lease.media_id) == (late.upload.id, found[0])
+
+
+async def claimed_after(queue: IngestQueue, item: LeasedItem) -> LeasedItem:
+    """Return the next item once this one has ended."""
+    await queue.finish(item.lease)
+    return await claimed(queue)
+
+
+async def test_of_equal_uploads_that_are_stored_at_once_one_is_stored(
+    queue: IngestQueue,
+    writer: LeasedWriter,
+    facts: MediaFacts,
+    url: str,
+    settings: DatabaseSettings,
+) -> None:
+    """By two processes, which share no lock but that of the database."""
+    other = LeasedWriter(url, settings, lease_s=LEASE_S)
+    try:
+        for round_ in range(10):
+            await offer(queue, 2 * round_ + 1, 2 * round_ + 2)
+            items = [await claimed(queue), await claimed(queue)]
+            own = replace(facts, content_hash=f"{round_:064x}")
+            found = await asyncio.gather(
+                writer.save_original(items[0], own), other.save_original(items[1], own)
+            )
+            stored = items[found.index(None)].lease.media_id
+            assert [one for one in found if one is not None] == [(stored, own.source_path)]
+    finally:
+        await other.aclose()
 
 
 async def test_attempts_are_counted_before_they_are_made(
@@ -153,8 +204,9 @@ async def test_a_focus_is_announced_to_all_servers_because_the_row_does_not_chan
     queue: IngestQueue, writer: LeasedWriter, facts: MediaFacts
 ) -> None:
     await offer(queue, 1)
-    lease = (await claimed(queue)).lease
-    await writer.save_original(lease, facts)
+    item = await claimed(queue)
+    lease = item.lease
+    assert await writer.save_original(item, facts) is None
     other = PurgeTable(reader=writer, writer=writer, retention_days=1)
     await writer.save_analysis(lease, COLUMNS, OWN, focus=None)
     assert await other.read(0) == []
@@ -167,8 +219,9 @@ async def test_an_analysis_without_a_focus_leaves_the_crop_as_it_is(
     queue: IngestQueue, writer: LeasedWriter, database: SqlMediaRepository, facts: MediaFacts
 ) -> None:
     await offer(queue, 1)
-    lease = (await claimed(queue)).lease
-    await writer.save_original(lease, facts)
+    item = await claimed(queue)
+    lease = item.lease
+    assert await writer.save_original(item, facts) is None
     await writer.save_analysis(lease, COLUMNS, OWN, focus=None)
     media = await database.find(lease.media_id)
     assert media is not None
