@@ -1,42 +1,26 @@
-// <smart-image media-id="7" alt="A harbour"> shows an image of a smartserve server: in the right
-// size and format, with a placeholder while it loads, without layout shift. A draft is replaced by
-// the final when that is ready. MIT licensed.
-//
-//   media-id           id of the image
-//   alt                alternative text; default: the stored description, or empty
-//   size               a preset; default: the width of the element
-//   background         "removed" makes a uniform background transparent
-//   preferred-formats  "avif webp": these, in this order; default: by the Accept header
-//   priority           load at once instead of lazily
-//   show-analysis      show the analysis below the image
-//   width, height      aspect ratio until the description has loaded;
-//                      style="display: block; aspect-ratio: 3/2" also reserves the space before
-//                      this file has loaded
-//   base               https://img.example.org; default: the origin of this file
-//
-// The `state` attribute is loading, draft, final or error; `load`, `final` and `error` are events.
+// <smart-image>: an image of a smartserve server. Use and reasons: deploy/EMBEDDING.md. MIT licensed.
 
 const HOME = new URL(import.meta.url).origin;
-const ACCEPT = "image/avif,image/webp,*/*;q=0.8";
-const MAX_POLLS = 9;
-const RETRY_MS = 2000;
+const RETRIES = 4;
+const FINAL_S = 30;
 
 const sheet = new CSSStyleSheet();
 sheet.replaceSync(`
-:host { display: block; position: relative; overflow: hidden; }
-:host([hidden]) { display: none; }
-img { display: block; width: 100%; height: auto; }
+:host { display: block; overflow: hidden; }
+:host([hidden]), .there .blur { display: none; }
 .box { position: relative; overflow: hidden; max-width: 100%; }
-.box img { position: absolute; inset: 0; height: 100%; object-fit: cover; }
+.box:not(.there) { aspect-ratio: 3/2; }
+:host([size]) .box { width: 300px; }
+:host([size]) .there { width: fit-content; }
+img { display: block; max-width: 100%; height: auto; }
+:host(:not([size])) img { width: 100%; }
+.shaped img, .error { position: absolute; width: 100%; height: 100%; object-fit: cover; }
 .blur { filter: blur(12px); transform: scale(1.1); }
-.image { transition: opacity .3s; }
-.box:not(.there) .image { opacity: 0; }
-.there .blur { visibility: hidden; }
-.error { position: absolute; inset: 0; display: grid; place-items: center; padding: 1em; text-align: center; background: #8883; font: 0.9em system-ui, sans-serif; }
-dl { display: grid; grid-template-columns: auto 1fr; gap: .3em 1em; margin: .8em 0; font: .9em/1.4 system-ui, sans-serif; }
+.broken .image { visibility: hidden; }
+.error { display: grid; place-items: center; background: #8883; }
+dl { display: grid; grid-template-columns: auto 1fr; gap: .3em 1em; }
 dt { opacity: .75; } dd { margin: 0; }
-.colours { display: flex; height: 1.2em; border-radius: 4px; overflow: hidden; }
-@media (prefers-reduced-motion: reduce) { .image { transition: none; } }`);
+.colours { display: flex; height: 1.2em; }`);
 
 const make = (tag, properties, ...children) => {
   const element = Object.assign(document.createElement(tag), properties);
@@ -44,64 +28,76 @@ const make = (tag, properties, ...children) => {
   return element;
 };
 const sleep = (seconds) => new Promise((resolve) => setTimeout(resolve, seconds * 1000));
-
-// Descriptions by base and id. Requests of one task are batched: a page sends one for all images.
-const cache = new Map();
-let queue = [];
-
-const fetchJson = async (url) => {
-  const response = await fetch(url);
-  if (response.ok) return response.json();
-  const problem = await response.json().catch(() => ({}));
-  throw Object.assign(new Error(problem.detail ?? response.statusText), { status: response.status });
-};
+const backOff = (turn) => sleep(2 ** turn * (0.5 + Math.random()));
+const isId = (id) => /^(0|[1-9]\d{0,18})$/.test(id);
 
 const load = async (base, batch, turn = 0) => {
+  const ids = batch.map(({ id }) => id);
+  let body = {};
+  let status = 503;
   try {
-    const ids = batch.map((one) => one.id);
-    const body = await fetchJson(`${base}/info${ids.length > 1 ? `?ids=${ids}` : `/${ids}`}`);
-    const found = new Map((body.pictures ?? [body]).map((one) => [`${one.id}`, one]));
-    const later = [];
-    for (const one of batch) {
-      const missing = body.missing?.find(({ id }) => `${id}` === one.id);
-      if (found.has(one.id)) one.resolve(found.get(one.id));
-      // The server still describes it, and answers with the others.
-      else if (missing?.status === 503 && turn < MAX_POLLS) later.push(one);
-      else one.reject(new Error(missing?.detail));
-    }
-    if (later.length) setTimeout(() => load(base, later, turn + 1), RETRY_MS);
-  } catch (error) {
-    for (const { reject } of batch) reject(error);
+    const response = await fetch(`${base}/info${ids[1] ? `?ids=${ids}` : `/${ids}`}`, { priority: "low" });
+    if (response.ok) body = await response.json();
+    status = response.status;
+  } catch {
+    // Network errors count as 503.
   }
+  const later = batch.filter((one) => {
+    const same = ({ id }) => `${id}` === one.id;
+    const found = [body, ...(body.pictures ?? [])].find(same);
+    if (found) return one.resolve(found);
+    const code = body.missing?.find(same)?.status ?? status;
+    if (/429|50[234]/.test(code) && turn < RETRIES) return true;
+    // One id may be the reason why the list is rejected.
+    if (ids[1] && !body.missing) load(base, [one]);
+    else one.reject(code);
+  });
+  if (later[0]) backOff(turn).then(() => load(base, later, turn + 1));
 };
 
-const flush = () => {
-  const waiting = queue;
-  queue = [];
-  for (const base of new Set(waiting.map((one) => one.base))) {
-    const own = waiting.filter((one) => one.base === base);
-    while (own.length) load(base, own.splice(0, 50));
-  }
-};
-
-export const info = (id, base = HOME) => {
+const cache = {};
+const queues = {};
+const info = (id, base) => {
   const key = `${base} ${id}`;
-  if (!cache.has(key)) {
-    const promise = new Promise((resolve, reject) => {
-      if (!queue.length) setTimeout(flush);
-      queue.push({ id: `${id}`, base, resolve, reject });
-    });
-    cache.set(key, promise);
-    promise.catch(() => cache.delete(key));
-  }
-  return cache.get(key);
+  cache[key] ??= new Promise((resolve, reject) => {
+    if (!queues[base]) {
+      const batch = (queues[base] = []);
+      const flush = () => {
+        delete queues[base];
+        while (batch[0]) load(base, batch.splice(0, 50));
+      };
+      requestAnimationFrame(() => setTimeout(flush));
+    }
+    queues[base].push({ id, resolve, reject });
+  });
+  cache[key].catch(() => setTimeout(() => delete cache[key], 60_000));
+  return cache[key];
 };
+
+// One check for each draft.
+const finals = {};
+const checkLater = async (url) => {
+  await sleep(FINAL_S);
+  const headers = { Accept: "image/avif,image/webp,*/*;q=0.8" };
+  return fetch(url, { method: "HEAD", cache: "no-store", headers });
+};
+
+const reload = (image, v) => {
+  for (const element of image.closest("picture")?.children ?? [image]) {
+    for (const name of ["srcset", "src"]) {
+      const mark = (url) => (v ? `${url}${url.includes("?") ? "&" : "?"}v=${v}` : url);
+      const text = element.getAttribute(name)?.replace(/\/(serve|images)\/[^ ,]+/g, mark);
+      if (text) element[name] = text;
+    }
+  }
+};
+
+const isParsed = (node) =>
+  document.readyState !== "loading" || node?.nextSibling || (node && isParsed(node.parentNode));
 
 class MediaElement extends HTMLElement {
-  static observedAttributes = [
-    ..."media-id size alt background preferred-formats".split(" "),
-    ..."priority show-analysis width height base".split(" "),
-  ];
+  static observedAttributes =
+    "media-id size alt background preferred-formats version priority show-analysis width height srcset base".split(" ");
 
   #version = 0;
 
@@ -119,139 +115,145 @@ class MediaElement extends HTMLElement {
   }
 
   disconnectedCallback() {
-    this.#version += 1;
+    this.attributeChangedCallback();
   }
 
-  // Attributes that change in one task cause one update.
   attributeChangedCallback() {
-    this.#version += 1;
-    const version = this.#version;
-    queueMicrotask(() => {
+    const version = ++this.#version;
+    queueMicrotask(async () => {
       const current = () => version === this.#version && this.isConnected;
-      if (current() && this.getAttribute("media-id")) this.show(current);
+      while (current() && !isParsed(this)) await sleep(0.01);
+      const id = this.getAttribute("media-id");
+      if (current() && id) this.show(id, current);
     });
   }
 }
 
 class SmartImage extends MediaElement {
-  async show(current) {
-    const [width, height] = ["width", "height"].map((name) => +this.getAttribute(name));
-    const box = make("div", { className: "box", part: "box" });
-    if (width && height) box.style.aspectRatio = `${width}/${height}`;
+  show(id, current) {
+    const given = (name) => this.getAttribute(name);
+    const own = [...this.querySelectorAll("img")].find((one) =>
+      one.outerHTML.match(/\/(serve|images)\/(\d+)/)?.[2] === id,
+    );
+    const box = make("div", { className: own ? "box there" : "box", part: "box" });
+    const size = given("size");
+    const reserve = (width, height) => {
+      if (!+width || !+height || box.style.aspectRatio) return;
+      box.classList.add("shaped");
+      box.style.aspectRatio = `${width}/${height}`;
+      if (size) box.style.width = `${width}px`;
+    };
     this.shadowRoot.replaceChildren(box);
     this.setAttribute("state", "loading");
-    try {
-      const image = await info(this.getAttribute("media-id"), this.base);
-      if (current()) this.#draw(image, box, current);
-    } catch (error) {
-      if (current()) this.#fail(box, error.message);
+    if (own) {
+      box.append(make("slot"));
+      return this.#watch(own, id, box, current);
     }
-  }
-
-  // Return the srcset for a format. `mark` changes the URL, so that the final bypasses the cache.
-  #candidates(media, format, mark = "") {
-    const size = this.getAttribute("size");
-    const tail = this.getAttribute("background") === "removed" ? "&bg=removed" : "";
-    const url = `/serve/${media.id}?size=${size}${format ? `&format=${format}` : ""}&v=${media.version}`;
-    const text = size
-      ? `${url}, ${url}&dpr=2 2x`
-      : (media.srcset[format || "auto"] ?? media.srcset.auto);
-    return text.replace(/\/serve\/[^ ,]+/g, (one) =>
-      `${this.base}${one}${tail}`.replace(/v=\w+/, `$&${mark}`),
-    );
-  }
-
-  #draw(media, box, current) {
-    const size = media.dimensions[this.getAttribute("size")] ?? media;
-    const eager = this.hasAttribute("priority");
-    box.style.aspectRatio = `${size.width}/${size.height}`;
-    if (this.hasAttribute("size")) box.style.width = `${size.width}px`;
-    if (!media.transparent) box.style.backgroundColor = media.dominant_colors[0]?.hex;
+    reserve(given("width"), given("height"));
+    if (!isId(id)) return this.#fail(box, id);
+    const candidates = (tail = "") => {
+      if (given("background") === "removed") tail += "&bg=removed";
+      if (given("version")) tail += `&v=${given("version")}`;
+      const url = (query) => `${this.base}/serve/${id}?${query}${tail}`;
+      if (size) return `${url(`size=${size}`)}, ${url(`size=${size}`)}&dpr=2 2x`;
+      const widths = [64, 96, 128, 256, 384, 640, 750, 828, 1080, 1200, 1920, 2048, 3840];
+      return widths.map((width) => `${url(`w=${width}`)} ${width}w`);
+    };
+    const eager = given("priority") !== null;
     const sizes = `${eager ? "" : "auto, "}${this.clientWidth || innerWidth}px`;
+    const sources = (given("preferred-formats")?.match(/\w+/g) ?? []).map((format) =>
+      make("source", { type: `image/${format}`, sizes, srcset: candidates(`&format=${format}`) }),
+    );
     const image = make("img", {
       className: "image",
       part: "image",
-      alt: this.getAttribute("alt") ?? media.alt ?? "",
+      alt: given("alt") ?? "",
       loading: eager ? "eager" : "lazy",
       fetchPriority: eager ? "high" : "auto",
-      decoding: "async",
       sizes,
+      srcset: given("srcset")?.replace(/(^|\s)(?=\/)/g, `$1${this.base}`) ?? candidates(),
     });
-    const formats = (this.getAttribute("preferred-formats") ?? "").match(/\w+/g) ?? [];
-    const served = formats.filter((one) => media.formats.served.includes(one));
-    const sources = served.map((format) => make("source", { type: `image/${format}`, sizes }));
-    const fill = (mark) => {
-      served.forEach((format, at) => (sources[at].srcset = this.#candidates(media, format, mark)));
-      image.srcset = this.#candidates(media, "", mark);
+    box.append(make("picture", {}, ...sources, image));
+    this.#watch(image, id, box, current);
+    const describe = (media) => {
+      const { width, height } = media.dimensions[size] ?? media;
+      reserve(width, height);
+      image.alt = given("alt") ?? media.alt ?? "";
+      // No AVIF for animations.
+      for (const one of sources) if (!media.formats.served.includes(one.type.slice(6))) one.remove();
+      box.prepend(make("img", { className: "blur", alt: "", src: media.placeholders.data_uri }));
     };
-    image.onload = () => {
+    info(id, this.base).then(describe, () => {});
+  }
+
+  #watch(image, id, box, current) {
+    let turn = 0;
+    let replaced;
+    const loaded = async () => {
+      if (!current()) return;
+      box.classList.remove("broken");
       box.classList.add("there");
-      box.style.backgroundColor = "";
+      if (replaced) this.#enter("final");
       if (this.getAttribute("state") !== "loading") return;
-      this.setAttribute("state", "final");
-      this.dispatchEvent(new Event("load"));
-      this.#waitForFinal(image, fill, current);
+      const url = image.currentSrc;
+      // Server-Timing is all that a page can read.
+      const draft = /"(draft|fallback)"/.test(JSON.stringify(performance.getEntriesByName(url).at(-1)));
+      this.#enter(draft ? "draft" : "final", "load");
+      if (!draft) return;
+      const response = await (finals[url] ??= checkLater(url)).catch(() => null);
+      // Only a final has a date.
+      const date = response?.headers.get("Last-Modified");
+      replaced = date && current();
+      if (replaced) reload(image, Date.parse(date));
     };
-    image.onerror = () => this.#fail(box, "The image cannot be displayed.");
-    const blur = make("img", { className: "blur", alt: "", src: media.placeholders.data_uri });
-    box.replaceChildren(blur, make("picture", {}, ...sources, image));
-    fill("");
-    if (this.hasAttribute("show-analysis")) {
-      const analysis = make("smart-image-analysis");
-      analysis.setAttribute("media-id", media.id);
-      analysis.setAttribute("base", this.base);
-      this.shadowRoot.append(analysis);
-    }
+    const failed = async () => {
+      if (!current()) return;
+      box.classList.add("broken");
+      const code = await info(id, this.base).catch((code) => code);
+      const last = code < 500 || turn === RETRIES;
+      if (!last) await backOff(turn++);
+      // A format may be wrong.
+      for (const source of box.querySelectorAll("source")) source.remove();
+      if (current()) last ? this.#fail(box, id) : reload(image);
+    };
+    image.addEventListener("load", loaded);
+    image.addEventListener("error", failed);
+    if (image.complete && image.currentSrc) (image.naturalWidth ? loaded : failed)();
+    if (!this.hasAttribute("show-analysis")) return;
+    const analysis = make("smart-image-analysis");
+    analysis.setAttribute("media-id", id);
+    analysis.setAttribute("base", this.base);
+    this.shadowRoot.append(analysis);
   }
 
-  // Poll until the draft is replaced. Of all headers that pages of other origins may read, only
-  // Last-Modified differs: a draft has none.
-  async #waitForFinal(image, fill, current) {
-    const url = image.currentSrc;
-    for (let turn = 0; turn < MAX_POLLS && current(); turn += 1) {
-      const response = await fetch(url, {
-        method: "HEAD",
-        cache: "no-store",
-        headers: { Accept: ACCEPT },
-      }).catch(() => null);
-      if (!response?.ok || !current()) return;
-      if (response.headers.has("Last-Modified")) {
-        if (turn) fill("f");
-        this.setAttribute("state", "final");
-        if (turn) this.dispatchEvent(new Event("final"));
-        return;
-      }
-      this.setAttribute("state", "draft");
-      await sleep(Math.min(2 ** turn, 30));
-    }
+  #enter(state, event = state) {
+    this.setAttribute("state", state);
+    this.dispatchEvent(new Event(event));
   }
 
-  #fail(box, text) {
-    this.setAttribute("state", "error");
-    if (!box.style.aspectRatio) box.style.aspectRatio = "3/2";
-    const alt = this.getAttribute("alt");
-    const message = make("span", { textContent: alt ? `${alt} (${text})` : text });
-    box.replaceChildren(make("div", { className: "error", part: "error" }, message));
-    this.dispatchEvent(new Event("error"));
+  #fail(box, id) {
+    console.warn(`smart-image: no image with media-id="${id}"`);
+    box.style.aspectRatio = `${box.clientWidth}/${box.clientHeight}`;
+    box.className = "box";
+    const textContent = this.getAttribute("alt") ?? this.querySelector("img")?.alt;
+    box.replaceChildren(make("div", { className: "error", part: "error", textContent }));
+    this.#enter("error");
   }
 }
 
 class SmartImageAnalysis extends MediaElement {
-  async show(current) {
-    const image = await info(this.getAttribute("media-id"), this.base).catch(() => null);
+  async show(id, current) {
+    const image = isId(id) && (await info(id, this.base).catch(() => null));
     if (!image || !current()) return;
     const { style, medium, quality_score: quality, mood_keywords: mood } = image.analysis;
-    const colours = make("span", { className: "colours", role: "img" });
-    colours.setAttribute("aria-label", image.dominant_colors.map((one) => one.hex).join(", "));
-    for (const { hex, percent } of image.dominant_colors) {
-      const swatch = make("i", { title: hex });
-      Object.assign(swatch.style, { background: hex, flexGrow: percent });
-      colours.append(swatch);
-    }
+    const swatches = image.dominant_colors.map(({ hex, percent }) =>
+      make("i", { title: hex, style: `background: ${hex}; flex-grow: ${percent}` }),
+    );
+    const ariaLabel = image.dominant_colors.map(({ hex }) => hex);
     const rows = {
       Style: [style, medium].filter(Boolean).join(", "),
-      Colours: colours,
-      Quality: `${quality} / 100`,
+      Colours: make("span", { className: "colours", role: "img", ariaLabel }, ...swatches),
+      Quality: quality && `${quality} / 100`,
       Mood: mood.join(", "),
     };
     const list = make("dl", { part: "analysis" });
