@@ -11,6 +11,7 @@ from itertools import chain
 from typing import Any, Literal, get_args
 
 from proxy.domain.media import DataType, Focus
+from proxy.domain.perceptual_hash import PerceptualHash
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +26,21 @@ class Colour:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Technical quality; each figure is 0 (poor) to 100 (best)."""
+    """Technical quality; each figure is 0 (poor) to 100 (best), or None: it does not count.
+
+    A figure does not count if it has no meaning for the kind of image, as the exposure of a
+    drawing, or cannot be measured, as the sharpness of a single colour.
+    """
 
     score: float
-    """Weighted mean of the figures that matter for the kind of image."""
-    sharpness: float
-    exposure: float
-    contrast: float
-    noise: float
+    """Mean of the figures that count; bad figures have most weight."""
+    sharpness: float | None
+    exposure: float | None
+    contrast: float | None
+    noise: float | None
     """100: no noise."""
-    resolution: float
-    blockiness: float
+    resolution: float | None
+    blockiness: float | None
     """100: no visible JPEG blocks."""
 
 
@@ -78,7 +83,9 @@ class AnalysisResult:
     """Base64."""
     blurhash: str
     phash: str
-    """64 bits as 16 hexadecimal digits; similar images have a small Hamming distance."""
+    """64 bits as 16 hexadecimal digits; see `proxy.domain.perceptual_hash`."""
+    phash_mask: str
+    """The bits of ``phash`` that are distinct, likewise."""
     focus: Focus | None
     stages: dict[str, float] = field(default_factory=dict)
     """Seconds of processor time for each measure."""
@@ -147,9 +154,13 @@ _NO_LOGO = "the user has no logo with distinct colors"
 _NO_FOCUS = "nothing stands out"
 _NO_TEXT = "needs a vision model or tesseract; there is neither"
 _GOOGLE, _OPENAI = "google", "openai"
-# Keys in `Analysis.own` that are not published: the providers to retry, and the size of the image
-# that each provider was sent.
-_PENDING, _SENT = "awaited", "sent"
+ANALYSIS_VERSION = 2
+"""Version of the values that are computed from pixels. Raise it if any of them changes: stored ones
+of another version are computed again when they are read."""
+# Keys in `Analysis.own` that are not published: the providers to retry, the size of the image that
+# each provider was sent, and `ANALYSIS_VERSION`.
+_PENDING, _SENT, _VERSION = "awaited", "sent", "version"
+_UNPUBLISHED = (_PENDING, _SENT, _VERSION)
 # Columns of ``media_ai_analysis`` by the name under which they are published.
 _PUBLIC_COLUMNS = {
     "style": "style_classification",
@@ -184,7 +195,9 @@ _BY_MODEL = (
     *("style", "medium", "subject", "confidence_score", "detected_objects"),
     *("labels", "detected_logos", "safe_search"),
 )
-_HASHES = ("thumbhash", "blurhash", "phash")
+# Reasons of null values of the pixels.
+_PIXEL_REASONS = {"brand_colors": _NO_BRAND, "focus": _NO_FOCUS}
+_HASHES = ("thumbhash", "blurhash", "phash", "phash_mask")
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +215,26 @@ class Analysis:
     def pending_providers(self) -> tuple[str, ...]:
         """Providers that failed temporarily and should be retried."""
         return tuple(self.own.get(_PENDING) or ())
+
+    @property
+    def outdated(self) -> bool:
+        """Whether another version of this program has computed it; False for other programs."""
+        return bool(self.own) and self.own.get(_VERSION) != ANALYSIS_VERSION
+
+    @property
+    def ai_enhanced(self) -> bool:
+        """Whether a model has answered; statistics and text recognition are none."""
+        # Another program may have stored the values of its model without the raw answer.
+        by_model = ("style_classification", "medium_detected", "subject_matter")
+        raw = ("raw_google_response", "raw_gpt4_response")
+        return any(self.columns.get(name) is not None for name in (*by_model, *raw))
+
+    @property
+    def perceptual_hash(self) -> PerceptualHash | None:
+        """The hash of ``phash``, or None if it is not of this version."""
+        if self.outdated:
+            return None
+        return PerceptualHash.parse(self.own.get("phash"), self.own.get("phash_mask"))
 
     def sent_size(self, provider: str) -> tuple[int, int] | None:
         """Return width and height of the image that a provider was sent, if they are stored."""
@@ -225,8 +258,42 @@ class Analysis:
         """Return the ``analysis`` of ``GET /api/media/analysis/{media_id}``."""
         return {
             **{name: self.columns[column] for name, column in _PUBLIC_COLUMNS.items()},
-            **{name: one for name, one in self.own.items() if name not in (_PENDING, _SENT)},
+            **{name: one for name, one in self.own.items() if name not in _UNPUBLISHED},
         }
+
+    def renewed(self, local: AnalysisResult, data_type: str) -> Analysis:
+        """Return it with the pixels analysed again; what the providers answered stays."""
+        plain = asdict(local)
+        columns = {
+            **self.columns,
+            "dominant_colors": list(plain["dominant_colours"]),
+            "quality_score": round(local.quality.score),
+        }
+        own = {**self.own, **_pixel_values(local, data_type), _VERSION: ANALYSIS_VERSION}
+        site = own.get("site_context")
+        if isinstance(site, dict):
+            own["site_context"] = {**site, "content_class": asdict(local.content_class)}
+        reasons = own.get("reasons")
+        if isinstance(reasons, dict):
+            kept = {name: one for name, one in reasons.items() if name not in _PIXEL_REASONS}
+            missing = {name: why for name, why in _PIXEL_REASONS.items() if own[name] is None}
+            own["reasons"] = kept | missing
+        return Analysis(columns, own)
+
+
+def _pixel_values(local: AnalysisResult, data_type: str) -> dict[str, Any]:
+    """Return what ``own`` has of the pixels."""
+    plain = asdict(local)
+    # Of other images these are the colours of the scene, not of a brand.
+    logo = data_type == DataType.LOGO or local.kind.name == "logo"
+    quality = {name: part for name, part in plain["quality"].items() if part is not None}
+    return {
+        "width": local.width,
+        "height": local.height,
+        "brand_colors": [one.hex for one in local.brand_colours] if logo else None,
+        "quality": quality,
+        **{name: plain[name] for name in ("kind", *_HASHES, "focus")},
+    }
 
 
 def merge(
@@ -279,27 +346,17 @@ def merge(
         partly = [one.reasons["detected_text"] for one in ranked if "detected_text" in one.reasons]
         explained = [*(one.reason for one in failed), *partly]
         reasons["detected_text"] = "; ".join(explained) or _NO_TEXT
-    # Of other images these are the colours of the scene, not of a brand.
-    logo = data_type == DataType.LOGO or local.kind.name == "logo"
-    brand_colors = [one.hex for one in local.brand_colours] if logo else None
+    pixels = _pixel_values(local, data_type)
     site_context = _site_context(local, brand) if data_type == DataType.SITES else None
-    by_type = (
-        ("brand_colors", brand_colors, _NO_BRAND),
-        ("site_context", site_context, _NO_SITE),
-        ("focus", local.focus, _NO_FOCUS),
-        ("embedding", None, _NO_EMBEDDING),
-    )
-    reasons |= {name: reason for name, value, reason in by_type if value is None}
+    by_type = {**_PIXEL_REASONS, "site_context": _NO_SITE, "embedding": _NO_EMBEDDING}
+    values = {**pixels, "site_context": site_context, "embedding": None}
+    reasons |= {name: reason for name, reason in by_type.items() if values[name] is None}
     sent = {name: list(one.sent_size) for name, one in found.items() if one.sent_size}
     pending = [one.provider for one in gaps if one.temporary]
     own = {
-        "width": local.width,
-        "height": local.height,
-        "brand_colors": brand_colors,
-        **{name: plain[name] for name in ("quality", "kind", *_HASHES, "focus")},
+        _VERSION: ANALYSIS_VERSION,
+        **values,
         **provided,
-        "site_context": site_context,
-        "embedding": None,
         "reasons": reasons,
         **({_PENDING: pending} if pending else {}),
         **({_SENT: sent} if sent else {}),

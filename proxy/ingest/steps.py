@@ -282,7 +282,7 @@ def callback_payload(
         "media_id": str(media.id),
         "permanent_url": image_url(media.id, base=base_url) if base_url else None,
         "processing_complete": True,
-        "ai_enhanced": stored is not None,
+        "ai_enhanced": stored is not None and stored.ai_enhanced,
         # In the order of the enumeration, so that equal media have equal payloads.
         "formats_available": [str(fmt) for fmt in Format if fmt in formats],
         "ai_analysis": {

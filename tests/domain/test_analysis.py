@@ -19,6 +19,7 @@ from proxy.domain.analysis import (
     VisionResult,
     merge,
 )
+from proxy.domain.perceptual_hash import PerceptualHash
 from tests.domain.test_worker_protocol import ANALYSED
 
 
@@ -233,6 +234,57 @@ def test_only_images_of_sites_have_a_site_context() -> None:
     context = merged(data_type="sites", brand=brand).public()["site_context"]
     content_class = {"name": "content", "reason": "why, in words"}
     assert context == {"content_class": content_class, **brand}
+
+
+def test_only_the_answer_of_a_model_makes_an_analysis_ai_enhanced() -> None:
+    assert not merged().ai_enhanced
+    assert not merged(text="read by Tesseract").ai_enhanced
+    assert not merged(ProviderGap("google", "down")).ai_enhanced
+    assert merged(GOOGLE).ai_enhanced
+    assert merged(MODEL, ProviderGap("google", "down")).ai_enhanced
+    other = {**merged().columns, "style_classification": "Impressionist"}
+    assert Analysis(other, {}).ai_enhanced
+
+
+def test_parts_of_the_quality_that_do_not_count_are_not_shown() -> None:
+    drawn = replace(ANALYSED, quality=replace(ANALYSED.quality, exposure=None, contrast=None))
+    found = merge(drawn, [], NO_TESSERACT, data_type="logo").public()["quality"]
+    assert set(found) == {"score", "sharpness", "noise", "resolution", "blockiness"}
+
+
+def test_an_analysis_of_another_version_is_outdated() -> None:
+    found = merged(MODEL)
+    assert not found.outdated
+    assert "version" not in found.public()
+    assert Analysis(found.columns, {**found.own, "version": 1}).outdated
+    old = {name: value for name, value in found.own.items() if name != "version"}
+    assert Analysis(found.columns, old).outdated
+    assert not Analysis(found.columns, {}).outdated, "the row of another program"
+
+
+def test_a_renewed_analysis_has_the_new_pixels_and_the_old_answers() -> None:
+    colours = (Colour("#010203", 100.0),)
+    site = merged(MODEL, data_type="sites")
+    old = Analysis(site.columns, {**site.own, "version": 1, "phash": "f" * 16})
+    kind = replace(ANALYSED.kind, name="logo")
+    local = replace(ANALYSED, dominant_colours=colours, brand_colours=colours, kind=kind)
+    found = old.renewed(local, "sites")
+    assert not found.outdated
+    assert found.columns["dominant_colors"] == [{"hex": "#010203", "percent": 100.0}]
+    assert found.columns["style_classification"] == "Impressionist"
+    assert found.own["brand_colors"] == ["#010203"]
+    assert "brand_colors" not in found.own["reasons"]
+    assert found.own["phash"] == ANALYSED.phash
+    assert found.own["site_context"] == site.own["site_context"]
+    fresh = merge(local, [MODEL], NO_TESSERACT, data_type="sites")
+    assert found.public() == fresh.public()
+
+
+def test_only_the_hash_of_this_version_is_compared() -> None:
+    found = merged()
+    assert found.perceptual_hash == PerceptualHash.parse(ANALYSED.phash, ANALYSED.phash_mask)
+    assert Analysis(found.columns, {**found.own, "version": 1}).perceptual_hash is None
+    assert Analysis(found.columns, {}).perceptual_hash is None
 
 
 def test_only_logos_have_brand_colours() -> None:

@@ -99,6 +99,7 @@ ANALYSED = AnalysisResult(
     thumbhash="XQkOFJBQd3hgiXiVh4fkZg/3hw==",
     blurhash="LpHV6L1GnNoaQCWVt7R:Sut7WGoa",
     phash="00ff00ff00ff00ff",
+    phash_mask="ffffffffffffffff",
     focus=Focus(0.25, 1 / 3),
     stages={"look": 0.01},
 )

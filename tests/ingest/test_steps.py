@@ -489,7 +489,7 @@ def _analysis(*objects: DetectedObject) -> Analysis:
     quality = Quality(1, 1, 1, 1, 1, 1, 1)
     local = AnalysisResult(
         *(1, 1, (), (), quality, (), Kind("photo", ""), ContentClass("content", "")),
-        *("", "", "0" * 16, Focus(0.1, 0.1)),
+        *("", "", "0" * 16, "0" * 16, Focus(0.1, 0.1)),
     )
     found = VisionResult("google", {}, objects=objects)
     return merge(local, [found], ProviderGap("tesseract", "no"), data_type="profile")
@@ -635,7 +635,8 @@ async def test_the_callback_has_the_rich_payload(fake: FakeMainApi, worker: Work
         "media_id": image.media_id,
         "permanent_url": f"{BACKEND}/serve/{image.media_id}",
         "processing_complete": True,
-        "ai_enhanced": True,
+        # No model is configured: statistics are none.
+        "ai_enhanced": False,
         "formats_available": ["avif", "webp", "jpeg"],
     }
     assert 0 < analysis["quality_score"] <= 100
@@ -644,6 +645,19 @@ async def test_the_callback_has_the_rich_payload(fake: FakeMainApi, worker: Work
     assert {analysis[name] for name in unknown} == {None}
     assert analysis["dominant_colors"]
     assert {"detected_logos", "safe_search", "brand_colors"} <= set(analysis["reasons"])
+
+
+@pytest.mark.parametrize(("gain", "level"), [(0.15, 128), (0.12, 0), (0.15, 230)])
+async def test_the_callback_of_a_pale_or_dark_photograph_as_logo_claims_no_cut(
+    fake: FakeMainApi, work: Work, gain: float, level: float
+) -> None:
+    worker, out = await work(renditions="none"), io.BytesIO()
+    pale = Image.open(io.BytesIO(PHOTO)).convert("RGB").resize((384, 256))
+    pale.point(lambda one: round(one * gain + level * (1 - gain))).save(out, "png")
+    image = fake.add(out.getvalue(), kind="logo", suffix="png")
+    await worker.ingest.run_once()
+    (payload,) = image.completions
+    assert payload["ai_analysis"]["background_removed"] is False
 
 
 async def test_images_of_sites_have_the_brand_of_their_own_user(

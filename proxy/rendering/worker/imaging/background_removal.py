@@ -15,7 +15,6 @@ from typing import Any
 
 import pyvips
 
-from proxy.rendering.worker.imaging.load import is_transparent
 
 FLAT_DISTANCE = 6.0
 """CIE76 distance up to which a pixel has the background colour: two to three times a just
@@ -23,6 +22,16 @@ noticeable difference, and above the noise of a JPEG of quality 60 on a flat bac
 FLAT_SHARE = 0.9
 """Share of the border that must have that colour: a logo may touch the border. No photograph of the
 tests reaches 0.75."""
+# The farthest colour must be so many times as far from the background as nine in ten pixels of the
+# border are. Logos have 15 and more, also with noise or as a JPEG of quality 30; a photograph that
+# is so dark or so pale that its border looks flat has 9 and less.
+_STANDS_OUT = 12.0
+# The decision is made on a small copy. An image at full size has more noise, and the cut must do
+# what was announced.
+_CUT_SHARE, _CUT_STANDS_OUT = 0.75, 6.0
+# Alpha below which a pixel is not opaque, and their share in an image that is cut out already:
+# lossy formats change 255 a little, and a stray pixel does not make a background.
+_OPAQUE_ALPHA, _CLEAR_SHARE = 250, 0.01
 _BORDER_SHARE = 0.01
 _MAX_BORDER = 4
 # Pixels on both sides of an edge softened by antialiasing, resampling and chroma subsampling.
@@ -68,25 +77,39 @@ class BackgroundColour:
 
 
 def is_flat(page: Any) -> bool:
-    """Return whether an opaque sRGB image has content on a flat background."""
-    background = background_colour(page)
-    return background is not None and _content_box(page, background) is not None
+    """Return whether an opaque sRGB image has content that stands out from a flat background."""
+    return _background(page, FLAT_SHARE, _STANDS_OUT) is not None
+
+
+def is_cut_out(page: Any) -> bool:
+    """Return whether a page has an alpha channel that makes a distinct part of it transparent."""
+    return bool(page.hasalpha()) and (page[-1] < _OPAQUE_ALPHA).avg() >= _CLEAR_SHARE * _FULL
 
 
 def cut_out(pages: Sequence[Any]) -> list[Any]:
     """Add an alpha to 8-bit frames on a flat background; return other frames unchanged.
 
-    Frames that already have transparency are not changed. Changed frames are RGBA, in memory.
+    Frames that have been cut out already are not changed. Changed frames are RGBA, in memory.
     """
-    # An image with transparency has been cut out already; a second matte would spoil it.
-    if any(is_transparent(page) for page in pages):
+    # A second matte would spoil them.
+    if any(is_cut_out(page) for page in pages):
         return list(pages)
     # The background of the first frame is used for all: otherwise an animation would flicker.
-    first = _opaque(pages[0])
-    background = background_colour(first)
-    if background is None or _content_box(first, background) is None:
+    background = _background(_opaque(pages[0]), _CUT_SHARE, _CUT_STANDS_OUT)
+    if background is None:
         return list(pages)
     return [page for batch in _batches(pages) for page in _cut(batch, background)]
+
+
+def _background(page: Any, share: float, stands_out: float) -> BackgroundColour | None:
+    """Return the colour of the background if there is content on it, else None."""
+    background = background_colour(page, share)
+    if background is None or _content_box(page, background) is None:
+        return None
+    # In tenths, because a histogram has whole levels.
+    spread = (_distance(_border(page), background) * 10).cast("uchar").percent(90) / 10
+    farthest = _distance(page, background).max()
+    return background if farthest > max(FLAT_DISTANCE, stands_out * spread) else None
 
 
 def _opaque(page: Any) -> Any:
@@ -121,13 +144,13 @@ def _column(pages: Sequence[Any], background: BackgroundColour) -> tuple[Any, in
     return column.copy_memory(), height + _APART
 
 
-def background_colour(page: Any) -> BackgroundColour | None:
+def background_colour(page: Any, least: float = FLAT_SHARE) -> BackgroundColour | None:
     """Return the mean of the border pixels near their median, or None if they are too few."""
     border = _border(page)
     median = BackgroundColour(tuple(float(border[band].percent(50)) for band in range(3)))
     same = _distance(border, median) <= FLAT_DISTANCE
     share = same.avg() / _FULL
-    if share < FLAT_SHARE:
+    if share < least:
         return None
     kept = same.ifthenelse(border, 0)
     return BackgroundColour(tuple(kept[band].avg() / share for band in range(3)))

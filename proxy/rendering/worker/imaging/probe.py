@@ -39,7 +39,8 @@ def probe(job: ProbeJob, source_fd: int) -> ProbeResult:
         height=height,
         has_alpha=has_alpha,
         pages=opened.header.pages,
-        flat_background=has_alpha or background_removal.is_flat(load.flatten(small)),
+        flat_background=background_removal.is_cut_out(small)
+        or background_removal.is_flat(load.flatten(small)),
         focus=focus(load.flatten(small)),
     )
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 from proxy.domain.formats import Format
 from proxy.domain.variant import EncoderProfile, Geometry
@@ -86,6 +87,77 @@ def test_an_image_without_a_flat_background_is_unchanged() -> None:
     source = photo("kodak-23.png")
     ours = studio.pixels(studio.rendered(source, remove_background=True))
     assert np.array_equal(ours, studio.pixels(Image.open(source)))
+
+
+def _levelled(gain: float, level: float) -> Callable[[Image.Image], Image.Image]:
+    return lambda picture: picture.point(lambda one: round(one * gain + level * (1 - gain)))
+
+
+def _with_clear_pixel(picture: Image.Image) -> Image.Image:
+    clear = picture.convert("RGBA")
+    clear.putpixel((5, 5), (0, 0, 0, 0))
+    return clear
+
+
+PALE: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "contrast x 0.15": _levelled(0.15, 128),
+    "contrast x 0.1": _levelled(0.1, 128),
+    "brightness x 0.25": _levelled(0.25, 0),
+    "brightness x 0.12": _levelled(0.12, 0),
+    "brightness x 0.06": _levelled(0.06, 0),
+    "fog": _levelled(0.15, 230),
+    "blurred fog": lambda one: _levelled(0.2, 200)(one).filter(ImageFilter.GaussianBlur(8)),
+    "one transparent pixel": _with_clear_pixel,
+}
+
+
+@pytest.mark.parametrize("how", PALE)
+@pytest.mark.parametrize("name", ["kodak-03.png", "kodak-15.png", "kodak-23.png", "photo-6mp.jpg"])
+def test_a_photograph_is_never_announced_or_cut_as_one_with_a_background(
+    name: str, how: str
+) -> None:
+    picture = Image.open(photo(name)).convert("RGB")
+    picture.thumbnail((768, 768))
+    source = studio.saved(PALE[how](picture), compress_level=1)
+    assert not studio.looked_at(source).flat_background
+
+
+def _faint(ink: str, paper: str) -> Image.Image:
+    picture = Image.new("RGB", (400, 300), paper)
+    ImageDraw.Draw(picture).ellipse((120, 70, 280, 230), fill=ink)
+    return picture
+
+
+CUT: dict[str, Image.Image] = {
+    **{one.name: one.picture.convert("RGB") for one in logos()},
+    "light grey on white": _faint("#DCDCDC", "#FFFFFF"),
+    "dark grey on black": _faint("#303030", "#000000"),
+    "a dark logo": _levelled(0.3, 0)(draw_logo()),
+}
+
+
+@pytest.mark.parametrize("quality", [None, 60])
+@pytest.mark.parametrize("name", CUT)
+def test_an_announced_cut_is_made(name: str, quality: int | None) -> None:
+    encoded: dict[str, Any] = {} if quality is None else {"fmt": "JPEG", "quality": quality}
+    source = studio.saved(CUT[name], **encoded)
+    assert studio.looked_at(source).flat_background
+    shown = studio.pixels(studio.rendered(source, remove_background=True), "RGBA")[..., 3]
+    assert 0.2 <= (shown < 128).mean() <= 0.99
+    assert shown.max() == 255
+
+
+def test_a_shape_that_cannot_be_told_from_its_paper_is_not_announced() -> None:
+    source = studio.saved(_faint("#F2F2F2", "#FFFFFF"))
+    assert not studio.looked_at(source).flat_background
+
+
+def test_one_transparent_pixel_does_not_prevent_a_cut() -> None:
+    source = studio.saved(_with_clear_pixel(logos()[0].picture.convert("RGB")))
+    assert studio.looked_at(source).flat_background
+    assert (
+        studio.pixels(studio.rendered(source, remove_background=True), "RGBA")[..., 3] < 9
+    ).any()
 
 
 def test_a_grey_logo_is_cut_out_too() -> None:

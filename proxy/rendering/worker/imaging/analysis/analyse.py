@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from proxy.domain.analysis import AnalysisResult, ContentClass, Kind, Quality
+from proxy.domain.perceptual_hash import PerceptualHash
 from proxy.domain.worker_protocol import AnalyseJob
 from proxy.rendering.worker.imaging import background_removal, load, probe
 from proxy.rendering.worker.imaging.analysis import (
@@ -43,14 +44,19 @@ class _Analyser:
         self._opened = load.open_source(source_fd, job.limits)
         self._preview = self._timed("look", lambda: probe.preview(self._opened))
         self._detail = self._timed("detail", lambda: quality.detail(self._opened))
+        if not self._measured():
+            # A drawing may have nothing in its middle, and a photograph only sky.
+            self._detail = self._timed("detail", lambda: quality.richest(self._opened))
+            self._measured()
         self._opaque = load.flatten(self._preview).copy_memory()
-        self._has_alpha = bool(self._preview.hasalpha() and self._preview[-1].min() < _FULL)
+        self._has_alpha = background_removal.is_cut_out(self._preview)
 
     def result(self) -> AnalysisResult:
         """Compute all measures."""
         bins = self._timed("colours", lambda: colours.count(self._preview))
         clusters = self._timed("colours", lambda: colours.clusters(bins))
         kind = self._timed("kind", lambda: self._kind(bins))
+        phash, phash_mask = self._timed("phash", self._phash).texts()
         return AnalysisResult(
             *self._opened.header.upright,
             dominant_colours=colours.dominant(clusters),
@@ -61,7 +67,8 @@ class _Analyser:
             content_class=self._timed("content_class", lambda: self._content_class(kind)),
             thumbhash=self._timed("placeholders", self._thumbhash),
             blurhash=self._timed("placeholders", self._blurhash),
-            phash=self._timed("phash", self._phash),
+            phash=phash,
+            phash_mask=phash_mask,
             focus=self._timed("focus", lambda: probe.focus(self._opaque)),
             stages=self._stages,
         )
@@ -73,10 +80,23 @@ class _Analyser:
         self._stages[name] = self._stages.get(name, 0.0) + time.process_time() - started
         return result
 
+    def _measured(self) -> bool:
+        """Measure noise and sharpness of the part; return whether it has any detail."""
+        # Noise comes first: sharpness and exposure subtract its share.
+        self._sigma = self._timed("noise", lambda: quality.noise_sigma(self._detail))
+        self._frequency = self._timed(
+            "sharpness", lambda: quality.mean_frequency(self._detail, self._sigma)
+        )
+        return self._frequency > 0
+
     def _kind(self, bins: list[colours.ColourBin]) -> Kind:
         isolated = self._has_alpha or background_removal.is_flat(self._opaque)
         traits = classification.traits(
-            self._detail, bins, isolated=isolated, has_alpha=self._has_alpha
+            self._detail,
+            bins,
+            preview=quality.to_luma(self._opaque),
+            isolated=isolated,
+            has_alpha=self._has_alpha,
         )
         return classification.decide(traits)
 
@@ -93,14 +113,16 @@ class _Analyser:
         return red, green, blue
 
     def _quality(self, kind: Kind) -> Quality:
-        # Noise comes first: sharpness and exposure subtract its share.
-        sigma = self._timed("noise", lambda: quality.noise_sigma(self._detail))
-        frequency = self._timed("sharpness", lambda: quality.mean_frequency(self._detail, sigma))
+        photo, sigma = kind.name == "photo", self._sigma
+        if not photo:
+            sigma = self._timed("noise", lambda: quality.noise_sigma(self._detail, flat=True))
+        # A photograph without detail is not sharp; a drawing may have no edge to measure.
+        sharp = photo or self._frequency > 0
         excess = self._timed("blockiness", lambda: quality.block_excess(self._detail))
         luma = quality.to_luma(self._preview)
         shares = self._timed("tone", lambda: quality.histogram(luma))
         parts = {
-            "sharpness": quality.sharpness_score(frequency),
+            "sharpness": quality.sharpness_score(self._frequency) if sharp else None,
             "noise": quality.noise_score(sigma),
             "blockiness": quality.blockiness_score(excess),
             "exposure": quality.exposure(shares, sigma),
@@ -119,7 +141,7 @@ class _Analyser:
         small = _within(self._opaque, _BLURHASH_SIDE)
         return hashes.blurhash(small.width, small.height, bytes(small.write_to_memory()))
 
-    def _phash(self) -> str:
+    def _phash(self) -> PerceptualHash:
         side = hashes.PHASH_SIDE
         grey = quality.to_luma(self._opaque).thumbnail_image(side, height=side, size="force")
         return hashes.phash(grey.write_to_memory())

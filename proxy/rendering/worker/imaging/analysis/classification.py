@@ -6,11 +6,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from statistics import fmean, median, pstdev
 from typing import Any
+
+import pyvips
 
 from proxy.domain.analysis import Kind
 from proxy.rendering.worker.imaging.analysis.colours import ColourBin
-from proxy.rendering.worker.imaging.analysis.quality import steps
+from proxy.rendering.worker.imaging.analysis.quality import steps, values_of
 
 # Range of levels within 3 x 3 pixels up to which a pixel is flat.
 _FLAT_LEVELS = 2
@@ -29,8 +32,25 @@ _FEW_COLOURS = 50
 _TOP_GRAPHIC = 0.5
 _TOP = 8
 _PAPER_LIGHTNESS, _PAPER_SHARE, _PAPER_CHROMA = 80.0, 0.5, 8.0
-# Share of steps that are strokes: text has 0.04 and more, drawings 0.01 and less.
+# Share of steps that are strokes: pages of text have 0.04 and more, drawings 0.01 and less.
 _WRITTEN = 0.02
+# Letters of grey text and of coloured text. A wordmark of one word has fewer.
+_LETTERS, _COLOURED_LETTERS = 8, 20
+
+# Difference in levels between ink and paper below which nothing is legible.
+_LEGIBLE = 40
+# Most regions and letters that are examined: noise has more, and a page needs fewer.
+_MOST_REGIONS, _MOST_LETTERS = 20_000, 500
+# Pixels of the smallest letter; smaller regions are specks.
+_SPECK_AREA, _SPECK_HEIGHT = 6, 5
+# Height and width of a letter, in median heights of all; some letters touch each other.
+_LOW, _HIGH, _WIDE = 0.4, 2.2, 6.0
+# Gap between letters of a line, also of two words, in heights.
+_GAP = 1.6
+# Share of the ink that is in letters beside each other.
+_IN_LINES = 0.7
+# Standard deviation of the areas, as a share of their mean: equal marks are a pattern.
+_VARIED = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +74,17 @@ class ImageTraits:
     isolated: bool
     """The background is flat or transparent."""
     has_alpha: bool
+    letters: int = 0
+    """Letters of an image that consists of lines of text; 0 of all others."""
 
 
 def traits(
-    detail: Any, bins: Sequence[ColourBin], *, isolated: bool, has_alpha: bool
+    detail: Any, bins: Sequence[ColourBin], *, preview: Any, isolated: bool, has_alpha: bool
 ) -> ImageTraits:
-    """Measure the middle of an image at full size and the colours of the whole image."""
+    """Measure a part of an image at full size and the colours of the whole image.
+
+    ``preview`` is the luma of the whole image in small.
+    """
     total = sum(one.pixels for one in bins) or 1
     others = [one.pixels for one in bins[1:]]
     most = sum(others) * _MOST
@@ -73,6 +98,8 @@ def traits(
         chroma=sum(one.chroma * one.pixels for one in bins) / total,
         isolated=isolated,
         has_alpha=has_alpha,
+        # Large letters are whole in the preview only, small ones are legible in the part only.
+        letters=(letters(detail) or letters(preview)) if isolated else 0,
     )
 
 
@@ -83,8 +110,8 @@ def decide(found: ImageTraits) -> Kind:
         return Kind("graphic", "it has no opaque pixels")
     if found.fullest >= _PLAIN_SHARE and not found.isolated:
         return Kind("plain", f"{found.fullest:.0%} of it has one colour")
-    if _is_page(found):
-        return Kind("document", f"grey strokes on bright paper, {found.strokes:.1%} of it edges")
+    if written := _writing(found):
+        return Kind("document", written)
     if not _is_drawn(found):
         return Kind("photo", f"{found.variety} groups of colours, {found.flat:.0%} of it flat")
     if found.isolated:
@@ -93,12 +120,18 @@ def decide(found: ImageTraits) -> Kind:
     return Kind("graphic", f"{found.flat:.0%} of it flat, {found.variety + 1} groups of colours")
 
 
-def _is_page(found: ImageTraits) -> bool:
+def _writing(found: ImageTraits) -> str:
+    """Return why an image is a document; empty if it is none."""
     # Text on paper is bright, grey and full of strokes.
     # A scan of a photograph is bright and grey too, but has few strokes.
     paper = found.lightness >= _PAPER_LIGHTNESS and found.fullest >= _PAPER_SHARE
     grey = found.chroma <= _PAPER_CHROMA and not found.has_alpha
-    return paper and grey and found.isolated and found.strokes >= _WRITTEN
+    if paper and grey and found.isolated and found.strokes >= _WRITTEN:
+        return f"grey strokes on bright paper, {found.strokes:.1%} of it edges"
+    # A few lines on a large sheet, light text on dark, and coloured text.
+    if found.letters >= (_LETTERS if grey else _COLOURED_LETTERS):
+        return f"lines of text, {found.letters} letters or more"
+    return ""
 
 
 def _is_drawn(found: ImageTraits) -> bool:
@@ -106,6 +139,80 @@ def _is_drawn(found: ImageTraits) -> bool:
     # Transparent images are nearly always drawn; their colours may be gradients.
     few = found.top >= _TOP_GRAPHIC or found.has_alpha
     return found.flat >= _FLAT_GRAPHIC and few and found.variety <= _FEW_COLOURS
+
+
+@dataclass(frozen=True, slots=True)
+class _Region:
+    """The bounding box of connected ink, in pixels, and the number of its pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+    area: int
+
+    def precedes(self, other: _Region) -> bool:
+        """Return whether the other is next to it in a line of text."""
+        gap = other.left - self.left - self.width
+        lower = min(self.height, other.height)
+        bottom = min(self.top + self.height, other.top + other.height)
+        beside = bottom - max(self.top, other.top) >= lower / 2
+        return beside and other.left > self.left and gap <= _GAP * max(self.height, other.height)
+
+
+def letters(luma: Any) -> int:
+    """Return the number of letters if nearly all ink is in lines of text, else 0.
+
+    Letters are connected regions of similar height, beside each other; no text is recognised.
+    """
+    _, paper, _ = luma.hist_find().maxpos()
+    differs = (luma.cast("short") - paper).abs().copy_memory()
+    if differs.max() < _LEGIBLE:
+        return 0
+    ink = differs > differs.max() / 2
+    regions = [one for one in _regions(ink) if one.area >= _SPECK_AREA]
+    tall = [one.height for one in regions if one.height >= _SPECK_HEIGHT]
+    if len(tall) < _LETTERS:
+        return 0
+    height = median(tall)
+    single = [
+        one
+        for one in regions
+        if _LOW * height <= one.height <= _HIGH * height and one.width <= _WIDE * height
+    ][:_MOST_LETTERS]
+    lined = {id(one) for a in single for b in single if a.precedes(b) for one in (a, b)}
+    found = [one for one in single if id(one) in lined]
+    areas = [one.area for one in found]
+    if len(found) < _LETTERS or pstdev(areas) < _VARIED * fmean(areas):
+        return 0
+    # More letters than are examined: their share cannot be known, but they are many.
+    whole = sum(one.area for one in regions) if len(single) < _MOST_LETTERS else sum(areas)
+    return len(found) if sum(areas) >= _IN_LINES * whole else 0
+
+
+def _regions(ink: Any) -> list[_Region]:
+    """Return the connected regions of a mask."""
+    labels, found = ink.labelregions(segments=True)
+    if found["segments"] > _MOST_REGIONS:
+        return []
+    index = labels.cast("ushort").copy_memory()
+    areas = values_of(index.hist_find(), "I")
+    inked = values_of(ink.hist_find_indexed(index, combine="max"), "d")
+    places = pyvips.Image.xyz(ink.width, ink.height)
+    first, last = (
+        values_of(places.hist_find_indexed(index, combine=how), "d") for how in ("min", "max")
+    )
+    return [
+        _Region(
+            int(first[2 * at]),
+            int(first[2 * at + 1]),
+            int(last[2 * at] - first[2 * at]) + 1,
+            int(last[2 * at + 1] - first[2 * at + 1]) + 1,
+            areas[at],
+        )
+        for at in range(len(inked))
+        if inked[at]
+    ]
 
 
 def _flat(detail: Any) -> float:

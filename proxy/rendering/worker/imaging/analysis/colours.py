@@ -6,7 +6,9 @@ import math
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
+from operator import mul
 from typing import Any
 
 import pyvips
@@ -22,6 +24,11 @@ _SIDE = 128
 # A bin has 16 levels of each channel.
 _SHIFT = 4
 _OPAQUE = 128
+# Range of levels within 3 x 3 pixels up to which the middle one is solid: above the noise of a
+# JPEG, below the soft edge of any legible shape.
+_SOLID_LEVELS = 24
+_NEIGHBOURHOOD = 3
+_FULL = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +41,8 @@ class ColourBin:
     top: Rgb
     """The most frequent colour."""
     top_pixels: int
+    solid: int = 0
+    """Pixels that are like their neighbours, and so not mixed at a soft edge."""
 
     @property
     def chroma(self) -> float:
@@ -44,13 +53,14 @@ class ColourBin:
 def count(image: Any) -> list[ColourBin]:
     """Return the bins of an 8-bit sRGB image, fullest first; transparent pixels are ignored."""
     groups: dict[Rgb, list[tuple[Rgb, int]]] = {}
-    for colour, pixels in _colours(image).items():
+    all_pixels, solid = _colours(image)
+    for colour, pixels in all_pixels.items():
         red, green, blue = colour
         key = red >> _SHIFT, green >> _SHIFT, blue >> _SHIFT
         groups.setdefault(key, []).append((colour, pixels))
     members = list(groups.values())
     labs = to_lab([_mean(group) for group in members])
-    bins = [_bin(group, lab) for group, lab in zip(members, labs, strict=True)]
+    bins = [_bin(group, lab, solid) for group, lab in zip(members, labs, strict=True)]
     return sorted(bins, key=lambda one: (-one.pixels, one.top))
 
 
@@ -75,16 +85,28 @@ def to_rgb(labs: Sequence[Lab]) -> list[Rgb]:
     return list(_triples(levels))
 
 
-def _colours(image: Any) -> Counter[Rgb]:
+def _colours(image: Any) -> tuple[Counter[Rgb], Counter[Rgb]]:
+    """Return how many pixels have each colour, and how many of them are solid."""
     # Ceiling division.
     step = -(-max(image.width, image.height) // _SIDE)
-    thinned = image.subsample(min(step, image.width), min(step, image.height))
+    marked = image.bandjoin(_solid(image))
+    thinned = marked.subsample(min(step, image.width), min(step, image.height))
     raw, bands = bytes(thinned.write_to_memory()), thinned.bands
-    channels = zip(raw[0::bands], raw[1::bands], raw[2::bands], strict=True)
-    if bands == 3:  # noqa: PLR2004 - red, green, blue
-        return Counter(channels)
-    pixels = zip(channels, raw[3::bands], strict=True)
-    return Counter(colour for colour, alpha in pixels if alpha >= _OPAQUE)
+    colours = list(zip(raw[0::bands], raw[1::bands], raw[2::bands], strict=True))
+    # Red, green, blue, perhaps alpha, and the mark.
+    alphas = raw[3::bands] if image.hasalpha() else bytes([_FULL]) * len(colours)
+    pixels = list(zip(colours, alphas, raw[bands - 1 :: bands], strict=True))
+    opaque = Counter(colour for colour, alpha, _ in pixels if alpha >= _OPAQUE)
+    return opaque, Counter(colour for colour, alpha, mark in pixels if mark and alpha >= _OPAQUE)
+
+
+def _solid(image: Any) -> Any:
+    """Return a mask of the pixels that are like their neighbours, also in alpha."""
+    side = _NEIGHBOURHOOD
+    if min(image.width, image.height) < side:
+        return (image[0] * 0 + _FULL).cast("uchar")
+    spread = image.rank(side, side, side**2 - 1) - image.rank(side, side, 0)
+    return (spread <= _SOLID_LEVELS).bandand()
 
 
 def _mean(group: Iterable[tuple[Rgb, int]]) -> Rgb:
@@ -96,9 +118,10 @@ def _mean(group: Iterable[tuple[Rgb, int]]) -> Rgb:
     return red, green, blue
 
 
-def _bin(group: Sequence[tuple[Rgb, int]], lab: Lab) -> ColourBin:
+def _bin(group: Sequence[tuple[Rgb, int]], lab: Lab, solid: Counter[Rgb]) -> ColourBin:
     top, top_pixels = max(group, key=lambda one: (one[1], one[0]))
-    return ColourBin(lab, sum(pixels for _, pixels in group), top, top_pixels)
+    sure = sum(solid[colour] for colour, _ in group)
+    return ColourBin(lab, sum(pixels for _, pixels in group), top, top_pixels, sure)
 
 
 def _triples(values: Any) -> Iterable[tuple[Any, Any, Any]]:
@@ -119,6 +142,13 @@ _MIN_BRAND_SHARE = 0.03
 # Chroma from which on a colour is not a grey, near-white or near-black.
 _COLOURFUL = 14.0
 _MAX_BRAND_COLOURS = 8
+# Share of the pixels of a cluster that are solid if a shape has this colour; of mixed colours it is
+# 0.1 and less.
+_SURE = 0.25
+# Share of a cluster that a bin must have to represent it.
+_EXTREME_SHARE = 0.1
+# Distance in levels up to which a colour is on the line between two others, and so mixed of them.
+_MIXED_LEVELS = 28.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +158,9 @@ class Cluster:
     lab: Lab
     rgb: Rgb
     share: float
+    solid: float
+    """Share of its pixels that are solid, 0 to 1."""
+    members: Sequence[ColourBin]
 
 
 def clusters(bins: Sequence[ColourBin]) -> list[Cluster]:
@@ -142,7 +175,13 @@ def clusters(bins: Sequence[ColourBin]) -> list[Cluster]:
     centres = [_centre(group) for group in groups]
     total = sum(one.pixels for one in bins)
     found = [
-        Cluster(centre, _pure(group) or mean, _pixels(group) / total)
+        Cluster(
+            centre,
+            _pure(group) or mean,
+            _pixels(group) / total,
+            sum(one.solid for one in group) / _pixels(group),
+            group,
+        )
         for group, centre, mean in zip(groups, centres, to_rgb(centres), strict=True)
     ]
     return sorted(found, key=lambda one: (-one.share, one.rgb))
@@ -163,11 +202,50 @@ def brand(found: Sequence[Cluster], background: Rgb | None) -> tuple[Colour, ...
     if background is not None:
         (lab,) = to_lab([background])
         shapes = [one for one in found if math.dist(one.lab, lab) > _SAME]
+    shapes = _unmixed(shapes, background)
     least = sum(one.share for one in shapes) * _MIN_BRAND_SHARE
     shapes = [one for one in shapes if one.share >= least]
     # Black, white and grey are in most logos and rarely identify one.
     colourful = [one for one in shapes if math.hypot(*one.lab[1:]) >= _COLOURFUL]
     return _published((colourful or shapes)[:_MAX_BRAND_COLOURS])
+
+
+def _unmixed(shapes: Sequence[Cluster], background: Rgb | None) -> list[Cluster]:
+    """Return the clusters without those that only exist at soft edges between two others."""
+    kept = [one for one in shapes if one.solid >= _SURE]
+    ends = [one.rgb for one in kept] + ([] if background is None else [background])
+    # Shapes as thin as their edges have no solid pixel: what is farthest from the background is
+    # their colour, and the rest is mixed with it.
+    origin = background or (ends or [one.rgb for one in shapes] or [(0, 0, 0)])[0]
+    thin = [_extreme(one, origin) for one in shapes if one.solid < _SURE]
+    for one in sorted(thin, key=lambda one: -math.dist(one.rgb, origin)):
+        if not _is_mixed(one.rgb, ends):
+            ends.append(one.rgb)
+            kept.append(one)
+    return sorted(kept, key=lambda one: (-one.share, one.rgb))
+
+
+def _extreme(one: Cluster, origin: Rgb) -> Cluster:
+    """Return a cluster with its colour that is farthest from another: its mean is mixed, too."""
+    # Sharpening by the reduction of the image adds a few colours beyond the real one.
+    least = _pixels(one.members) * _EXTREME_SHARE
+    often = [member for member in one.members if member.pixels >= least] or one.members
+    return replace(one, rgb=max(often, key=lambda member: math.dist(member.top, origin)).top)
+
+
+def _is_mixed(colour: Rgb, ends: Sequence[Rgb]) -> bool:
+    """Return whether a colour is on the line between two others, in levels as they are blended."""
+    for one, other in combinations(ends, 2):
+        line = [b - a for a, b in zip(one, other, strict=True)]
+        offset = [c - a for a, c in zip(one, colour, strict=True)]
+        length = sum(value * value for value in line)
+        share = sum(map(mul, line, offset)) / length if length else 0.0
+        nearest = [
+            a + min(1.0, max(0.0, share)) * value for a, value in zip(one, line, strict=True)
+        ]
+        if math.dist(colour, nearest) <= _MIXED_LEVELS:
+            return True
+    return False
 
 
 def _published(found: Sequence[Cluster]) -> tuple[Colour, ...]:

@@ -6,12 +6,16 @@ import math
 from collections.abc import Iterable, Sequence
 from functools import reduce
 from operator import add, mul
-from statistics import median
+
+from proxy.domain.perceptual_hash import SIDE, PerceptualHash
 
 PHASH_SIDE = 32
 """Side in pixels of the input of a pHash."""
-# Terms below this mean level are rounding errors, as in an image of one colour: all bits are 0.
-_MIN_TERM = 0.5
+# Terms up to this level, or this share of the largest, are not distinct from 0: compression changes
+# their sign.
+_MIN_TERM, _MIN_SHARE = 0.08, 0.02
+# Terms up to this level are rounding errors, as half of those of a symmetric image.
+_ROUNDING = 0.03
 _BASE83 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz#$%*+,-.:;=?@[]^_{|}~"
 
 _Rgba = tuple[int, int, int, int]
@@ -26,14 +30,16 @@ def _waves(frequencies: Iterable[int], length: int, *, offset: float) -> _Waves:
     ]
 
 
-_PHASH_WAVES = _waves(range(1, 9), PHASH_SIDE, offset=0.5)
+_PHASH_WAVES = _waves(range(SIDE), PHASH_SIDE, offset=0.5)
 
 
-def phash(grey: Sequence[int]) -> str:
-    """Return 64 bits as 16 hexadecimal digits from `PHASH_SIDE` x `PHASH_SIDE` grey levels.
+def phash(grey: Sequence[int]) -> PerceptualHash:
+    """Return the hash of `PHASH_SIDE` x `PHASH_SIDE` grey levels.
 
-    pHash (C. Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010): a
-    bit is set if its term of the DCT is above the median. The constant row and column are excluded.
+    pHash (C. Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010), but
+    with the constant row and column, which are all that an image of stripes has, and with the sign
+    of a term instead of its comparison with the median, so that the hash of a mirrored image
+    follows from that of the image.
     """
     rows = [grey[at : at + PHASH_SIDE] for at in range(0, PHASH_SIDE**2, PHASH_SIDE)]
     across = [[sum(map(mul, row, wave)) for row in rows] for wave in _PHASH_WAVES]
@@ -42,12 +48,13 @@ def phash(grey: Sequence[int]) -> str:
         for wave in _PHASH_WAVES
         for column in across
     ]
-    # Otherwise rounding errors would decide the bits of a flat image.
-    if max(map(abs, terms)) < _MIN_TERM:
-        return f"{0:016x}"
-    middle = median(terms)
-    bits = "".join("1" if term > middle else "0" for term in terms)
-    return f"{int(bits, 2):016x}"
+    # The first term is the mean brightness.
+    terms[0] = 0.0
+    least = max(_MIN_TERM, _MIN_SHARE * max(map(abs, terms)))
+    bits = "".join("1" if term > -_ROUNDING else "0" for term in terms)
+    mask = "".join("1" if abs(term) > least else "0" for term in terms)
+    found = PerceptualHash(int(bits, 2), int(mask, 2))
+    return found if found.mask else PerceptualHash(0, 0)
 
 
 def _linear(level: int) -> float:

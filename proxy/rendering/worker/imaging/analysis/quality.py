@@ -1,6 +1,6 @@
 """Technical quality by statistics: six scores of 0 to 100, and their weighted mean.
 
-Sharpness, noise and blockiness read the middle of the image at full size, exposure and contrast the
+Sharpness, noise and blockiness read a part of the image at full size, exposure and contrast the
 whole image in small; all of them as luma.
 """
 
@@ -18,8 +18,10 @@ from proxy.rendering.worker.imaging.load import OpenedSource, flatten, to_srgb, 
 
 DETAIL_SIDE = 512
 """Side of the middle in pixels, a multiple of `_GRID`."""
-# Side of a JPEG block; the middle is aligned to the blocks.
+# Side of a JPEG block; the part is aligned to the blocks.
 _GRID = 8
+# Side in pixels of the squares among which the part with most edges is searched.
+_TILE = 64
 # Rec. ITU-R BT.601, as in JPEG.
 _LUMA = [[0.299, 0.587, 0.114]]
 
@@ -63,22 +65,29 @@ _CLIPPED = 0.35
 # Ideal mean brightness, the distance without cost, and the distance that costs everything.
 _MIDDLE, _TOLERANCE, _FAR = 0.45, 0.2, 0.45
 _FULL = 255
+# Shares of the pixels that are ignored as the darkest and as the brightest.
+_DARKEST, _BRIGHTEST = 0.02, 0.98
+# Brightness that the brightest of the others must reach: a night scene has lights.
+_BRIGHT = 0.5
 # Range, as a share of all levels, that scores 100 in contrast.
-_FULL_RANGE = 0.5
+_FULL_RANGE = 0.6
 
 # Square root of the pixels that scores 0 and 100: no size is served with over 4 megapixels.
-_SMALL_SIDE, _LARGE_SIDE = 100.0, 2000.0
+_SMALL_SIDE, _LARGE_SIDE = 32.0, 2000.0
 _WEIGHTS: Mapping[str, float] = {
     "sharpness": 0.3,
     "noise": 0.2,
-    "blockiness": 0.2,
+    "blockiness": 0.15,
     "exposure": 0.15,
+    "contrast": 0.2,
     "resolution": 0.1,
-    "contrast": 0.05,
 }
-_PHOTOGRAPHS_ONLY = ("exposure", "contrast")
-# Lower limit of a part, so that a part of 0 does not make the whole score 0.
-_MIN_PART = 1.0
+# Black text on white is not badly exposed, and a pale drawing may be as it should be.
+_DRAWN = frozenset({"logo", "graphic", "document"})
+_NOT_OF_DRAWN = ("exposure", "contrast")
+# Part of 0 in the mean, so that it does not make the whole score 0.
+_MIN_PART = 5.0
+_EXPONENT = -2
 
 
 def to_luma(page: Any) -> Any:
@@ -96,6 +105,28 @@ def detail(opened: OpenedSource) -> Any:
     page = whole(opened, fail_on="none").crop(left, top, width, height)
     # The ICC profile is ignored: it hardly affects sharpness and noise.
     return to_luma(to_srgb(page)).copy_memory()
+
+
+def richest(opened: OpenedSource) -> Any:
+    """Return the part with most edges as `detail` returns the middle: decodes the whole page."""
+    header = opened.header
+    page = whole(opened, fail_on="none").crop(0, 0, header.width, header.height)
+    luma = to_luma(to_srgb(page)).copy_memory()
+    if min(header.width, header.height) <= _TILE:
+        return luma.crop(0, 0, *(min(one, DETAIL_SIDE) for one in (header.width, header.height)))
+    tiles = steps(luma).cast("float").shrink(_TILE, _TILE)
+    # The mean of each square of tiles; outside of the image there are no edges.
+    most = DETAIL_SIDE // _TILE
+    window = pyvips.Image.new_from_array([[1] * most] * most)
+    sums = tiles.embed(0, 0, tiles.width + most, tiles.height + most).conv(window)
+    _, at_x, at_y = sums.maxpos()
+    # `conv` centres the window; a part that would leave the image moves inside.
+    left, top = (
+        max(0, min((at - most // 2) * _TILE, (length - DETAIL_SIDE) // _GRID * _GRID))
+        for at, length in ((at_x, header.width), (at_y, header.height))
+    )
+    width, height = min(header.width, DETAIL_SIDE), min(header.height, DETAIL_SIDE)
+    return luma.crop(left, top, width, height).copy_memory()
 
 
 def _middle(length: int) -> tuple[int, int]:
@@ -119,8 +150,10 @@ def steps(luma: Any) -> Any:
     return (right.cast("short") - left).abs()
 
 
-def noise_sigma(luma: Any) -> float:
+def noise_sigma(luma: Any, *, flat: bool = False) -> float:
     """Return the standard deviation of noise in levels of 255; 0 if no block is suitable.
+
+    ``flat`` says that white and black are colours of a drawing, not clipped light.
 
     J. Immerkaer, Fast Noise Variance Estimation, 1996: the difference of two Laplacians ignores
     constant and linear brightness, and its mean absolute value is proportional to sigma.
@@ -135,7 +168,7 @@ def noise_sigma(luma: Any) -> float:
     )
     blocks = zip(values_of(response, "f"), values_of(level, "B"), strict=True)
     # Texture contributes too: the smoothest blocks have noise but no texture.
-    ordered = sorted(one for one, mean in blocks if mean in _UNCLIPPED)
+    ordered = sorted(one for one, mean in blocks if flat or mean in _UNCLIPPED)
     return float(ordered[int(len(ordered) * _SMOOTHEST)]) * _NOISE_GAIN if ordered else 0.0
 
 
@@ -194,7 +227,10 @@ def _excess_across(luma: Any) -> float:
     columns, _ = steps(luma).cast("uchar").project()
     changes = [total / luma.height for total in values_of(columns, "I")]
     # Medians instead of means: a line in the image that lies on the grid has no effect.
-    edges = median(changes[_GRID - 1 :: _GRID])
+    *others, edges = (median(changes[phase::_GRID]) for phase in range(_GRID))
+    # Lines of text change at other positions just as much.
+    if edges <= max(others):
+        return 0.0
     inside = median(one for at, one in enumerate(changes) if at % _GRID != _GRID - 1)
     return float(max(0.0, edges - inside) / (inside + _FLOOR))
 
@@ -212,7 +248,7 @@ def histogram(luma: Any) -> list[float]:
 
 
 def exposure(shares: Sequence[float], sigma: float) -> float:
-    """Return a score of 0 to 100 by the clipped pixels and the mean brightness.
+    """Return a score of 0 to 100 by the clipped pixels, the mean and the highest brightness.
 
     The well-exposed range is that of Mertens, Kautz and Van Reeth, Exposure Fusion, 2007. ``sigma``
     is the standard deviation of noise in levels.
@@ -222,16 +258,17 @@ def exposure(shares: Sequence[float], sigma: float) -> float:
     clipped = sum(shares[: _BLACK + 1 + hidden]) + sum(shares[_WHITE - hidden :])
     mean = math.fsum(level * share for level, share in enumerate(shares)) / _FULL
     off = max(0.0, abs(mean - _MIDDLE) - _TOLERANCE) / (_FAR - _TOLERANCE)
-    return 100 * math.exp(-clipped / _CLIPPED) * (1 - min(1.0, off) ** 2)
+    highest = min(1.0, _quantile(shares, _BRIGHTEST) / _FULL / _BRIGHT)
+    return 100 * math.exp(-clipped / _CLIPPED) * (1 - min(1.0, off) ** 2) * max(0.0, highest)
 
 
 def contrast(shares: Sequence[float]) -> float:
-    """Return a score of 0 to 100 by the range between the 5th and the 95th percentile.
+    """Return a score of 0 to 100 by the range between the 2nd and the 98th percentile.
 
     For photographs it correlates with the RMS contrast of Peli, Contrast in complex images, 1990,
     and a few pixels do not change it.
     """
-    spread = (_quantile(shares, 0.95) - _quantile(shares, 0.05)) / _FULL
+    spread = (_quantile(shares, _BRIGHTEST) - _quantile(shares, _DARKEST)) / _FULL
     return 100 * min(1.0, spread / _FULL_RANGE)
 
 
@@ -250,12 +287,21 @@ def resolution(width: int, height: int) -> float:
     return 100 * _logarithmic(math.sqrt(width * height), _SMALL_SIDE, _LARGE_SIDE)
 
 
-def to_quality(parts: Mapping[str, float], kind: str) -> Quality:
-    """Return all parts, each 0 to 100, with the score of an image of this kind."""
-    # Exposure and contrast are only meaningful for photographs.
-    names = [name for name in _WEIGHTS if kind == "photo" or name not in _PHOTOGRAPHS_ONLY]
-    # A geometric mean falls most with the worst part: an image that is sharp, free of noise and
-    # black is a bad one. The weights are normalised because two parts may be missing.
-    logs = math.fsum(_WEIGHTS[name] * math.log(max(_MIN_PART, parts[name])) for name in names)
-    score = math.exp(logs / math.fsum(_WEIGHTS[name] for name in names))
-    return Quality(score=round(score, 1), **{name: round(parts[name], 1) for name in _WEIGHTS})
+def to_quality(parts: Mapping[str, float | None], kind: str) -> Quality:
+    """Return the parts that count, each 0 to 100, with the score of an image of this kind.
+
+    A part that is None was not measured.
+    """
+    ignored = _NOT_OF_DRAWN if kind in _DRAWN else ()
+    counted = {
+        name: part for name, part in parts.items() if part is not None and name not in ignored
+    }
+    # A power mean of a negative exponent falls most with the worst part: an image that is sharp,
+    # free of noise and nearly black is a bad one. The weights are normalised: parts may be missing.
+    total = math.fsum(_WEIGHTS[name] for name in counted)
+    mean = math.fsum(
+        _WEIGHTS[name] / total * (_MIN_PART + part * (100 - _MIN_PART) / 100) ** _EXPONENT
+        for name, part in counted.items()
+    )
+    shown = {name: round(counted[name], 1) if name in counted else None for name in _WEIGHTS}
+    return Quality(score=round(mean ** (1 / _EXPONENT), 1), **shown)

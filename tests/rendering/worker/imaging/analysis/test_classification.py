@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import colorsys
+from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from tests.rendering.worker.imaging import studio
 from tests.rendering.worker.imaging.analysis.bench import (
@@ -133,3 +134,63 @@ def test_moods_are_those_of_the_colours(colours: list[Rgb], words: set[str]) -> 
 )
 def test_photographs_have_the_moods_of_their_colours(name: str, words: set[str]) -> None:
     assert words <= set(analysed(photograph(name)).mood_keywords)
+
+
+LINE = "The quick brown fox jumps over the lazy dog"
+
+
+def written(
+    *lines: str,
+    size: int = 24,
+    ink: str = "black",
+    paper: str = "white",
+    shape: tuple[int, int] = (800, 600),
+) -> Image.Image:
+    """Lines of text on a sheet."""
+    picture = Image.new("RGB", shape, paper)
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size)
+    for at, line in enumerate(lines):
+        draw.text((30, 30 + at * size * 1.5), line, fill=ink, font=font)
+    return picture
+
+
+DOCUMENTS = {
+    "ten lines": written(*[LINE] * 10),
+    "three lines": written(*[LINE] * 3),
+    "one line": written(LINE),
+    "one line on a strip": written(LINE, shape=(620, 100)),
+    "two words": written("Hello world"),
+    "two large words": written("Hello world", size=60, shape=(420, 140)),
+    "tiny text": written(*[LINE] * 20, size=10),
+    "huge text": written("Sale now", "on here!", size=250, shape=(1600, 1000)),
+    "white on black": written(*[LINE] * 8, ink="white", paper="black"),
+    "dark grey on cream": written(*[LINE] * 8, ink="#3C3C3C", paper="#FAF5E6"),
+    "blue on white": written(*[LINE] * 4, ink="#0000C8"),
+    "white on blue": written(*[LINE] * 8, ink="white", paper="#003CA0"),
+}
+
+
+@pytest.mark.parametrize("quality", [None, 80])
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_lines_of_text_are_a_document(name: str, quality: int | None) -> None:
+    saved: dict[str, Any] = {} if quality is None else {"fmt": "JPEG", "quality": quality}
+    kind = analysed(studio.saved(DOCUMENTS[name], **saved)).kind
+    assert kind.name == "document", kind.reason
+
+
+def _emblem(caption: str) -> Image.Image:
+    picture = written(shape=(600, 600))
+    draw = ImageDraw.Draw(picture)
+    draw.ellipse((150, 50, 450, 350), fill="black")
+    draw.ellipse((220, 120, 380, 280), fill="white")
+    draw.text((110, 420), caption, fill="black", font=ImageFont.load_default(50))
+    return picture
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [_emblem(""), _emblem("ACME WIDGETS"), written("Acme", size=200), written("Sale!", ink="red")],
+)
+def test_a_shape_with_or_without_its_name_is_a_logo(picture: Image.Image) -> None:
+    kind = analysed(picture).kind
+    assert kind.name == "logo", kind.reason

@@ -7,9 +7,13 @@ import io
 from collections.abc import Callable
 from itertools import combinations
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
+from proxy.domain.analysis import AnalysisResult
+from proxy.domain.perceptual_hash import MAX_DISTANCE, TRANSFORMS, PerceptualHash
 from proxy.rendering.worker.imaging.analysis import hashes
 from tests.rendering.worker.imaging import studio
 from tests.rendering.worker.imaging.analysis.bench import (
@@ -26,6 +30,7 @@ from tests.rendering.worker.imaging.analysis.bench import (
     ramp,
     waves,
 )
+from tests.support.drawing import Logo, logos
 from tests.support.photos import photo
 
 NEAR = 10
@@ -61,15 +66,89 @@ def test_a_copy_is_a_near_duplicate(name: str, how: str) -> None:
     assert distance(original(name).phash, copied.phash) <= NEAR
 
 
+def hash_of(found: AnalysisResult) -> PerceptualHash:
+    parsed = PerceptualHash.parse(found.phash, found.phash_mask)
+    assert parsed is not None
+    return parsed
+
+
+def nearest(one: AnalysisResult, other: AnalysisResult) -> tuple[float, str]:
+    """The smallest distance of two images, and what turns one into the other."""
+    variants = zip(hash_of(other).variants(), TRANSFORMS, strict=True)
+    return min((hash_of(one).distance(variant), how) for variant, how in variants)
+
+
 def test_different_photographs_are_far_apart() -> None:
     names = (*PHOTOGRAPHS, "kodak-13.png", "kodak-20.png", "photo.webp", "cmyk.jpg", "scan.tiff")
-    hashes = [analysed(photo(name)).phash for name in names]
-    assert min(distance(one, other) for one, other in combinations(hashes, 2)) >= 2 * NEAR
+    found = [analysed(photo(name)) for name in names]
+    pairs = list(combinations(found, 2))
+    assert min(distance(one.phash, other.phash) for one, other in pairs) >= 2 * NEAR
+    assert min(nearest(one, other)[0] for one, other in pairs) > 2 * MAX_DISTANCE
+
+
+TURNED = {
+    "mirrored": Image.Transpose.FLIP_LEFT_RIGHT,
+    "flipped": Image.Transpose.FLIP_TOP_BOTTOM,
+    "rotated_180": Image.Transpose.ROTATE_180,
+    "transposed": Image.Transpose.TRANSPOSE,
+    # Pillow turns counterclockwise.
+    "rotated_90": Image.Transpose.ROTATE_270,
+    "rotated_270": Image.Transpose.ROTATE_90,
+    "transversed": Image.Transpose.TRANSVERSE,
+}
+
+
+@pytest.mark.parametrize("how", TURNED)
+@pytest.mark.parametrize("name", ["kodak-03.png", "kodak-23.png", "photo-6mp.jpg"])
+def test_a_mirrored_or_rotated_copy_is_a_near_duplicate(name: str, how: str) -> None:
+    turned = photograph(name).transpose(TURNED[how])
+    copy = _reencoded(turned.resize((turned.width // 3, turned.height // 3)), "JPEG", quality=60)
+    found = nearest(analysed(copy), original(name))
+    assert found[0] <= MAX_DISTANCE
+    assert found[1] == how
+
+
+def _striped(levels: NDArray[np.float64], *, across: bool) -> Picture:
+    tiled = np.tile(levels.clip(0, 255).astype(np.uint8), (levels.size, 1))
+    return Image.fromarray(tiled if across else tiled.T)
+
+
+ONE_AXIS = {
+    "a gradient": np.linspace(0, 255, 320),
+    "a dark edge": np.repeat([20.0, 240.0], 160),
+    "stripes": np.arange(320) // 40 % 2 * 200.0,
+    "a wave": 128 + 90 * np.sin(np.arange(320) / 14),
+}
+
+
+@pytest.mark.parametrize("name", ONE_AXIS)
+def test_structure_along_one_axis_is_found_again_in_copies(name: str) -> None:
+    picture = _striped(ONE_AXIS[name], across=True)
+    found = analysed(picture)
+    assert found.phash != "0" * 16
+    assert hash_of(found).mask
+    small = picture.resize((100, 100))
+    for copy in (small, picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT), small.rotate(90)):
+        assert nearest(analysed(copy), found)[0] <= MAX_DISTANCE
+
+
+def test_different_structures_along_one_axis_differ() -> None:
+    # Four stripes and a gradient have the same signs: three terms are all that they have.
+    names = ("a gradient", "a dark edge", "a wave")
+    found = [analysed(_striped(ONE_AXIS[name], across=True)) for name in names]
+    assert min(nearest(one, other)[0] for one, other in combinations(found, 2)) > MAX_DISTANCE
+
+
+@pytest.mark.parametrize("logo", logos(), ids=lambda logo: logo.name)
+def test_a_copy_of_a_symmetric_drawing_is_a_near_duplicate(logo: Logo) -> None:
+    found = analysed(logo.picture)
+    turned = logo.picture.convert("RGB").transpose(Image.Transpose.ROTATE_90).resize((150, 150))
+    assert nearest(analysed(_reencoded(turned, "JPEG", quality=50)), found)[0] <= MAX_DISTANCE
 
 
 def test_an_image_of_one_colour_has_no_bits() -> None:
     assert analysed(Image.new("RGB", (300, 200), "teal")).phash == "0" * 16
-    assert hashes.phash([7] * 1024) == "0" * 16
+    assert hashes.phash([7] * 1024) == PerceptualHash(0, 0)
 
 
 @pytest.mark.parametrize(

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 import pyvips
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from proxy.domain.analysis import Quality
+from proxy.domain.analysis import AnalysisResult, Quality
 from proxy.rendering.worker.imaging.analysis import quality
 from proxy.rendering.worker.imaging.load import open_source
 from tests.rendering.worker.imaging import studio
 from tests.rendering.worker.imaging.analysis.bench import (
     PHOTOGRAPHS,
     SPOILT,
+    Picture,
     analysed,
     compressed,
     image_of,
     noisy,
     original,
+    page,
     photograph,
+    screen,
     stretched,
 )
 from tests.support.drawing import draw_logo
@@ -55,8 +61,8 @@ def test_levels_are_the_raw_values() -> None:
 
 def test_noise_does_not_pass_for_sharpness() -> None:
     picture = photograph("kodak-15.png")
-    sharp = analysed(picture).quality.sharpness
-    assert analysed(noisy(picture, 24)).quality.sharpness <= sharp + 1
+    sharp = part_of(analysed(picture), "sharpness")
+    assert part_of(analysed(noisy(picture, 24)), "sharpness") <= sharp + 1
 
 
 def wave(frequency: float, amplitude: float) -> float:
@@ -107,7 +113,7 @@ def test_the_score_of_noise_is_between_0_and_100() -> None:
 def test_a_line_on_the_grid_is_no_block() -> None:
     levels = np.asarray(photograph("kodak-23.png")).copy()
     levels[:, 64:66] = 0
-    assert analysed(Image.fromarray(levels)).quality.blockiness > 95
+    assert part_of(analysed(Image.fromarray(levels)), "blockiness") > 95
 
 
 def test_blocks_are_found_again_in_a_jpeg_that_was_saved_as_png() -> None:
@@ -132,12 +138,12 @@ def test_an_image_of_few_blocks_has_none() -> None:
 @pytest.mark.parametrize("name", PHOTOGRAPHS)
 def test_less_contrast_is_less_contrast(name: str) -> None:
     versions = [analysed(stretched(photograph(name), gain)) for gain in (1, 0.4, 0.2, 0.1)]
-    assert falls([one.quality.contrast for one in versions])
+    assert falls([part_of(one, "contrast") for one in versions])
 
 
-def test_a_drawing_on_white_is_not_called_badly_exposed() -> None:
+def test_a_drawing_has_no_exposure_and_no_contrast() -> None:
     found = analysed(draw_logo()).quality
-    assert found.exposure < 40
+    assert (found.exposure, found.contrast) == (None, None)
     assert found.score > 85
 
 
@@ -174,16 +180,16 @@ def falls(values: list[float]) -> bool:
 def test_the_more_a_photograph_is_spoilt_the_less_it_scores(name: str, how: str) -> None:
     spoil, strengths, part = SPOILT[how]
     spoilt = [analysed(spoil(photograph(name), strength)) for strength in strengths]
-    found = [one.quality for one in (original(name), *spoilt)]
-    assert falls([one.score for one in found]), found
-    assert falls([getattr(one, part) for one in found]), found
+    found = [original(name), *spoilt]
+    assert falls([one.quality.score for one in found]), found
+    assert falls([part_of(one, part) for one in found]), found
 
 
 @pytest.mark.parametrize("name", PHOTOGRAPHS)
 def test_fewer_pixels_are_less_resolution(name: str) -> None:
     picture = photograph(name)
     sizes = [(picture.width // part, picture.height // part) for part in (1, 2, 4)]
-    found = [analysed(picture.resize(size)).quality.resolution for size in sizes]
+    found = [part_of(analysed(picture.resize(size)), "resolution") for size in sizes]
     assert falls(found)
     assert found[0] == round(quality.resolution(picture.width, picture.height), 1)
 
@@ -196,5 +202,108 @@ def test_a_good_photograph_scores_well(name: str) -> None:
 
 
 def test_a_part_of_nothing_leaves_something_of_the_whole() -> None:
-    parts = dict.fromkeys(Quality.__slots__, 100.0) | {"sharpness": 0.0}
-    assert quality.to_quality(parts, "photo").score == pytest.approx(100 * 0.01**0.3, abs=0.1)
+    parts = dict.fromkeys(PARTS, 100.0) | {"sharpness": 0.0}
+    assert 5 < quality.to_quality(parts, "photo").score < 15
+
+
+def test_the_worst_part_decides_and_parts_that_do_not_count_are_none() -> None:
+    good = dict.fromkeys(PARTS, 100.0)
+    dark = quality.to_quality(good | {"exposure": 10.0}, "photo")
+    drawn = quality.to_quality(good | {"exposure": 10.0, "sharpness": None}, "graphic")
+    assert dark.score < 45
+    assert drawn.score == 100
+    assert [name for name in PARTS if getattr(drawn, name) is None] == [
+        *("sharpness", "exposure", "contrast")
+    ]
+
+
+PARTS = ("sharpness", "noise", "blockiness", "exposure", "contrast", "resolution")
+
+
+def part_of(found: AnalysisResult, name: str) -> float:
+    """A part that counts."""
+    part = getattr(found.quality, name)
+    assert isinstance(part, float), name
+    return part
+
+
+def _levelled(gain: float, level: float) -> Callable[[Picture], Picture]:
+    return lambda picture: picture.point(lambda one: round(one * gain + level * (1 - gain)))
+
+
+# What is done to a photograph, and the range of its score.
+SCORES: dict[str, tuple[Callable[[Picture], Picture], float, float]] = {
+    "as it is": (lambda one: one, 72, 100),
+    "a little darker": (_levelled(0.7, 0), 70, 100),
+    "dark": (_levelled(0.25, 0), 30, 70),
+    "nearly black": (_levelled(0.12, 0), 0, 40),
+    "black but for traces": (_levelled(0.06, 0), 0, 25),
+    "mist": (_levelled(0.5, 200), 65, 95),
+    "grey fog": (_levelled(0.15, 200), 0, 58),
+    "dense fog": (_levelled(0.05, 180), 0, 35),
+    "flat": (_levelled(0.15, 128), 0, 58),
+    "blown out": (lambda one: one.point(lambda level: min(255, level * 4)), 0, 60),
+    "out of focus": (lambda one: one.filter(ImageFilter.GaussianBlur(6)), 0, 50),
+    "noisy": (lambda one: Image.open(io.BytesIO(noisy(one, 30))), 0, 60),
+    "mirrored": (lambda one: one.transpose(Image.Transpose.FLIP_LEFT_RIGHT), 72, 100),
+    "rotated": (lambda one: one.rotate(90, expand=True), 72, 100),
+}
+
+
+@pytest.mark.parametrize("how", SCORES)
+@pytest.mark.parametrize("name", ["kodak-03.png", "kodak-20.png", "kodak-23.png", "photo.webp"])
+def test_a_photograph_scores_in_the_right_range(name: str, how: str) -> None:
+    change, least, most = SCORES[how]
+    found = analysed(change(photograph(name))).quality
+    assert least <= found.score <= most, found
+
+
+def _blocks(*colours: str, around: int = 0) -> Picture:
+    picture = Image.new("RGB", (1200, 1200), "white")
+    side = (1200 - 2 * around) // len(colours)
+    for at, colour in enumerate(colours):
+        left = around + at * side
+        ImageDraw.Draw(picture).rectangle(
+            (left, around, left + side - 1, 1199 - around), fill=colour
+        )
+    return picture
+
+
+GRAPHICS: dict[str, Picture] = {
+    "two colours, the edges far from the middle": _blocks("red", around=200),
+    "two colours, an edge in the middle": _blocks("navy", "white"),
+    "four colours": _blocks("navy", "red", "gold", "teal"),
+    "an edge in one corner only": _blocks("red", around=560).crop((0, 0, 640, 640)),
+    "a screen": screen(),
+    "a page": page(),
+    "small": _blocks("red", around=200).resize((120, 120), Image.Resampling.BOX),
+}
+
+
+@pytest.mark.parametrize("name", GRAPHICS)
+def test_a_crisp_graphic_scores_well(name: str) -> None:
+    found = analysed(GRAPHICS[name])
+    assert found.kind.name != "photo"
+    assert found.quality.score >= (60 if name == "small" else 85), found.quality
+
+
+@pytest.mark.parametrize("colour", ["black", "teal", "white"])
+def test_an_image_of_one_colour_has_no_sharpness_and_no_contrast(colour: str) -> None:
+    found = analysed(Image.new("RGB", (900, 900), colour)).quality
+    assert (found.sharpness, found.contrast) == (None, 0)
+    assert found.score < 20
+
+
+def test_lines_of_text_are_neither_noise_nor_blocks() -> None:
+    picture = Image.new("RGB", (800, 600), "white")
+    draw = ImageDraw.Draw(picture)
+    draw.fontmode = "1"
+    for line in range(10):
+        draw.text((40, 40 + line * 36), "The quick brown fox jumps", "black", font=_font(24))
+    found = analysed(picture)
+    assert part_of(found, "noise") > 95
+    assert part_of(found, "blockiness") > 95
+
+
+def _font(size: int) -> Any:
+    return ImageFont.load_default(size)
