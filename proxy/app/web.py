@@ -165,6 +165,7 @@ def _analyses(services: Services, forwarder: MediaForwarder | None) -> AnalysisH
         guard=new_guard(settings, services.metrics, key),
         database=services.storage.database,
         analyses=services.storage.analyses,
+        describer=services.serving.image_info,
         retry_after_s=settings.lifetimes.not_ready_retry_s,
         forwarder=forwarder,
     )

@@ -11,9 +11,10 @@ import base64
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, cast
 
+import structlog
 from cachetools import LRUCache, TTLCache
 
 from proxy.domain.analysis import PUBLIC_TYPES, Analysis, AnalysisResult
@@ -35,8 +36,11 @@ _TRIES = ((32, 30), (24, 20), (16, 10), (8, 1))
 the last one is far below it, even for noise."""
 _MAX_ITEMS = 4096
 _NOTHING: Mapping[str, Any] = dict.fromkeys(PUBLIC_TYPES)
+_MAX_SCORE = 100
 _STORED_S = 60.0
 """Time for which a stored analysis, or the lack of one, is cached."""
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +104,10 @@ class ImageInfoService:
         self._limits = limits
         self._semaphore = asyncio.Semaphore(concurrency)
         self._slow_s = slow_s
-        self._pixels: LRUCache[tuple[int, str], PixelFacts] = LRUCache(_MAX_ITEMS)
+        self._placeholders: LRUCache[tuple[int, str], str] = LRUCache(_MAX_ITEMS)
+        self._results: LRUCache[tuple[int, str], AnalysisResult] = LRUCache(_MAX_ITEMS)
         self._stored: TTLCache[int, Analysis | None] = TTLCache(_MAX_ITEMS, _STORED_S, timer=clock)
-        self._shared: SharedResults[PixelFacts] = SharedResults()
+        self._shared: SharedResults[tuple[str, AnalysisResult | None]] = SharedResults()
 
     async def describe(self, media: Media) -> ImageInfo:
         """Return the info of an image.
@@ -114,20 +119,42 @@ class ImageInfoService:
         """
         media, facts = await self._readable(media)
         stored = await self._find_stored(media.id)
-        try:
-            pixels = await self._pixel_facts(media, facts, stored)
-        except SourceChanged:
-            # The file was replaced after its facts were stored. Read them again, but only once.
-            facts = await self._facts.learn(media)
-            pixels = await self._pixel_facts(media, facts, stored)
+        analysed = stored is None or not _is_complete(stored)
+        facts, data_uri, result = await self._compute(media, facts, analysed=analysed)
+        if result is not None:
+            pixels = _pixels_of_result(result, data_uri)
+            if stored is not None:
+                stored = stored.renewed(result, media.data_type) if stored.outdated else stored
+                pixels = _with_columns(pixels, stored.columns)
+        else:
+            pixels = _pixels_of_stored(cast("Analysis", stored), data_uri)
         return ImageInfo(facts, pixels, _analysis_facts(stored))
+
+    async def result(self, media: Media) -> AnalysisResult:
+        """Return the analysis of an image's pixels; raises as `describe`."""
+        media, facts = await self._readable(media)
+        *_, result = await self._compute(media, facts, analysed=True)
+        return cast("AnalysisResult", result)
+
+    async def current(self, media: Media, stored: Analysis) -> Analysis:
+        """Return a stored analysis with the values that `describe` has, if it is outdated.
+
+        If the pixels cannot be analysed now, it is returned as it is.
+        """
+        if not stored.outdated:
+            return stored
+        try:
+            return stored.renewed(await self.result(media), media.data_type)
+        except SmartserveError as error:
+            log.warning("analysis_not_renewed", media_id=media.id, reason=error.detail)
+            return stored
 
     async def thumbhashes(self, images: Sequence[Media]) -> Mapping[int, str]:
         """Return the known ThumbHashes by media id; computes nothing."""
         found: dict[int, str] = {}
         for media in images:
             facts = media.known_facts
-            if facts is not None and (known := self._pixels.get((media.id, facts.content_hash))):
+            if facts is not None and (known := self._results.get((media.id, facts.content_hash))):
                 found[media.id] = known.thumbhash
         missing = [media.id for media in images if media.id not in found]
         try:
@@ -147,7 +174,7 @@ class ImageInfoService:
 
     def forget(self, media_id: int) -> None:
         """Drop the cached analysis of a medium, which may have changed."""
-        # `_pixels` is kept: its keys contain the content hash, so a new source has a new key.
+        # The others are kept: their keys contain the content hash, so a new source has a new key.
         self._stored.pop(media_id, None)
 
     async def aclose(self) -> None:
@@ -174,28 +201,41 @@ class ImageInfoService:
         # Not by index: the entry may have expired since the check above.
         return self._stored.get(media_id)
 
-    async def _pixel_facts(
-        self, media: Media, facts: MediaFacts, stored: Analysis | None
-    ) -> PixelFacts:
-        known = self._pixels.get((media.id, facts.content_hash))
-        if known is not None:
-            return known
-        key = f"{media.id}/{facts.content_hash}"
-        return await self._shared.result(key, lambda: self._compute(media, facts, stored))
-
     async def _compute(
-        self, media: Media, facts: MediaFacts, stored: Analysis | None
-    ) -> PixelFacts:
+        self, media: Media, facts: MediaFacts, *, analysed: bool
+    ) -> tuple[MediaFacts, str, AnalysisResult | None]:
+        """Return the facts of the source, its placeholder and, if ``analysed``, its analysis."""
+        try:
+            return facts, *await self._computed(media, facts, analysed=analysed)
+        except SourceChanged:
+            # The file was replaced after its facts were stored. Read them again, but only once.
+            facts = await self._facts.learn(media)
+            return facts, *await self._computed(media, facts, analysed=analysed)
+
+    async def _computed(
+        self, media: Media, facts: MediaFacts, *, analysed: bool
+    ) -> tuple[str, AnalysisResult | None]:
+        key = media.id, facts.content_hash
+        data_uri, result = self._placeholders.get(key), self._results.get(key)
+        if data_uri is not None and (result is not None or not analysed):
+            return data_uri, result if analysed else None
+        shared = f"{media.id}/{facts.content_hash}/{analysed}"
+        return await self._shared.result(
+            shared, lambda: self._work(media, facts, analysed=analysed)
+        )
+
+    async def _work(
+        self, media: Media, facts: MediaFacts, *, analysed: bool
+    ) -> tuple[str, AnalysisResult | None]:
+        key, result = (media.id, facts.content_hash), None
         # `SharedResults` runs this once per key, so the semaphore counts images and not requests.
         async with self._counted():
-            data_uri = await self._data_uri(media, facts)
-            if stored is not None and _is_complete(stored):
-                pixels = _pixels_of_stored(stored, data_uri)
-            else:
-                done = await self._dispatcher.run(media, AnalyseJob(self._limits))
-                pixels = _pixels_of_result(done.result, data_uri)
-        self._pixels[media.id, facts.content_hash] = pixels
-        return pixels
+            data_uri = self._placeholders.get(key) or await self._data_uri(media, facts)
+            self._placeholders[key] = data_uri
+            if analysed:
+                result = (await self._dispatcher.run(media, AnalyseJob(self._limits))).result
+                self._results[key] = result
+        return data_uri, result
 
     @asynccontextmanager
     async def _counted(self) -> AsyncIterator[None]:
@@ -228,6 +268,8 @@ class ImageInfoService:
 
 def _is_complete(stored: Analysis) -> bool:
     """Return whether a stored analysis has all pixel facts; those of other programs do not."""
+    if stored.outdated or not isinstance(stored.columns["quality_score"], int):
+        return False
     own, colours = stored.own, stored.columns["dominant_colors"]
     # Values of another type are those of another program, or damaged: the pixels are read again.
     hashes = all(isinstance(own.get(name), str) for name in ("thumbhash", "blurhash"))
@@ -259,6 +301,19 @@ def _pixels_of_stored(stored: Analysis, data_uri: str) -> PixelFacts:
         mood_keywords=columns["mood_keywords"] or (),
         kind=own["kind"]["name"],
     )
+
+
+def _with_columns(pixels: PixelFacts, columns: Mapping[str, Any]) -> PixelFacts:
+    """Return pixel facts with the values that another program has stored for the same names.
+
+    ``GET /api/media/analysis/{id}`` returns these values too.
+    """
+    score, colours = columns["quality_score"], columns["dominant_colors"]
+    if isinstance(score, (int, float)) and 0 <= score <= _MAX_SCORE:
+        pixels = replace(pixels, quality_score=round(score))
+    if colours and all(isinstance(one, dict) for one in colours):
+        pixels = replace(pixels, dominant_colours=colours)
+    return pixels
 
 
 def _analysis_facts(stored: Analysis | None) -> AnalysisFacts:

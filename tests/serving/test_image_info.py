@@ -9,7 +9,15 @@ from typing import Any, cast
 
 import pytest
 
-from proxy.domain.analysis import Analysis, AnalysisResult, Colour, ContentClass, Kind, Quality
+from proxy.domain.analysis import (
+    ANALYSIS_VERSION,
+    Analysis,
+    AnalysisResult,
+    Colour,
+    ContentClass,
+    Kind,
+    Quality,
+)
 from proxy.domain.errors import DatabaseUnavailable, SourceChanged, SourceMissing, UndecodableSource
 from proxy.domain.media import Media, MediaFacts
 from proxy.domain.worker_protocol import AnalyseJob, RenderResult, RenditionSet, RenditionSetResult
@@ -30,6 +38,7 @@ RESULT = AnalysisResult(
     thumbhash="aGFzaA==",
     blurhash="LEHV6nWB2yk8",
     phash="0" * 16,
+    phash_mask="0" * 16,
     focus=None,
 )
 COLUMNS: dict[str, Any] = {
@@ -39,8 +48,16 @@ COLUMNS: dict[str, Any] = {
     "subject_matter": "a boat on a lake",
     "style_classification": "watercolour",
     "medium_detected": "paper",
+    "detected_objects": None,
+    "detected_text": None,
+    "confidence_score": None,
 }
-OWN = {"thumbhash": "c3RvcmVk", "blurhash": "LSTORED", "kind": {"name": "graphic"}}
+OWN = {
+    "thumbhash": "c3RvcmVk",
+    "blurhash": "LSTORED",
+    "kind": {"name": "graphic"},
+    "version": ANALYSIS_VERSION,
+}
 
 
 class Workers:
@@ -96,20 +113,18 @@ class Known:
     asked: int = 0
     down: bool = False
 
-    def details(self) -> Mapping[str, Any]:
-        return Analysis(self.columns, self.own).details()
-
-    async def find(self, _media_id: int) -> Known | None:
+    async def find(self, _media_id: int) -> Analysis | None:
         self.asked += 1
         if self.down:
             raise DatabaseUnavailable("down")
-        return self if self.there else None
+        return Analysis(self.columns, self.own) if self.there else None
 
-    async def find_many(self, media_ids: Collection[int]) -> Mapping[int, Known]:
+    async def find_many(self, media_ids: Collection[int]) -> Mapping[int, Analysis]:
         self.asked += 1
         if self.down:
             raise DatabaseUnavailable("down")
-        return dict.fromkeys(media_ids, self) if self.there else {}
+        stored = Analysis(self.columns, self.own)
+        return dict.fromkeys(media_ids, stored) if self.there else {}
 
     async def thumbhashes(self, media_ids: Collection[int]) -> Mapping[int, str]:
         if self.down:
@@ -187,6 +202,50 @@ async def test_an_analysis_of_another_program_lends_its_words_only() -> None:
     assert at.workers.analysed() == 1
     assert portrait.pixels.thumbhash == RESULT.thumbhash
     assert portrait.analysis.alt == "a boat on a lake"
+
+
+def _stored(quality: int, **own: Any) -> Analysis:
+    return Analysis({**COLUMNS, "quality_score": quality}, own)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        _stored(12, **OWN),
+        _stored(12),
+        _stored(12, **{**OWN, "version": 1}),
+        _stored(12, thumbhash=7, version=ANALYSIS_VERSION),
+    ],
+    ids=["this version", "another program", "an earlier version", "damaged"],
+)
+async def test_info_and_the_analysis_have_the_same_values(stored: Analysis) -> None:
+    at = bench(known=Known(columns=stored.columns, own=stored.own))
+    info = await at.describer.describe(MEDIA)
+    shown = (await at.describer.current(MEDIA, stored)).public()
+    assert info.pixels.quality_score == shown["quality_score"]
+    assert list(info.pixels.dominant_colours) == shown["dominant_colors"]
+    assert info.analysis.style == shown["style"]
+    for name, value in info.analysis.details.items():
+        assert shown.get(name) == value, name
+    if isinstance(shown.get("kind"), dict):
+        assert info.pixels.kind == shown["kind"]["name"]
+    assert at.workers.analysed() <= 1, "both use one analysis"
+
+
+async def test_values_before_and_after_an_analysis_is_stored_are_its_values() -> None:
+    at = bench()
+    assert (await at.describer.describe(MEDIA)).pixels.quality_score == 72
+    at.known.there = True
+    at.describer.forget(MEDIA.id)
+    assert (await at.describer.describe(MEDIA)).pixels.quality_score == COLUMNS["quality_score"]
+
+
+async def test_an_outdated_analysis_is_returned_if_the_pixels_cannot_be_read() -> None:
+    at, stored = bench(), _stored(12, **{**OWN, "version": 1})
+    at.workers.failures.append(UndecodableSource("cut off"))
+    assert await at.describer.current(MEDIA, stored) == stored
+    renewed = await at.describer.current(MEDIA, stored)
+    assert renewed.columns["quality_score"] == 72
 
 
 async def test_those_who_ask_at_once_share_the_work_and_later_ones_its_result() -> None:

@@ -27,6 +27,7 @@ from proxy.domain.urls import profile_image_url
 from proxy.ingest.uploads.preview import UploadPreviews
 from proxy.ingest.uploads.upload_queue import UploadQueue
 from proxy.ingest.uploads.url_replacement import UrlReplacer
+from proxy.serving.image_info import ImageInfoService
 from proxy.storage.database import MediaRepository
 from proxy.storage.database.media_repository import AnalysisRepository
 from proxy.storage.upload_files import OpenUpload, TempName
@@ -229,6 +230,7 @@ class AnalysisHandler:
     guard: KeyGuard
     database: MediaRepository
     analyses: AnalysisRepository
+    describer: ImageInfoService
     retry_after_s: int
     """Sent as Retry-After while the image is being processed."""
     forwarder: MediaForwarder | None = None
@@ -253,7 +255,8 @@ class AnalysisHandler:
         # A stored analysis is returned while the image is processed anew, too.
         stored = await self.analyses.find(media_id)
         if stored is not None:
-            return {"success": True, "analysis": stored.public()}
+            current = await self.describer.current(media, stored)
+            return {"success": True, "analysis": current.public()}
         if media.in_progress:
             detail = "the image has not been analysed yet"
             raise MediaNotReady(detail, retry_after_s=self.retry_after_s)

@@ -15,7 +15,6 @@ from typing import Any
 
 import pyvips
 
-
 FLAT_DISTANCE = 6.0
 """CIE76 distance up to which a pixel has the background colour: two to three times a just
 noticeable difference, and above the noise of a JPEG of quality 60 on a flat background."""
