@@ -24,15 +24,16 @@ test: $(DEVELOPMENT)
 	@sh tests/servers.sh mariadbd tesseract
 	$(BIN)/pytest -n 2 $(TESTS)
 
-# Everything but the drills.
+# Everything but the drills. The first run installs 600 MB of packages from npm, with their hashes, in
+# ~/.cache/smartserve-tests; without a network the tests that need them are skipped.
 test-all: $(DEVELOPMENT)
-	@sh tests/servers.sh $(FAULTS) $(DEPLOY) mariadbd tesseract chromium
+	@sh tests/servers.sh $(FAULTS) $(DEPLOY) mariadbd tesseract npm chromium
 	$(BIN)/pytest -n 2 --dist worksteal -m "not drill" $(TESTS)
 
 # Breaks real servers for about ten minutes and prints the result of each fault as a table. Other
 # drills: TESTS=tests/platform (kills everything during hundreds of uploads), TESTS=tests/deploy
-# (three faults observed by a live Prometheus), TESTS=tests/ingest, TESTS=tests/npm (Next.js, React,
-# Nuxt and unpic), TESTS=tests/page, TESTS=tests/readme.
+# (three faults observed by a live Prometheus), TESTS=tests/ingest, TESTS=tests/page,
+# TESTS=tests/readme.
 drill: $(DEVELOPMENT)
 	@sh tests/servers.sh $(FAULTS) $(DEPLOY) mariadbd tesseract npm chromium
 	$(BIN)/pytest -m "" $(if $(TESTS),$(TESTS),-n 2 --dist worksteal tests/faults)

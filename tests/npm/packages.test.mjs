@@ -2,14 +2,12 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { createImage } from "@nuxt/image/runtime";
 import { Image as UnpicImage } from "@unpic/react/base";
 import next from "next/image.js";
 import { createElement } from "react";
 import { renderToStaticMarkup } from "react-dom/server";
 import { smartserveLoader } from "smartserve-image/next";
-import nuxtProvider from "smartserve-image/nuxt";
-import { SmartImage } from "smartserve-image/react";
+import { AIAnalysisDisplay, SmartImage } from "smartserve-image/react";
 import { transform } from "smartserve-image/unpic";
 
 const BASE = "https://img.example.org";
@@ -30,30 +28,50 @@ test("next/image renders with the loader", () => {
   assert.match(html, /serve\/7\?w=640&amp;v=ab/);
 });
 
-test("React renders the component with a picture in its place, on the server", () => {
-  const html = renderToStaticMarkup(
-    createElement(SmartImage, {
-      base: BASE, mediaId: 7, width: 1200, height: 800, alt: "A harbour", preferredFormats: ["avif", "webp"], priority: true,
-    }),
-  );
-  assert.match(html, /^<smart-image base="https:\/\/img.example.org" media-id="7" alt="A harbour"/);
-  assert.match(html, /preferred-formats="avif webp"/);
-  assert.match(html, /priority=""/);
-  assert.match(html, /aspect-ratio:1200 \/ 800/);
-  assert.match(html, /<img [^>]*srcSet="[^"]*serve\/7\?w=1200 1200w"/i);
-  assert.doesNotMatch(html, /show-analysis|undefined/);
+const render = (props) => renderToStaticMarkup(createElement(SmartImage, { base: BASE, mediaId: 7, ...props }));
+
+test("formats become sources, up to the first that all browsers display", () => {
+  const types = (html) => [...html.matchAll(/type="image\/(\w+)"/g)].map(([, type]) => type);
+  const last = (html) => /<img [^>]*src="[^"]*?(?:format=(\w+))?"/.exec(html)[1];
+  for (const [preferredFormats, background, sources, format] of [
+    [undefined, undefined, [], undefined],
+    [["avif", "webp", "jpeg", "png"], undefined, ["avif", "webp"], "jpeg"],
+    ["webp avif", undefined, ["webp", "avif"], undefined],
+    [["jpg", "avif"], undefined, [], "jpeg"],
+    [["png"], undefined, [], "png"],
+    [["gif", "avif"], undefined, ["avif"], undefined],
+  ]) {
+    const html = render({ preferredFormats, background });
+    assert.deepEqual(types(html), sources);
+    assert.equal(last(html), format);
+  }
 });
 
-test("Nuxt Image gives addresses and sizes by the provider", () => {
-  const image = createImage({
-    providers: { smartserve: { setup: nuxtProvider, defaults: { baseURL: BASE } } },
-    provider: "smartserve", presets: {}, screens: { sm: 640, lg: 1024 }, alias: {}, domains: [],
-    densities: [1, 2], format: [],
-  });
-  assert.equal(image("7", { width: 600, format: "webp" }), `${BASE}/serve/7?w=640&format=webp`);
-  assert.equal(image("/serve/7?v=ab", { size: "grid" }), `${BASE}/serve/7?size=grid&v=ab`);
-  const { srcset } = image.getSizes("7", { sizes: "sm:100vw lg:50vw", modifiers: {} });
-  assert.match(srcset, /serve\/7\?w=/);
+test("a removed background is never requested as JPEG", () => {
+  const html = render({ preferredFormats: ["avif", "jpeg", "png"], backgroundOption: "removed" });
+  assert.doesNotMatch(html, /format=jpeg/);
+  assert.match(html, /src="[^"]*format=png&amp;bg=removed"/);
+});
+
+test("an image without known width is as wide as its container, and no larger than its size", () => {
+  assert.match(render({}), /;width:100%/);
+  assert.match(render({ aspectRatio: 1.5 }), /aspect-ratio:1.5.* sizes="auto, 100vw"/);
+  assert.doesNotMatch(render({ size: "detail" }), /[;"]width:100%|dpr=2|sizes=/);
+  assert.match(render({ size: "detail", width: 600, height: 400 }), /dpr=2 2x/);
+});
+
+test("further properties are those of the <img>", () => {
+  const html = render({ className: "round", id: "me", "data-x": "1", showAIData: false });
+  assert.match(html, /^<img [^>]*class="round"/);
+  assert.match(html, /id="me"/);
+  assert.match(html, /data-x="1"/);
+  assert.doesNotMatch(html, /<dl|undefined/);
+});
+
+test("rows of the analysis are chosen one by one", () => {
+  const html = renderToStaticMarkup(createElement(AIAnalysisDisplay, { base: BASE, mediaId: 7, showMood: false, showStyle: false }));
+  assert.match(html, /Colors.*Quality/);
+  assert.doesNotMatch(html, /Mood|Style/);
 });
 
 test("unpic's component asks by the transformer", () => {

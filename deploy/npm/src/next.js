@@ -2,11 +2,12 @@
 
 import { parsePicture, pictureUrl } from "./urls.js";
 
-// The quality of Next.js is ignored: the server chooses it.
+// The quality of Next.js is ignored: the server chooses it. With `loaderFile`, the images of the
+// application itself come here too, and keep their URL.
 export function smartserveLoader(base) {
   return ({ src, width }) => {
     const parsed = parsePicture(src);
-    if (!parsed) throw new Error(`smartserve-image: ${src} is neither a media id nor an image URL`);
+    if (!parsed) return src;
     return pictureUrl(parsed.base || base, parsed.id, { ...parsed.operations, width });
   };
 }

@@ -1,16 +1,16 @@
 // A provider for @nuxt/image: `src` is a media id or the URL of an image.
 
-import { defineProvider } from "@nuxt/image/runtime";
 import { parsePicture, pictureUrl } from "./urls.js";
 
-export default defineProvider({
-  getImage(src, { modifiers = {}, baseURL = "" }) {
-    const parsed = parsePicture(src);
-    if (!parsed) return { url: src };
-    const { width, size, dpr, format, background, version } = modifiers;
-    const chosen = { width, size, dpr, format, background, version };
-    const given = Object.entries(chosen).filter(([, value]) => value !== undefined && value !== "");
-    const operations = { ...parsed.operations, ...Object.fromEntries(given) };
-    return { url: pictureUrl(parsed.base || baseURL, parsed.id, operations) };
-  },
-});
+function getImage(src, { modifiers = {}, baseURL = "" }) {
+  const parsed = parsePicture(src);
+  if (!parsed) return { url: src };
+  const { width, size, dpr, format, background, version } = modifiers;
+  const chosen = { width, size, dpr, format, background, version };
+  const given = Object.entries(chosen).filter(([, value]) => value !== undefined && value !== "");
+  const operations = { ...parsed.operations, ...Object.fromEntries(given) };
+  return { url: pictureUrl(parsed.base || baseURL, parsed.id, operations) };
+}
+
+// What `defineProvider` returns. It is not imported: @nuxt/image cannot be found from a linked package.
+export default () => ({ getImage });

@@ -1,28 +1,55 @@
-import type { CSSProperties, ReactElement } from "react";
+import type { CSSProperties, HTMLAttributes, ImgHTMLAttributes, ReactElement, ReactNode } from "react";
 
-export interface SmartImageProps {
-  /** The server's address: https://img.example.org. */
-  base: string;
-  mediaId: number | string;
-  /** A named size. Without it, the width of the element is used. */
+type Replaced = "src" | "srcSet" | "width" | "height" | "loading" | "decoding" | "fetchPriority" | "placeholder";
+
+/** Further properties (`id`, `className`, `data-…`) are those of the `<img>`. */
+export interface SmartImageProps extends Omit<ImgHTMLAttributes<HTMLImageElement>, Replaced> {
+  /** The server's address: https://img.example.org. Default: of `SmartserveProvider`, or this origin. */
+  base?: string;
+  /** While it is not a number, nothing is requested. */
+  mediaId: number | string | null | undefined;
+  /** A named size. Without it, the browser chooses a width. */
   size?: string;
   alt?: string;
   background?: "original" | "removed";
+  /** The same as `background`. */
+  backgroundOption?: "original" | "removed";
   /** In order of preference. Without them, the Accept header decides. */
   preferredFormats?: readonly string[] | string;
-  /** Visible without scrolling: no lazy loading. */
+  /** Visible without scrolling: preloaded, with high priority, not lazily. */
   priority?: boolean;
   /** Shows the analysis below the image. */
+  showAIData?: boolean;
+  /** The same as `showAIData`. */
   showAnalysis?: boolean;
-  /** Of the image, from /info: reserves the space before the image is loaded. */
-  width?: number;
-  height?: number;
-  className?: string;
+  /** In CSS pixels; with a height they reserve the space. Without them, the image is as wide as its container. */
+  width?: number | string;
+  height?: number | string;
+  /** Width divided by height, 1.5 or "3 / 2": reserves the space without `width` and `height`. */
+  aspectRatio?: number | string;
+  /** As of an `<img>`. Default: `auto` and the width. */
+  sizes?: string;
+  /** `version` of /info: the response can be cached for a year. */
+  version?: string;
+  /** `placeholders.data_uri` of /info, shown until the image is loaded. */
+  placeholder?: string;
+  /** Overrides the layout; a class cannot override it. */
   style?: CSSProperties;
-  onLoad?: (event: Event) => void;
   /** The final has replaced the draft. */
-  onFinal?: (event: Event) => void;
-  onError?: (event: unknown) => void;
+  onFinal?: ImgHTMLAttributes<HTMLImageElement>["onLoad"];
 }
 
 export function SmartImage(props: SmartImageProps): ReactElement;
+
+export interface AIAnalysisDisplayProps extends HTMLAttributes<HTMLDListElement> {
+  base?: string;
+  mediaId: number | string | null | undefined;
+  showStyle?: boolean;
+  showColors?: boolean;
+  showQuality?: boolean;
+  showMood?: boolean;
+}
+
+export function AIAnalysisDisplay(props: AIAnalysisDisplayProps): ReactElement;
+
+export function SmartserveProvider(props: { base: string; children?: ReactNode }): ReactElement;

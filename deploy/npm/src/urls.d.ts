@@ -21,6 +21,9 @@ export interface ParsedPicture {
 }
 
 export const WIDTHS: readonly number[];
+/** Width and height of the named sizes that crop. */
+export const COVERS: Readonly<Record<string, readonly [number, number]>>;
+export function isPictureId(id: unknown): boolean;
 export function snap(width: number): number;
 export function pictureUrl(
   base: string,

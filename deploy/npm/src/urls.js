@@ -5,9 +5,13 @@ export const WIDTHS = [
   16, 32, 48, 64, 96, 128, 256, 384, 640, 750, 828, 1080, 1200, 1920, 2048, 3840,
 ];
 
-const IMAGE_URL = /^(https?:\/\/[^/?#]+(?:\/[^?#]*?)?)?\/?(?:(serve|api\/images)\/)?(\d{1,19})(?:\.(\w+))?(?:\?([^#]*))?(?:#.*)?$/;
+// Named sizes that crop to a ratio of their own, as the server is configured by default.
+export const COVERS = { thumbnail: [300, 300], header: [1600, 500] };
+
+const IMAGE_URL = /^(https?:\/\/[^/?#]+(?:\/[^?#]*?)?)?\/?(?:(serve|api\/images)\/)?(0|[1-9]\d{0,18})(?:\.([A-Za-z]\w*))?(?:\?([^#]*))?(?:#.*)?$/;
 const FORMATS = new Set(["avif", "webp", "jpeg", "png", "gif"]);
 
+export const isPictureId = (id) => /^(?:0|[1-9]\d{0,18})$/.test(String(id));
 export const snap = (width) => WIDTHS.find((step) => step >= width) ?? WIDTHS.at(-1);
 
 const formatOf = (format) => {

@@ -1,0 +1,3 @@
+"use client";
+import { smartserveLoader } from "smartserve-image/next";
+export default smartserveLoader("http://img.test");

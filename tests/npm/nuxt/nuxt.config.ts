@@ -1,0 +1,11 @@
+export default defineNuxtConfig({
+  modules: ["@nuxt/image"],
+  compatibilityDate: "2026-01-01",
+  telemetry: false,
+  image: {
+    provider: "smartserve",
+    providers: {
+      smartserve: { provider: "smartserve-image/nuxt", options: { baseURL: "http://img.test" } },
+    },
+  },
+});
