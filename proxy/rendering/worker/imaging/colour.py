@@ -210,6 +210,31 @@ def _colour_chunks(descriptor: int) -> dict[bytes, bytes]:
     return found
 
 
+# TIFF 6.0, sections 8 and 23, and its supplements.
+_BITS, _PHOTOMETRIC, _CIELAB = 258, 262, 8
+_OTHER_LABS: Mapping[int, str] = MappingProxyType({9: "ICCLab", 10: "ITULab"})
+_MAX_INLINE = 2
+
+
+def unreadable_lab(descriptor: int) -> str | None:
+    """Return the name of a Lab encoding in a TIFF that libvips misreads or does not open."""
+    header = os.pread(descriptor, 8, 0)
+    order = "<" if header[:2] == b"II" else ">"
+    with suppress(struct.error, KeyError):
+        (first,) = struct.unpack_from(f"{order}I", header, 4)
+        (count,) = struct.unpack(f"{order}H", os.pread(descriptor, 2, first))
+        entries = struct.iter_unpack(f"{order}HHI4s", os.pread(descriptor, 12 * count, first + 2))
+        values = {tag: (number, value) for tag, _, number, value in entries}
+        (photometric,) = struct.unpack_from(f"{order}H", values[_PHOTOMETRIC][1])
+        number, bits = values[_BITS]
+        if number > _MAX_INLINE:
+            bits = os.pread(descriptor, 2, *struct.unpack(f"{order}I", bits))
+        if photometric == _CIELAB and struct.unpack_from(f"{order}H", bits)[0] == 8:  # noqa: PLR2004
+            return "8-bit CIELab"
+        return _OTHER_LABS.get(photometric)
+    return None
+
+
 # ISO/IEC 14496-12 (boxes) and 23008-12 (items and their properties).
 _MAX_META_BYTES = 1024 * 1024
 _MAX_BOXES = 64

@@ -110,6 +110,9 @@ def open_source(descriptor: int, limits: Limits) -> OpenedSource:
     most = limits.max_pages + 1
     if count_frames(descriptor, source_type, most=most) == most:
         raise SourceRefused("too_large", f"the source has more than {limits.max_pages:,} pages")
+    if source_type == "tiff" and (lab := colour.unreadable_lab(descriptor)):
+        detail = f"the source is a TIFF in {lab}, which is not supported: save it as RGB"
+        raise SourceRefused("unsupported", detail)
     os.lseek(descriptor, 0, os.SEEK_SET)
     # A descriptor source is used because libvips crashes if a memory source is freed too early.
     source = pyvips.Source.new_from_descriptor(descriptor)

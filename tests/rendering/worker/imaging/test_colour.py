@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from proxy.domain.formats import Format
+from proxy.domain.worker_protocol import JobFailure
 from proxy.rendering.worker.imaging import colour, load
 from tests.rendering.worker.imaging import crafted, studio
 from tests.support.photos import case, photo
@@ -494,6 +495,38 @@ def test_a_profile_of_srgb_is_not_converted(exponent: float | None) -> None:
 def test_files_of_other_types_are_not_read_for_their_colour(source_type: str) -> None:
     image = pyvips.Image.black(8, 8, bands=3).copy(interpretation="srgb")
     assert colour.read(image, -1, source_type) == colour.STORED_AS_SRGB
+
+
+def lab_tiff(photometric: int, order: str) -> bytes:
+    """The header of a TIFF of three bands with 8 bits (TIFF 6.0, section 2)."""
+    entries = ((258, 3, 3, 100), (262, 3, 1, photometric if order == "<" else photometric << 16))
+    packed = b"".join(struct.pack(f"{order}HHII", *entry) for entry in entries)
+    start = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(entries))
+    return (start + packed).ljust(100, b"\0") + struct.pack(f"{order}HHH", 8, 8, 8)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(
+    ("photometric", "name"), [(8, "8-bit CIELab"), (9, "ICCLab"), (10, "ITULab"), (2, None)]
+)
+def test_encodings_of_lab_that_libvips_cannot_read_are_found(
+    photometric: int, name: str | None, order: str
+) -> None:
+    with studio.descriptor(lab_tiff(photometric, order)) as source:
+        assert colour.unreadable_lab(source) == name
+
+
+def test_a_tiff_in_eight_bit_lab_is_refused_by_name() -> None:
+    sentence = "the source is a TIFF in 8-bit CIELab, which is not supported: save it as RGB"
+    expected = JobFailure("unsupported", sentence)
+    assert studio.refused_or_known(case("C36-lab.tif"), strict=True) == expected
+    assert studio.refused_or_known(studio.saved(chart("LAB"), "TIFF")) == expected
+
+
+def test_a_tiff_in_sixteen_bit_lab_is_converted() -> None:
+    levels = pyvips.Image.new_from_buffer(studio.saved(chart()), "")
+    for space in ("lab", "labs"):
+        check(studio.rendered(levels.colourspace(space).tiffsave_buffer()), 255 * STORED, levels=1)
 
 
 @pytest.mark.parametrize("kind", ["png", "avif"])
