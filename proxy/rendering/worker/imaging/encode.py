@@ -6,9 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from html import escape
-from types import MappingProxyType
 from typing import Any
 
 import pyvips
@@ -31,8 +29,7 @@ _SAMPLED_ROWS, _SAMPLES = 32, 2048
 # Share of one colour from which on it is one in any case, such as a screenshot with a photograph.
 _DOMINANT_SHARE = 0.2
 _COLOURS = 3
-_NEAR_LOSSLESS: Mapping[str, int | bool | str] = MappingProxyType({"near_lossless": True, "Q": 60})
-# Bytes, relative to a lossy WebP, that full chroma may cost.
+# Bytes of a draft, relative to a lossy WebP, that full chroma may cost.
 _MAX_FULL_CHROMA = 2.0
 _SOURCE_METADATA = (b"exif-", b"xmp-", b"iptc-", b"icc-", b"orientation", b"gif-", b"png-")
 _KEEP_NOTHING = 0
@@ -81,28 +78,41 @@ def to_bytes(image: Any, profile: EncoderProfile, *, copyright_notice: str | Non
 
 
 def still_to_bytes(image: Any, profile: EncoderProfile, *, copyright_notice: str | None) -> bytes:
-    """Encode a still image in memory; a lossy encoding of a graphic keeps its full chroma.
+    """Encode a still image in memory; a lossy encoding of a graphic keeps its full chroma."""
+    if not keeps_chroma(image, profile):
+        return to_bytes(image, profile, copyright_notice=copyright_notice)
+    encoded = to_bytes(image, with_chroma(profile), copyright_notice=copyright_notice)
+    if profile.format is not Format.WEBP:
+        return encoded
+    full = to_bytes(image, near_lossless(profile), copyright_notice=copyright_notice)
+    return full if len(full) <= _MAX_FULL_CHROMA * len(encoded) else encoded
+
+
+def keeps_chroma(image: Any, profile: EncoderProfile) -> bool:
+    """Return whether a lossy encoding of an image in memory should not share chroma.
 
     Thin red text on blue loses half of its contrast if two by two pixels share their chroma.
     """
-    options = dict(profile.options)
     lossy = profile.format in (Format.JPEG, Format.AVIF, Format.WEBP)
-    if not lossy or options.get("lossless") or not is_graphic(image):
-        return to_bytes(image, profile, copyright_notice=copyright_notice)
-    encode = partial(_with_options, image, profile, copyright_notice)
-    if profile.format is not Format.WEBP:
-        return encode({"subsample_mode": "off"})
-    # Lossy WebP always shares chroma. Without loss a graphic is usually smaller, a smooth
-    # photograph several times as large.
-    smart, full = encode({"smart_subsample": True}), encode(_NEAR_LOSSLESS)
-    return full if len(full) <= _MAX_FULL_CHROMA * len(smart) else smart
+    return lossy and not dict(profile.options).get("lossless") and is_graphic(image)
 
 
-def _with_options(
-    image: Any, profile: EncoderProfile, notice: str | None, more: Mapping[str, int | bool | str]
-) -> bytes:
-    options = tuple(sorted({**dict(profile.options), **more}.items()))
-    return to_bytes(image, replace(profile, options=options), copyright_notice=notice)
+def with_chroma(profile: EncoderProfile) -> EncoderProfile:
+    """Return a profile with full chroma, or with what lossy WebP has in its place."""
+    webp = profile.format is Format.WEBP
+    return _with_options(profile, {"smart_subsample": True} if webp else {"subsample_mode": "off"})
+
+
+def near_lossless(profile: EncoderProfile) -> EncoderProfile:
+    """Return a profile of WebP with full chroma.
+
+    A graphic is usually smaller than with loss, a smooth photograph several times as large.
+    """
+    return _with_options(profile, {"near_lossless": True, "Q": 60})
+
+
+def _with_options(profile: EncoderProfile, more: Mapping[str, int | bool | str]) -> EncoderProfile:
+    return replace(profile, options=tuple(sorted({**dict(profile.options), **more}.items())))
 
 
 def is_graphic(image: Any) -> bool:

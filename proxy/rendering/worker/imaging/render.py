@@ -185,7 +185,13 @@ class _SetRenderer:
         if output.search is None or not quality_search.applies(profile, animated=animated):
             to_bytes = encode.to_bytes if animated else encode.still_to_bytes
             return to_bytes(image, profile, copyright_notice=notice), None
+        graphic = encode.keeps_chroma(image, profile)
+        profile = encode.with_chroma(profile) if graphic else profile
         trial = quality_search.find(image, profile, output.search, copyright_notice=notice)
+        if graphic and profile.format is Format.WEBP:
+            full = encode.to_bytes(image, encode.near_lossless(profile), copyright_notice=notice)
+            if len(full) <= len(trial.encoded) or not trial.passes:
+                return full, None
         return trial.encoded, trial
 
 

@@ -18,6 +18,7 @@ from proxy.domain.worker_protocol import JobFailure, RenderResult
 from proxy.rendering.worker.imaging import encode
 from proxy.rendering.worker.imaging.load import open_source, shrunk
 from proxy.rendering.worker.imaging.ssimulacra2 import Reference
+from proxy.settings import EncoderSettings
 from tests.rendering.worker.imaging import crafted, studio
 from tests.support.photos import NAMES, case, photo
 
@@ -383,3 +384,21 @@ def test_grey_has_no_chroma_to_keep() -> None:
     assert not encode.is_graphic(grey)
     assert encode.is_graphic(grey.bandjoin([grey, grey]))
     assert encode.is_graphic(pyvips.Image.black(1, 1, bands=3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fmt", LOSSY)
+@pytest.mark.parametrize("name", ["red on blue", "green on magenta"])
+def test_a_final_of_a_graphic_keeps_its_chroma_and_is_no_larger_for_it(
+    name: str, fmt: Format
+) -> None:
+    """With shared chroma the WebP of green on magenta scored 26 at the highest quality."""
+    source, box = studio.saved(GRAPHICS[name]()), studio.contain(300, 300)
+    stage = EncoderSettings().stages()[fmt].final
+    result, encoded = studio.attempt(source, stage.profile, box=box, search=stage.search)
+    assert isinstance(result, RenderResult)
+    assert not result.target_missed
+    kept = chroma(studio.pixels(encoded))
+    whole = chroma(studio.pixels(studio.rendered(source, box=box)))
+    assert kept.std() > 0.92 * whole.std()
+    assert len(encoded) < {Format.JPEG: 40_000, Format.WEBP: 8_000, Format.AVIF: 32_000}[fmt]
