@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import structlog
 
+from proxy.analysis.providers.embedding import EmbeddingModel
 from proxy.analysis.providers.factory import PROVIDERS
 from proxy.analysis.providers.http_provider import VisionProvider
 from proxy.analysis.providers.tesseract import TextReader
@@ -18,6 +19,7 @@ from proxy.domain.analysis import (
     VisionResult,
     merge,
 )
+from proxy.domain.embedding import Embedding
 from proxy.domain.errors import AnalysisError, BudgetSpent, ProviderUnavailable
 from proxy.domain.formats import TRAITS, Format
 from proxy.domain.media import DataType, Media, MediaFacts
@@ -52,6 +54,7 @@ class Analyst:
     image_side: int
     find_brand: Callable[[int], Awaitable[Mapping[str, Any] | None]]
     """Returns colors and id of a user's logo."""
+    embedding_model: EmbeddingModel | None = None
 
     async def analyse(
         self,
@@ -76,16 +79,20 @@ class Analyst:
         local = await self.dispatcher.run(media, AnalyseJob(self.limits))
         known = {} if stored is None else self._recall(stored)
         missing = [one for one in self.providers if one.name not in known]
+        embedding, model = self._stored_embedding(stored), self.embedding_model
+        embedder = None if embedding is not None else model
         page = b""
         image = SentImage(b"", 1, 1)
         # Encode only what is used: each image costs a job of a worker.
         if self.reader.missing is None:
             page = (await self._encoded(media, facts, _READ, _READ_SIDE)).content
-        if missing:
+        if missing or embedder is not None:
             image = await self._encoded(media, facts, _SENT, self.image_side)
         requests = asyncio.gather(*(_request(one, image, media.data_type) for one in missing))
         # Together: providers take seconds, Tesseract up to `vision.text.timeout_s`.
-        text, answers = await asyncio.gather(self.reader.read(page), requests)
+        text, answers, embedded = await asyncio.gather(
+            self.reader.read(page), requests, _embed(embedder, image, media.data_type)
+        )
         # Tesseract may have been removed, or may have failed this time only.
         if isinstance(text, ProviderGap) and stored and stored.columns["detected_text"] is not None:
             text = stored.columns["detected_text"]
@@ -95,7 +102,16 @@ class Analyst:
             text,
             data_type=media.data_type,
             brand=brand,
+            embedding=embedding or embedded,
         )
+
+    def _stored_embedding(self, stored: Analysis | None) -> Mapping[str, Any] | None:
+        """Return what is published of the stored embedding, unless it is of another model."""
+        found = None if stored is None else stored.own.get("embedding")
+        if not isinstance(found, dict):
+            return None
+        model = self.embedding_model
+        return found if model is None or found.get("model") == model.model else None
 
     def _recall(self, stored: Analysis) -> Mapping[str, VisionResult | ProviderGap]:
         """Return the stored answers by provider, without the providers that are still missing.
@@ -132,6 +148,17 @@ class Analyst:
         job = RenditionSet(self.limits, (RenderOutput(geometry, profile),))
         content = await self.dispatcher.encoded(media, job, byte_size=facts.byte_size)
         return SentImage(content, geometry.width, geometry.height)
+
+
+async def _embed(
+    model: EmbeddingModel | None, image: SentImage, data_type: str
+) -> Embedding | ProviderGap | None:
+    if model is None:
+        return None
+    found = await _request(model, image, data_type)
+    if isinstance(found, ProviderGap):
+        return found
+    return Embedding(model.model, found.embedding or ())
 
 
 async def _request(

@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from dataclasses import dataclass
 
 from proxy.analysis.analyst import Analyst
+from proxy.analysis.providers.embedding import EmbeddingModel
 from proxy.analysis.providers.factory import open_providers
 from proxy.analysis.providers.tesseract import TextReader
 from proxy.app.services import Services
@@ -73,7 +74,10 @@ async def open_analyst(services: Services) -> AsyncIterator[Analyst]:
         yield Analyst(
             dispatcher=services.rendering.upload_dispatcher,
             limits=services.rendering.rules.limits,
-            providers=providers,
+            providers=[one for one in providers if not isinstance(one, EmbeddingModel)],
+            embedding_model=next(
+                (one for one in providers if isinstance(one, EmbeddingModel)), None
+            ),
             reader=TextReader(section.text, services.settings.workers),
             image_side=section.image_side,
             find_brand=services.storage.analyses.find_brand,

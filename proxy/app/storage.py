@@ -23,6 +23,7 @@ from proxy.serving.purge import PurgeService
 from proxy.serving.purge_feed import PurgeFeed
 from proxy.settings import Settings
 from proxy.storage.database.driver_errors import driver_error
+from proxy.storage.database.embeddings import EmbeddingRepository
 from proxy.storage.database.leased_writer import LeasedWriter
 from proxy.storage.database.media_repository import AnalysisRepository, SqlMediaRepository
 from proxy.storage.database.purge_table import PurgeTable
@@ -64,6 +65,7 @@ class StorageServices:
     writer: LeasedWriter
     """For the tables that only the holder of a lease may write."""
     analyses: AnalysisRepository
+    embeddings: EmbeddingRepository
 
 
 @asynccontextmanager
@@ -134,6 +136,7 @@ async def open_storage(
             purge_feed=feed,
             writer=writer,
             analyses=AnalysisRepository(writer, values_of_answers),
+            embeddings=EmbeddingRepository(writer),
         )
 
 

@@ -166,6 +166,7 @@ def _analyses(services: Services, forwarder: MediaForwarder | None) -> AnalysisH
         database=services.storage.database,
         analyses=services.storage.analyses,
         describer=services.serving.image_info,
+        embeddings=services.storage.embeddings,
         retry_after_s=settings.lifetimes.not_ready_retry_s,
         forwarder=forwarder,
     )

@@ -28,6 +28,7 @@ from proxy.domain.media import DataType
 from proxy.domain.urls import image_url
 from proxy.library.import_files import ImportedFile, RejectedFile, walk
 from proxy.settings import Settings
+from proxy.storage.database.embeddings import MAX_SIMILAR
 
 
 @command("import")
@@ -126,6 +127,27 @@ async def analyse(settings: Settings, ids: IdsArgument = None) -> int:
             return json.dumps({"id": media_id, **analysis.public()})
 
         return await _print_each(services, ids, "analysing", analyse_one)
+
+
+@command()
+async def similar(
+    settings: Settings,
+    media_id: Annotated[int, typer.Argument(min=1, metavar="ID", help="Id of an image.")],
+    limit: Annotated[int, typer.Option(min=1, max=MAX_SIMILAR, help="Maximum number.")] = 20,
+) -> int:
+    """Print the ids of similar images and their similarity, at most 1, by their embeddings.
+
+    Exits with 1 if the image has no embedding: [vision.embedding] must have been configured when it
+    was uploaded.
+    """
+    async with open_services(settings) as services:
+        found = await services.storage.embeddings.similar(media_id, limit=limit)
+    if found is None:
+        print_error("failed", f"{media_id}: the image has no embedding")
+        return 1
+    for one, value in found.items():
+        print(f"{one}\t{value:.4f}")
+    return 0
 
 
 async def _print_each(

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import chain
 from typing import Any, Literal, get_args
 
+from proxy.domain.embedding import Embedding
 from proxy.domain.media import DataType, Focus
 from proxy.domain.perceptual_hash import PerceptualHash
 
@@ -123,6 +124,7 @@ class VisionResult:
     """Brands whose logo the image contains."""
     safe_search: Mapping[str, str] | None = None
     """A member of `LIKELIHOODS` for each of `SAFE_SEARCH`; None if not determined."""
+    embedding: tuple[float, ...] | None = None
     text: str | None = None
     """Empty if the image contains no text; None if the provider did not search for text."""
     confidence: float | None = None
@@ -185,6 +187,7 @@ PUBLIC_TYPES: Mapping[str, type | tuple[type, ...]] = {
     "confidence_score": (int, float),
     "brand_colors": list,
     "site_context": dict,
+    "embedding": dict,
 }
 """Published values that are returned wherever an analysis is, with their types."""
 _MAX_TEXT = 16_000
@@ -197,6 +200,7 @@ _BY_MODEL = (
 )
 # Reasons of null values of the pixels.
 _PIXEL_REASONS = {"brand_colors": _NO_BRAND, "focus": _NO_FOCUS}
+_PROVIDED = frozenset({"labels", "detected_logos", "safe_search"})
 _HASHES = ("thumbhash", "blurhash", "phash", "phash_mask")
 
 
@@ -210,6 +214,8 @@ class Analysis:
     own: Mapping[str, Any]
     """Values that the table has no column for; empty if another program made the analysis. The
     ``reasons`` are those of null values by their published name, and of failures by provider."""
+    embedding: Embedding | None = None
+    """An embedding to store; None if there is none, or it is stored already."""
 
     @property
     def pending_providers(self) -> tuple[str, ...]:
@@ -219,7 +225,8 @@ class Analysis:
     @property
     def outdated(self) -> bool:
         """Whether another version of this program has computed it; False for other programs."""
-        return bool(self.own) and self.own.get(_VERSION) != ANALYSIS_VERSION
+        # Values of `provider_values` are read from the answers that another program has stored.
+        return bool(self.own.keys() - _PROVIDED) and self.own.get(_VERSION) != ANALYSIS_VERSION
 
     @property
     def ai_enhanced(self) -> bool:
@@ -270,14 +277,17 @@ class Analysis:
             "quality_score": round(local.quality.score),
         }
         own = {**self.own, **_pixel_values(local, data_type), _VERSION: ANALYSIS_VERSION}
-        site = own.get("site_context")
-        if isinstance(site, dict):
-            own["site_context"] = {**site, "content_class": asdict(local.content_class)}
+        if data_type == DataType.SITES:
+            # An older version stored null for users without a logo.
+            site = own.get("site_context")
+            own["site_context"] = _site_context(local, site if isinstance(site, dict) else None)
         reasons = own.get("reasons")
         if isinstance(reasons, dict):
             kept = {name: one for name, one in reasons.items() if name not in _PIXEL_REASONS}
             missing = {name: why for name, why in _PIXEL_REASONS.items() if own[name] is None}
             own["reasons"] = kept | missing
+            if data_type == DataType.SITES:
+                own["reasons"].pop("site_context", None)
         return Analysis(columns, own)
 
 
@@ -303,10 +313,12 @@ def merge(
     *,
     data_type: str,
     brand: Mapping[str, Any] | None = None,
+    embedding: Embedding | Mapping[str, Any] | ProviderGap | None = None,
 ) -> Analysis:
     """Merge the statistics, the answers of all providers, and the text from Tesseract.
 
-    ``brand`` has the ``brand_colors`` of the user's logo and its ``logo_media_id``.
+    ``brand`` has the ``brand_colors`` of the user's logo and its ``logo_media_id``. Without a model
+    ``embedding`` is None; of a stored one it is what was published.
     """
     found = {one.provider: one for one in answers if isinstance(one, VisionResult)}
     gaps = [one for one in answers if isinstance(one, ProviderGap)]
@@ -346,12 +358,15 @@ def merge(
         partly = [one.reasons["detected_text"] for one in ranked if "detected_text" in one.reasons]
         explained = [*(one.reason for one in failed), *partly]
         reasons["detected_text"] = "; ".join(explained) or _NO_TEXT
-    pixels = _pixel_values(local, data_type)
+    pixels, described = _pixel_values(local, data_type), _described(embedding)
     site_context = _site_context(local, brand) if data_type == DataType.SITES else None
-    by_type = {**_PIXEL_REASONS, "site_context": _NO_SITE, "embedding": _NO_EMBEDDING}
-    values = {**pixels, "site_context": site_context, "embedding": None}
+    no_embedding = embedding.reason if isinstance(embedding, ProviderGap) else _NO_EMBEDDING
+    by_type = {**_PIXEL_REASONS, "site_context": _NO_SITE, "embedding": no_embedding}
+    values = {**pixels, "site_context": site_context, "embedding": described}
     reasons |= {name: reason for name, reason in by_type.items() if values[name] is None}
     sent = {name: list(one.sent_size) for name, one in found.items() if one.sent_size}
+    if isinstance(embedding, ProviderGap):
+        gaps.append(embedding)
     pending = [one.provider for one in gaps if one.temporary]
     own = {
         _VERSION: ANALYSIS_VERSION,
@@ -361,7 +376,15 @@ def merge(
         **({_PENDING: pending} if pending else {}),
         **({_SENT: sent} if sent else {}),
     }
-    return Analysis(columns, own)
+    return Analysis(columns, own, embedding if isinstance(embedding, Embedding) else None)
+
+
+def _described(
+    embedding: Embedding | Mapping[str, Any] | ProviderGap | None,
+) -> Mapping[str, Any] | None:
+    if isinstance(embedding, Embedding):
+        return {"model": embedding.model, "dimensions": len(embedding.vector)}
+    return None if isinstance(embedding, ProviderGap) else embedding
 
 
 def provider_values(found: Mapping[str, VisionResult]) -> dict[str, Any]:
@@ -377,7 +400,7 @@ def _site_context(local: AnalysisResult, brand: Mapping[str, Any] | None) -> dic
     if brand is None:
         names = ("brand_colors", "logo_media_id")
         brand = {**dict.fromkeys(names), "reasons": dict.fromkeys(names, _NO_LOGO)}
-    return {"content_class": asdict(local.content_class), **brand}
+    return {**brand, "content_class": asdict(local.content_class)}
 
 
 def _first(values: Iterable[Any]) -> Any:

@@ -148,7 +148,11 @@ class IngestSteps:
         # Without a new answer the stored analysis stays: it may be better, for example in its text.
         if stored is None or set(pending) != set(stored.pending_providers):
             await self.progress.save_analysis(
-                item.lease, found.columns, found.own, focus=focus_of(found)
+                item.lease,
+                found.columns,
+                found.own,
+                focus=focus_of(found),
+                embedding=found.embedding,
             )
             self.changed(media.id)
         return not pending

@@ -21,7 +21,8 @@ class ProviderSettings(Section):
 
     key: Annotated[str, checked(check_header_key), Field(repr=False)] = ""
     """API key. Set it in the environment (SMARTSERVE_VISION__GOOGLE__KEY,
-    SMARTSERVE_VISION__OPENAI__KEY) or in a file; it is never printed."""
+    SMARTSERVE_VISION__OPENAI__KEY, SMARTSERVE_VISION__EMBEDDING__KEY) or in a file; it is never
+    printed."""
     key_file: str = Field("", repr=False)
     """File that contains the key. Read at start."""
     base_url: str = Field("", pattern=_API_URL)
@@ -73,6 +74,21 @@ class OpenAISettings(ProviderSettings):
     """Price of a million output tokens in US dollars."""
 
 
+class EmbeddingSettings(ProviderSettings):
+    """A model that makes a vector of each image, for the search of similar images.
+
+    Its API is that of vLLM, which serves CLIP, SigLIP and others from model files. If your server
+    needs no key, set any.
+    """
+
+    base_url: str = Field("http://127.0.0.1:8000/v1", pattern=_API_URL)
+    """Address of the API."""
+    model: str = Field("openai/clip-vit-base-patch32", min_length=1, max_length=200)
+    """Name of the model. Images with vectors of another model are not found any more."""
+    usd_per_request: float = Field(0.0, ge=0, le=1e9)
+    """Price of a request in US dollars."""
+
+
 class TextSettings(Section):
     """Text recognition with Tesseract, if it is installed."""
 
@@ -113,6 +129,7 @@ class VisionSettings(Section):
     """Maximum size of an answer."""
     google: GoogleSettings = GoogleSettings()
     openai: OpenAISettings = OpenAISettings()
+    embedding: EmbeddingSettings = EmbeddingSettings()
     text: TextSettings = TextSettings()
 
 

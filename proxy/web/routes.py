@@ -204,6 +204,14 @@ def _info() -> Operations:
         ),
         security="media",
     )
+    yield operation(
+        "GET /api/media/similar/{media_id}",
+        AnalysisHandler.similar,
+        _MEDIA_ID | {"name": "media_id"},
+        query("limit", "Maximum number of images.", text("^(?:[1-9][0-9]?|100)$")),
+        problems=(400, (404, "No such image, or it has no embedding.")),
+        security="media",
+    )
 
 
 def _page() -> Operations:

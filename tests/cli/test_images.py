@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from proxy.domain.embedding import Embedding
+from proxy.storage.database.embeddings import row_of
 from tests.cli.conftest import Invoke
 from tests.support.commands import SMARTSERVE, fetch, running
 from tests.support.server import SAMPLES, Library
@@ -151,6 +156,23 @@ def test_analyse_names_an_unknown_image(data: Path, invoke: Invoke) -> None:
     done = invoke("analyse", "77", "--data-dir", data)
     assert done.code == 1
     assert "failed 77: there is no image with this id" in done.stderr
+
+
+def test_similar_prints_ids_and_similarities(data_dir: Path, invoke: Invoke) -> None:
+    done = invoke("similar", "1", "--data-dir", data_dir)
+    assert (done.code, done.stdout) == (1, "")
+    assert "no embedding" in done.stderr
+    rows = [(1, [1.0] * 16), (2, [1.0] * 15 + [0.0]), (3, [1.0, -1.0] * 8)]
+    with closing(sqlite3.connect(data_dir / "smartserve.db")) as database, database:
+        for media_id, values in rows:
+            row = asyncio.run(row_of(media_id, Embedding.of("clip", values)))
+            names = ", ".join(row)
+            database.execute(
+                f"INSERT INTO media_embeddings ({names}) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [*row.values()],
+            )
+    done = invoke("similar", "1", "--data-dir", data_dir)
+    assert (done.code, done.stdout) == (0, "2\t0.9682\n3\t0.0000\n"), done.stderr
 
 
 @pytest.mark.slow

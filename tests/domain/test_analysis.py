@@ -18,6 +18,7 @@ from proxy.domain.analysis import (
     ProviderGap,
     VisionResult,
     merge,
+    provider_values,
 )
 from proxy.domain.perceptual_hash import PerceptualHash
 from tests.domain.test_worker_protocol import ANALYSED
@@ -212,6 +213,18 @@ def test_the_answer_has_the_fields_of_the_requirements_document() -> None:
     }
     assert named <= set(found)
     assert "raw_google_response" not in found
+
+
+def test_values_from_the_answers_of_another_program_do_not_make_it_outdated() -> None:
+    legacy = Analysis({}, provider_values({"google": GOOGLE}))
+    assert not legacy.outdated
+    assert Analysis({}, {**legacy.own, "kind": {"name": "photo"}}).outdated
+
+
+def test_an_analysis_of_a_site_without_a_logo_gets_its_class_when_it_is_renewed() -> None:
+    stored = merged(GOOGLE, data_type="sites")
+    older = replace(stored, own={**stored.own, "site_context": None, "version": 0})
+    assert older.renewed(ANALYSED, "sites").own["site_context"] == stored.own["site_context"]
 
 
 def test_a_text_fits_its_column_and_the_callback() -> None:

@@ -39,6 +39,7 @@ from tests.analysis.providers.service import (
     Act,
     Service,
     completion,
+    embedded,
     fails,
     says,
     talks_nonsense,
@@ -350,6 +351,44 @@ async def test_an_unavailable_provider_is_requested_again_later(
     assert "awaited" not in {*before, *after}
     info = await place.worker.server.client.get(f"/info/{image.media_id}")
     assert (await info.json())["alt"] == SEEN["subject"]
+
+
+async def test_images_get_embeddings_by_which_similar_ones_are_found(
+    fake: FakeMainApi, work: Work, aiohttp_server: AiohttpServer
+) -> None:
+    near = [1.0] * 15
+    service = Service([fails(500), says(embedded([*near, 1.0])), says(embedded([*near, 0.0]))])
+    base = str((await aiohttp_server(service.app())).make_url("/v1"))
+    model = {"key": KEY, "base_url": base, "model": "siglip", "max_attempts": 1}
+    sections = {"vision": {"embedding": model}, "main": {"key": MEDIA_KEY}}
+    worker = await work(sections, renditions="none", analysis_retry_s=[600])
+    place = Place(worker, service, service)
+    one = fake.add(PHOTO)
+    await place.work()
+    before = await place.analysis(one.media_id)
+    assert (before["embedding"], place.standing()) == (None, ["incomplete", "0"])
+    assert "500" in before["reasons"]["embedding"]
+    worker.due()
+    await place.work()
+    after = await place.analysis(one.media_id)
+    assert after["embedding"] == {"model": "siglip", "dimensions": 16}
+    assert "embedding" not in after["reasons"]
+    other = fake.add(LOGO, kind="logo", suffix="png")
+    await place.work()
+    assert other.completions[0]["ai_analysis"]["embedding"] == after["embedding"]
+    assert len(service.requests) == 3
+    client, headers = worker.server.client, {"Authorization": f"Bearer {MEDIA_KEY}"}
+    answer = await client.get(f"/api/media/similar/{one.media_id}", headers=headers)
+    assert (await answer.json()) == {
+        "success": True,
+        "similar": [
+            {
+                "media_id": int(other.media_id or 0),
+                "similarity": 0.9682,
+                "url": f"/serve/{other.media_id}",
+            }
+        ],
+    }
 
 
 async def test_the_main_api_gets_one_callback(fake: FakeMainApi, places: Places) -> None:

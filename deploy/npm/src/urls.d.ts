@@ -78,4 +78,5 @@ export interface ImageAnalysis {
     brand_colors: string[] | null;
     logo_media_id: number | null;
   } | null;
+  embedding: { model: string; dimensions: number } | null;
 }

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+from proxy.analysis.providers.embedding import EmbeddingModel
 from proxy.analysis.providers.google import GoogleVision
 from proxy.analysis.providers.openai import OpenAIVision
 from proxy.domain.analysis import VisionResult, provider_values
@@ -14,12 +15,13 @@ from proxy.runtime.http_client import open_session
 from proxy.settings import VisionSettings, provider_key
 
 PROVIDERS = (GoogleVision, OpenAIVision)
+"""Those whose answers are stored in columns of ``media_ai_analysis``."""
+_Provider = GoogleVision | OpenAIVision | EmbeddingModel
+_ALL: tuple[type[_Provider], ...] = (*PROVIDERS, EmbeddingModel)
 
 
 @asynccontextmanager
-async def open_providers(
-    settings: VisionSettings,
-) -> AsyncIterator[list[GoogleVision | OpenAIVision]]:
+async def open_providers(settings: VisionSettings) -> AsyncIterator[list[_Provider]]:
     """Yield the providers that have a key, and close their connections after the block.
 
     Reads key files, so it blocks briefly.
@@ -27,9 +29,9 @@ async def open_providers(
     Raises:
         ConfigurationError: a key file cannot be read, or contains no key.
     """
-    providers: list[GoogleVision | OpenAIVision] = []
+    providers: list[_Provider] = []
     async with open_session() as session:
-        for provider in PROVIDERS:
+        for provider in _ALL:
             section = getattr(settings, provider.name)
             # Without a key the provider is switched off.
             if key := provider_key(section, provider.name):
@@ -56,7 +58,7 @@ def values_of_answers(columns: Mapping[str, Any]) -> dict[str, Any]:
 def provider_faults(settings: VisionSettings) -> list[str]:
     """Return the faults of all key files, a sentence each."""
     faults: list[str] = []
-    for provider in PROVIDERS:
+    for provider in _ALL:
         try:
             provider_key(getattr(settings, provider.name), provider.name)
         # All faults at once, so that they are corrected in one go.

@@ -113,6 +113,8 @@ def _configure_sqlite(connection: Any, _record: object, *, synchronous: str = "N
     # its own row only: `proxy.domain.media.stored_text` rejects it.
     driver = getattr(connection, "driver_connection", connection)
     driver.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
+    # As in MySQL and MariaDB.
+    connection.create_function("bit_count", 1, _bit_count, deterministic=True)
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA synchronous = {synchronous}")
     cursor.execute("PRAGMA foreign_keys = ON")
@@ -121,6 +123,10 @@ def _configure_sqlite(connection: Any, _record: object, *, synchronous: str = "N
     with suppress(sqlite3.OperationalError):
         cursor.execute("PRAGMA journal_mode = WAL")
     cursor.close()
+
+
+def _bit_count(word: int) -> int:
+    return (word & 0xFFFF_FFFF_FFFF_FFFF).bit_count()
 
 
 def _mysql_engine(url: str, settings: DatabaseSettings, isolation: str | None) -> AsyncEngine:

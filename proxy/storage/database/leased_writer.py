@@ -8,12 +8,14 @@ from typing import Any, TypeVar
 from sqlalchemy import ColumnElement, Executable, Select, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from proxy.domain.embedding import Embedding
 from proxy.domain.errors import LeaseLost
 from proxy.domain.formats import SOURCE_MEDIA_TYPES
 from proxy.domain.media import Focus, MediaFacts, MediaStatus
 from proxy.domain.upload import Lease, LeasedItem, Step, StepState
 from proxy.domain.variant import PurgeEntry
 from proxy.settings import DatabaseSettings
+from proxy.storage.database.embeddings import replace_embedding, row_of
 from proxy.storage.database.media_repository import bind_facts
 from proxy.storage.database.purge_table import announcement
 from proxy.storage.database.tables import (
@@ -156,8 +158,13 @@ class LeasedWriter(SqlDatabase):
         own: Mapping[str, Any],
         *,
         focus: Focus | None,
+        embedding: Embedding | None = None,
     ) -> None:
-        """Replace the stored analysis; ``focus`` becomes the centre of cropped renditions."""
+        """Replace the stored analysis; ``focus`` becomes the centre of cropped renditions.
+
+        Without ``embedding`` the stored one stays.
+        """
+        vector = None if embedding is None else await row_of(lease.media_id, embedding)
 
         async def work(connection: AsyncConnection) -> None:
             # A value longer than its column is an error for MySQL in strict mode.
@@ -170,6 +177,8 @@ class LeasedWriter(SqlDatabase):
                 await connection.execute(delete(table).where(table.c.media_id == lease.media_id))
                 row = {"media_id": lease.media_id, **values}
                 await connection.execute(insert(table).values(row))
+            if vector is not None:
+                await replace_embedding(connection, vector)
             if focus is not None:
                 await bind_facts(connection, lease.media_id, focus=focus)
                 # The row itself does not change, so other servers would not notice.

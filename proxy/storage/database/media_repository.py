@@ -59,7 +59,7 @@ log = structlog.get_logger(__name__)
 _has_bulk = sa.func.nullif(_files.bulk_path, "").is_not(None)
 _has_library = sa.func.nullif(_files.library_path, "").is_not(None)
 # `Media.servable` in SQL.
-_servable = sa.or_(
+servable = sa.or_(
     sa.and_(_files.status == MediaStatus.COMPLETED, sa.or_(_has_bulk, _has_library)),
     sa.and_(_files.status.in_((MediaStatus.DOWNLOADING, MediaStatus.PROCESSING)), _has_bulk),
 )
@@ -88,14 +88,14 @@ _SELECT: sa.Select[Any] = sa.select(
 
 _BY_ID = _SELECT.where(_files.id == sa.bindparam("media_id"))
 _BY_IDS = _SELECT.where(_files.id.in_(sa.bindparam("media_ids", expanding=True)))
-_BY_HASH = _SELECT.where(_facts.content_hash == sa.bindparam("content_hash"), _servable).order_by(
+_BY_HASH = _SELECT.where(_facts.content_hash == sa.bindparam("content_hash"), servable).order_by(
     _files.id
 )
-_IDS = _page(sa.select(_files.id).where(_servable))
+_IDS = _page(sa.select(_files.id).where(servable))
 _IDS_OF_USER = _page(sa.select(_files.id).where(_files.user_id == sa.bindparam("user_id")))
 _PATHS = _page(sa.select(_files.id, raw(_files.bulk_path), raw(_files.library_path)))
 _NEWEST = (
-    _SELECT.where(_files.id < sa.bindparam("before"), _servable)
+    _SELECT.where(_files.id < sa.bindparam("before"), servable)
     .order_by(_files.id.desc())
     .limit(sa.bindparam("limit"))
 )

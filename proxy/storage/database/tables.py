@@ -14,6 +14,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.types import TypeEngine
 
+from proxy.domain.embedding import WORDS
 from proxy.domain.media import DataType, MediaStatus
 from proxy.domain.upload import Step, StepState
 
@@ -190,6 +191,19 @@ media_analysis_details = define_table(
     "media_analysis_details",
     foreign_id("media_id"),
     required("details", _JSON),
+)
+
+# Vectors of images. The index has all that a search reads of an image that is not similar.
+media_embeddings = define_table(
+    "media_embeddings",
+    foreign_id("media_id"),
+    required("model", sa.String(200)),
+    *(required(f"word_{at}", sa.BigInteger) for at in range(WORDS)),
+    # 32-bit floating point numbers, little-endian, in Base64: aiomysql 0.3 cannot send bytes.
+    required("vector", sa.Text),
+    sa.Index(
+        "ix_media_embeddings_search", "model", "media_id", *(f"word_{at}" for at in range(WORDS))
+    ),
 )
 
 ingest_items = define_table(

@@ -63,6 +63,10 @@ class AnalysisDetails:
         Mapping[str, Any] | None,
         Field(description="Of images of sites: `content_class`, `brand_colors`, `logo_media_id`."),
     ] = None
+    embedding: Annotated[
+        Mapping[str, Any] | None,
+        Field(description="`model`, `dimensions`; the vector is used by the search only."),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,12 +23,13 @@ from proxy.domain.formats import SOURCE_MEDIA_TYPES, TRAITS, sniff
 from proxy.domain.media import MAX_MEDIA_ID
 from proxy.domain.request import Outcome, last_values
 from proxy.domain.upload import PendingStatus, media_id_of
-from proxy.domain.urls import profile_image_url
+from proxy.domain.urls import image_url, profile_image_url
 from proxy.ingest.uploads.preview import UploadPreviews
 from proxy.ingest.uploads.upload_queue import UploadQueue
 from proxy.ingest.uploads.url_replacement import UrlReplacer
 from proxy.serving.image_info import ImageInfoService
 from proxy.storage.database import MediaRepository
+from proxy.storage.database.embeddings import MAX_SIMILAR, EmbeddingRepository
 from proxy.storage.database.media_repository import AnalysisRepository
 from proxy.storage.upload_files import OpenUpload, TempName
 from proxy.web.auth import KeyGuard
@@ -223,14 +224,32 @@ class AnalysisResponse:
     analysis: AnalysisFields
 
 
+@dataclass(frozen=True, slots=True)
+class SimilarImage:
+    """An image that is similar to another one."""
+
+    media_id: int
+    similarity: Annotated[float, Field(ge=-1, le=1, description="1: equal.")]
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class SimilarImages:
+    """Similar images, the most similar first."""
+
+    similar: list[SimilarImage]
+    success: Literal[True] = True
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnalysisHandler:
-    """Handles ``GET /api/media/analysis/{media_id}``. The key is checked first."""
+    """Handles ``GET /api/media/analysis/{media_id}`` and ``similar``. The key is checked first."""
 
     guard: KeyGuard
     database: MediaRepository
     analyses: AnalysisRepository
     describer: ImageInfoService
+    embeddings: EmbeddingRepository
     retry_after_s: int
     """Sent as Retry-After while the image is being processed."""
     forwarder: MediaForwarder | None = None
@@ -261,6 +280,27 @@ class AnalysisHandler:
             detail = "the image has not been analysed yet"
             raise MediaNotReady(detail, retry_after_s=self.retry_after_s)
         raise MediaNotFound("the image has not been analysed")
+
+    @json_route("similar")
+    async def similar(self, request: web.Request) -> SimilarImages:
+        """Return the images of this server that are similar to one, by their embeddings.
+
+        The newest 50,000 with an embedding of the same model are compared.
+        """
+        self.guard.check(request)
+        media_id = path_id(request, "media_id")
+        limit = _query_number(request, "limit", default=20, lowest=1, highest=MAX_SIMILAR)
+        found = None
+        if media_id <= MAX_MEDIA_ID:
+            found = await self.embeddings.similar(media_id, limit=limit)
+        if found is None:
+            raise MediaNotFound(
+                "there is no such image, or it has no embedding: vision.embedding must have been"
+                " configured when it was uploaded"
+            )
+        return SimilarImages(
+            [SimilarImage(one, round(value, 4), image_url(one)) for one, value in found.items()]
+        )
 
 
 def _parameters(request: web.Request) -> dict[str, str]:

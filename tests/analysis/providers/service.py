@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,6 +90,11 @@ def completion(content: str | None, **message: Any) -> dict[str, Any]:
         ],
         "usage": {"prompt_tokens": 1200, "completion_tokens": 100, "total_tokens": 1300},
     }
+
+
+def embedded(values: Sequence[float]) -> dict[str, Any]:
+    """Return what an embedding model answers."""
+    return {"object": "list", "data": [{"index": 0, "embedding": [*values]}], "model": "clip"}
 
 
 def says(answer: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Act:

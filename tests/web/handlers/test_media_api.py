@@ -307,6 +307,18 @@ async def test_the_analysis_is_returned_with_the_key(
     assert "detected_objects" in analysis["reasons"]
 
 
+async def test_similar_images_need_the_key_and_an_embedding(serve: Serve) -> None:
+    client = (await serve(main={"key": KEY})).client
+    assert (await client.get("/api/media/similar/1")).status == 401
+    for target in ("/api/media/similar/1", f"/api/media/similar/{10**18}?limit=100"):
+        answer = await client.get(target, headers=BEARER)
+        assert answer.status == 404
+        assert "vision.embedding" in (await answer.json())["detail"]
+    for query in ("limit=0", "limit=101", "limit=x", "limit="):
+        answer = await client.get(f"/api/media/similar/1?{query}", headers=BEARER)
+        assert answer.status == 400, query
+
+
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong-wrong-wrong"}])
 async def test_without_the_key_nothing_is_returned(serve: Serve, headers: dict[str, str]) -> None:
     server = await serve(main={"key": KEY})
