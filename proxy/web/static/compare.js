@@ -21,7 +21,7 @@ function bar(format, largest, smallest) {
   const response = responses.get(format);
   const size = response?.blob.size;
   const saving = !size ? "…" : size === largest ? "largest" : `${percent(1 - size / largest)} smaller`;
-  const stage = response?.draft ? `${saving}, draft` : saving;
+  const stage = response && response.stage !== "final" ? `${saving}, ${response.stage}` : saving;
   const fill = make("i");
   fill.style.width = size ? `${(size / largest) * 100}%` : "0";
   return make(
@@ -71,7 +71,7 @@ function add(format, response, formats) {
 async function load(id, parameters, format, formats, signal) {
   const response = await fetchImage(imageUrl(id, { ...parameters, format }), { signal });
   add(format, response, formats);
-  if (!response.draft) return;
+  if (response.stage === "final") return;
   const final = await waitForFinal(response, signal);
   if (final) add(format, final, formats);
 }
@@ -87,7 +87,12 @@ export function show(id, parameters, served) {
   for (const format of formats) load(id, parameters, format, formats, signal).catch(() => {});
 }
 
-export const stop = reset;
+// Remove everything that describes the image before.
+export function stop() {
+  reset();
+  byId("bars").replaceChildren();
+  byId("compare").hidden = true;
+}
 
 export function start() {
   const pane = byId("pair");

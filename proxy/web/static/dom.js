@@ -39,12 +39,20 @@ export function announce(text) {
   byId("announcement").textContent = text;
 }
 
-// Return the JSON at a URL; throw an Error with the problem's detail.
+// Fetch a URL; throw an Error with what happened, why, and what to do. 304 is no error.
+export async function request(url, options) {
+  const response = await fetch(url, options).catch((error) => {
+    if (error.name === "AbortError") throw error;
+    throw new Error("The server does not respond. Check that it is running, then retry.", { cause: error });
+  });
+  if (response.ok || response.status === 304) return response;
+  const problem = await response.json().catch(() => ({}));
+  const detail = problem.detail ?? `${response.status} ${response.statusText}`;
+  throw Object.assign(new Error(detail), { status: response.status });
+}
+
 export async function json(url, options) {
-  const response = await fetch(url, { cache: "no-cache", ...options });
-  const value = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(value.detail ?? `${response.status} ${response.statusText}`);
-  return value;
+  return (await request(url, { cache: "no-cache", ...options })).json();
 }
 
 export function sleep(milliseconds, signal) {

@@ -47,4 +47,5 @@ export function origin(cacheStatus, timing) {
   return `${text[0].toUpperCase()}${text.slice(1)}${timings ? `; server time: ${timings}` : ""}.`;
 }
 
-export const isDraft = (cacheStatus) => /detail=draft/.test(cacheStatus ?? "");
+// Return draft, fallback or final.
+export const stageOf = (cacheStatus) => /detail=(draft|fallback)/.exec(cacheStatus ?? "")?.[1] ?? "final";

@@ -10,6 +10,8 @@ import { paint } from "./thumbhash.js";
 const dialog = byId("inspector");
 const image = byId("image");
 let current = null;
+// Null until the description of `current` has loaded.
+let info = null;
 let running = new AbortController();
 let shown = null;
 let listed = () => [];
@@ -21,13 +23,20 @@ function fact(name, text) {
 
 function stage(kind, text) {
   byId("stage").dataset.stage = kind;
-  byId("stage").textContent = { draft: "Draft", final: "Final", loading: "Loading …" }[kind] ?? "";
+  byId("stage").textContent = { draft: "Draft", fallback: "Fallback", final: "Final", loading: "Loading …" }[kind] ?? "";
   byId("stage-note").textContent = text;
+  byId("figure").setAttribute("aria-busy", String(kind === "loading"));
 }
 
 function showError(text) {
   byId("error").hidden = !text;
   byId("error").textContent = text ?? "";
+}
+
+function showNotice(text) {
+  byId("notice").hidden = !text;
+  byId("notice").textContent = text;
+  if (text) announce(text);
 }
 
 function parameters() {
@@ -38,11 +47,11 @@ function parameters() {
     dpr: chosen(byId("dpr")),
     bg: chosen(byId("bg")),
     format: chosen(byId("format")),
-    v: current.info?.version ?? current.version,
+    v: info.version,
   };
 }
 
-const transparent = () => Boolean(current.info?.transparent) || chosen(byId("bg")) === "removed";
+const keepsBackground = (response) => response.headers.has("Smartserve-Background");
 
 function listHeaders(headers) {
   const rows = [...headers].map(([name, value]) =>
@@ -51,19 +60,45 @@ function listHeaders(headers) {
   byId("headers").replaceChildren(...rows);
 }
 
-async function display(response, dpr) {
+// Remove what describes an earlier response, so that nothing on the page belongs to another request.
+function clearFacts() {
+  for (const name of ["format", "bytes", "pixels", "time"]) fact(name, "–");
+  byId("origin").textContent = "";
+  byId("headers").replaceChildren();
+  showError(null);
+  showNotice("");
+}
+
+function hideImage() {
+  if (shown) URL.revokeObjectURL(shown);
+  shown = null;
+  image.classList.remove("there");
+  image.removeAttribute("src");
+  byId("frame").classList.remove("transparent");
+}
+
+async function display(response, { dpr, bg }, signal) {
   const url = URL.createObjectURL(response.blob);
   const loaded = new Image();
   loaded.src = url;
-  await loaded.decode().catch(() => {});
-  if (shown) URL.revokeObjectURL(shown);
+  const format = formatOf(response.headers.get("Content-Type"));
+  try {
+    await loaded.decode();
+    // Another request may have started meanwhile.
+    signal.throwIfAborted();
+  } catch (error) {
+    URL.revokeObjectURL(url);
+    if (signal.aborted) throw error;
+    throw new Error(`This browser cannot display ${NAMES[format] ?? format}. Select another format.`);
+  }
+  hideImage();
   shown = url;
   image.src = url;
   image.style.width = `${loaded.naturalWidth / dpr}px`;
   image.classList.add("there");
-  byId("frame").classList.toggle("transparent", transparent());
+  const removed = bg === "removed" && !keepsBackground(response);
+  byId("frame").classList.toggle("transparent", info.transparent || removed);
   byId("blur").classList.add("gone");
-  const format = formatOf(response.headers.get("Content-Type"));
   fact("format", NAMES[format] ?? format);
   fact("bytes", bytes(response.blob.size));
   fact("pixels", `${loaded.naturalWidth} × ${loaded.naturalHeight}`);
@@ -72,25 +107,27 @@ async function display(response, dpr) {
   listHeaders(response.headers);
 }
 
-function note(response) {
-  if (response.headers.get("Smartserve-Background")) {
-    return "The background is not uniform and cannot be removed. This is the original.";
-  }
-  if (/fallback/.test(response.headers.get("Cache-Status") ?? "")) return "Fallback: a different size.";
-  return "";
-}
+const BACKGROUND_KEPT =
+  "The background was not removed: the border of this image is not uniform. This is the original.";
+const STAGE_NOTES = {
+  draft: "Encoded fast, to respond quickly. A smaller file, the final, will replace it.",
+  fallback: "The nearest stored image, because this one is not available yet. It will be replaced.",
+  final: "",
+};
 
-async function replaceDraft(draft, dpr, signal) {
-  stage("draft", "Encoded fast, to respond quickly. A smaller file, the final, will replace it.");
+async function replaceWhenFinal(first, requested, signal) {
   const start = performance.now();
-  const final = await waitForFinal(draft, signal);
-  if (!final) return;
-  await display(final, dpr);
+  const final = await waitForFinal(first, signal);
+  if (!final) {
+    stage(first.stage, "There is no final yet. The server renders it when it is idle; open the image again later.");
+    return;
+  }
+  await display(final, requested, signal);
   const waited = time((performance.now() - start) / 1000);
-  const saved = 1 - final.blob.size / draft.blob.size;
-  const text = `Ready after ${waited}: ${bytes(final.blob.size)} instead of ${bytes(draft.blob.size)}${
-    saved > 0.005 ? `, ${percent(saved)} smaller` : ""
-  }.`;
+  const saved = 1 - final.blob.size / first.blob.size;
+  const compared = first.stage === "draft" ? `: ${bytes(final.blob.size)} instead of ${bytes(first.blob.size)}` : "";
+  const smaller = first.stage === "draft" && saved > 0.005 ? `, ${percent(saved)} smaller` : "";
+  const text = `Ready after ${waited}${compared}${smaller}.`;
   stage("final", text);
   announce(`The final is ready. ${text}`);
 }
@@ -102,19 +139,24 @@ async function update() {
   const requested = parameters();
   const url = imageUrl(current.id, requested);
   byId("url").textContent = url;
-  showError(null);
+  clearFacts();
   stage("loading", "");
   try {
     const response = await fetchImage(url, { signal });
-    await display(response, Number(requested.dpr));
-    if (signal.aborted) return;
-    if (response.draft) await replaceDraft(response, Number(requested.dpr), signal);
-    else stage("final", note(response));
+    await display(response, requested, signal);
+    stage(response.stage, STAGE_NOTES[response.stage]);
+    if (keepsBackground(response)) showNotice(BACKGROUND_KEPT);
+    if (response.stage !== "final") await replaceWhenFinal(response, requested, signal);
   } catch (error) {
     if (signal.aborted) return;
+    hideImage();
     stage("none", "");
     showError(error.message);
   }
+}
+
+function enableCopying() {
+  for (const button of dialog.querySelectorAll("[data-copy]")) button.disabled = !info;
 }
 
 function changed(event) {
@@ -123,12 +165,14 @@ function changed(event) {
   const jpeg = byId("format").querySelector('[value="jpeg"]');
   jpeg.disabled = removed;
   if (removed && jpeg.checked) byId("format").querySelector('[value="auto"]').checked = true;
-  byId("compare").classList.toggle("transparent", transparent());
+  // The choices are applied once the description has loaded.
+  if (!info) return;
+  byId("compare").classList.toggle("transparent", info.transparent || removed);
   update();
-  if (event?.target.name !== "format") compare.show(current.id, { ...parameters(), format: null }, current.info.formats.served);
+  if (event?.target.name !== "format") compare.show(current.id, { ...parameters(), format: null }, info.formats.served);
 }
 
-function fillSizes(info) {
+function fillSizes() {
   const sizes = Object.entries(info.dimensions).map(([name, { width, height }]) =>
     option(name, `${name}, ${width} × ${height}`),
   );
@@ -148,7 +192,7 @@ function unsafe(rated) {
   return likely.map(([kind, one]) => `${kind}: ${one.toLowerCase().replace("_", " ")}`).join(", ");
 }
 
-function showAnalysis(info) {
+function showAnalysis() {
   const colours = info.dominant_colors.map(({ hex, percent: share }) => {
     const swatch = make("span", { title: `${hex}, ${Math.round(share)} %`, role: "img", "aria-label": `${hex}, ${Math.round(share)} percent` });
     swatch.style.background = hex;
@@ -198,9 +242,6 @@ async function explain() {
 
 function placeholder(one) {
   const blur = byId("blur");
-  image.classList.remove("there");
-  image.removeAttribute("src");
-  byId("frame").classList.remove("transparent");
   blur.classList.remove("gone");
   if (one.thumbhash) paint(blur, one.thumbhash);
   else blur.width = 0;
@@ -216,7 +257,25 @@ function step(by) {
   if (other) open(other);
 }
 
+// Remove everything that describes the image before, and end its requests.
+function clear() {
+  running.abort();
+  running = new AbortController();
+  info = null;
+  clearFacts();
+  hideImage();
+  stage("none", "");
+  byId("url").textContent = "";
+  for (const one of byId("size").options) one.textContent = one.value || "custom width …";
+  for (const id of ["colours", "analysis"]) byId(id).replaceChildren();
+  compare.stop();
+  snippets.clear();
+  enableCopying();
+}
+
 export async function open(one) {
+  clear();
+  const { signal } = running;
   current = one;
   const list = listed();
   const at = list.findIndex(({ id }) => id === one.id);
@@ -224,27 +283,27 @@ export async function open(one) {
   byId("next").disabled = at < 0 || at === list.length - 1;
   byId("inspector-title").textContent = one.name || `Image ${one.id}`;
   image.alt = one.name || `Image ${one.id}`;
-  for (const name of ["format", "bytes", "pixels", "time"]) fact(name, "–");
-  byId("origin").textContent = "";
-  byId("headers").replaceChildren();
-  showError(null);
   placeholder(one);
+  stage("loading", "");
   if (!dialog.open) {
     dialog.showModal();
     byId("inspector-title").focus();
   }
   history.replaceState(null, "", `#${one.id}`);
   try {
-    const info = await json(`/info/${one.id}`);
-    if (current !== one) return;
-    current.info = info;
+    const found = await json(`/info/${one.id}`, { signal });
+    signal.throwIfAborted();
+    info = found;
     if (!one.thumbhash) placeholder({ ...one, ...info, thumbhash: info.placeholders.thumbhash });
-    fillSizes(info);
-    showAnalysis(info);
+    fillSizes();
+    showAnalysis();
     snippets.show(info);
+    enableCopying();
     changed();
   } catch (error) {
-    if (current === one) showError(error.message);
+    if (signal.aborted) return;
+    stage("none", "");
+    showError(error.message);
   }
 }
 
@@ -286,8 +345,7 @@ export function start(list, close) {
   dialog.onkeydown = keys;
   dialog.onclick = (event) => (event.target === dialog ? dialog.close() : copy(event));
   dialog.onclose = () => {
-    running.abort();
-    compare.stop();
+    clear();
     history.replaceState(null, "", location.pathname);
     onClose(current?.id);
   };

@@ -1,7 +1,7 @@
 // Requests images as an <img> element would, and polls for the final after a draft.
 
-import { json, sleep } from "./dom.js";
-import { isDraft } from "./format.js";
+import { json, request, sleep } from "./dom.js";
+import { stageOf } from "./format.js";
 
 const POLL_MS = 1000;
 const TIMEOUT_MS = 180_000;
@@ -46,25 +46,24 @@ export async function fetchImage(url, { signal, etag } = {}) {
   const { accept } = await imageAccept();
   const headers = { Accept: accept, ...(etag && { "If-None-Match": etag }) };
   const start = performance.now();
-  const response = await fetch(url, { headers, signal, cache: "no-store" });
+  const response = await request(url, { headers, signal, cache: "no-store" });
   if (response.status === 304) return null;
-  if (!response.ok) {
-    const problem = await response.json().catch(() => ({}));
-    throw new Error(problem.detail ?? `${response.status} ${response.statusText}`);
-  }
   const blob = await response.blob();
   const seconds = (performance.now() - start) / 1000;
-  const draft = isDraft(response.headers.get("Cache-Status"));
-  return { url, headers: response.headers, blob, seconds, draft, etag: response.headers.get("ETag") };
+  const stage = stageOf(response.headers.get("Cache-Status"));
+  return { url, headers: response.headers, blob, seconds, stage, etag: response.headers.get("ETag") };
 }
 
-// Poll until the final has replaced a draft; return null after TIMEOUT_MS.
-export async function waitForFinal(draft, signal) {
+// Poll until the final has replaced a draft or a fallback; return null after TIMEOUT_MS.
+export async function waitForFinal(first, signal) {
   const deadline = performance.now() + TIMEOUT_MS;
   while (performance.now() < deadline) {
     await sleep(POLL_MS, signal);
-    const response = await fetchImage(draft.url, { signal, etag: draft.etag });
-    if (response && !response.draft) return response;
+    // The image is shown already: an overloaded or restarting server is requested again.
+    const response = await fetchImage(first.url, { signal, etag: first.etag }).catch((error) => {
+      if (signal.aborted || error.status < 500) throw error;
+    });
+    if (response?.stage === "final") return response;
   }
   return null;
 }

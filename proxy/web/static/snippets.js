@@ -94,6 +94,11 @@ export function show(image) {
   update();
 }
 
+export function clear() {
+  current = null;
+  byId("snippet").textContent = "";
+}
+
 export function start() {
   segments(byId("snippet-kind"), "snippet-kind", KINDS, "img");
   byId("snippet-kind").onchange = update;

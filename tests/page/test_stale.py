@@ -1,0 +1,207 @@
+"""What the inspector shows while something loads or fails: never what belongs to another request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from playwright.async_api import Page, Route, expect
+
+from tests.page.conftest import PATIENCE_MS, Visit, until
+
+PHOTO, LOGO = 2, 3
+_SHOWN = """[...document.querySelectorAll(
+  "#url, #snippet, #origin, #headers, #analysis, #colours, #bars")]
+  .map((one) => one.textContent.trim()).join("")"""
+"""The text of everything that describes one image or one response."""
+
+
+@asynccontextmanager
+async def held(page: Page, pattern: str) -> AsyncIterator[asyncio.Event]:
+    """Hold matching requests until the event is set, or the block ends."""
+    released = asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        await released.wait()
+        await route.continue_()
+
+    await page.route(pattern, hold)
+    try:
+        yield released
+    finally:
+        released.set()
+        await page.unroute_all(behavior="wait")
+
+
+async def settled(page: Page) -> None:
+    await until(page, "/Draft|Final/.test(document.querySelector('#stage').textContent)")
+
+
+async def test_nothing_of_the_previous_image_is_shown_while_the_next_one_loads(
+    visit: Visit,
+) -> None:
+    page = await visit.inspect("kodak-03.jpg")
+    await settled(page)
+    assert f"/serve/{PHOTO}" in await page.locator("#snippet").inner_text()
+    async with held(page, f"**/info/{LOGO}") as released:
+        await page.keyboard.press("ArrowLeft")
+        await expect(page.locator("#inspector-title")).to_have_text("logo.png")
+        assert await page.evaluate(_SHOWN) == ""
+        assert await page.locator("#image.there").count() == 0
+        assert await page.locator('[data-fact="bytes"]').inner_text() == "–"
+        await expect(page.locator("#stage")).to_have_text("Loading …")
+        # Choices that are made meanwhile are applied once the description has loaded.
+        await page.locator('#format label:has([value="webp"])').click()
+        released.set()
+        await expect(page.locator("#url")).to_contain_text(f"/serve/{LOGO}?", timeout=PATIENCE_MS)
+        await expect(page.locator("#url")).to_contain_text("format=webp")
+
+
+async def test_copy_is_disabled_until_there_is_something_to_copy(visit: Visit) -> None:
+    page = await visit.inspect("kodak-03.jpg")
+    async with held(page, f"**/info/{LOGO}") as released:
+        await page.keyboard.press("ArrowLeft")
+        for name in ("url", "snippet"):
+            await expect(page.locator(f'[data-copy="{name}"]')).to_be_disabled()
+        released.set()
+        for name in ("url", "snippet"):
+            await expect(page.locator(f'[data-copy="{name}"]')).to_be_enabled(timeout=PATIENCE_MS)
+
+
+async def test_a_late_response_does_not_appear_in_the_next_image(visit: Visit) -> None:
+    page = await visit.inspect("kodak-03.jpg")
+    await settled(page)
+    async with held(page, f"**/serve/{PHOTO}?size=small*") as released:
+        await page.select_option("#size", "small")
+        await page.keyboard.press("Tab")
+        await page.locator("#previous").click()
+        await expect(page.locator("#inspector-title")).to_have_text("logo.png")
+        await settled(page)
+        shown = await page.get_attribute("#image", "src")
+        released.set()
+    await page.wait_for_load_state("networkidle")
+    assert await page.get_attribute("#image", "src") == shown
+    await expect(page.locator("#url")).to_contain_text(f"/serve/{LOGO}?")
+
+
+async def test_an_image_whose_description_fails_shows_only_the_reason(visit: Visit) -> None:
+    page = await visit.inspect("kodak-03.jpg")
+    await settled(page)
+    await page.route(f"**/info/{LOGO}", lambda route: route.abort())
+    await page.keyboard.press("ArrowLeft")
+    await expect(page.locator("#error")).to_have_text(
+        "The server does not respond. Check that it is running, then retry."
+    )
+    assert await page.evaluate(_SHOWN) == ""
+    assert await page.locator("#image.there").count() == 0
+    visit.complaints.clear()  # of the request that was aborted here
+
+
+async def test_a_request_that_fails_does_not_keep_the_image_of_the_one_before(
+    visit: Visit,
+) -> None:
+    page = await visit.inspect("kodak-03.jpg")
+    await settled(page)
+    answer = {"status": 503, "json": {"detail": "No worker became free."}}
+    await page.route("**/serve/*?size=thumbnail*", lambda route: route.fulfill(**answer))
+    await page.select_option("#size", "thumbnail")
+    await expect(page.locator("#error")).to_have_text("No worker became free.")
+    assert await page.locator("#image.there").count() == 0
+    assert await page.locator('[data-fact="pixels"]').inner_text() == "–"
+    visit.complaints.clear()  # of the response that was replaced here
+
+
+@pytest.mark.parametrize("chosen", ["small", "thumbnail"])
+async def test_facts_of_the_earlier_request_are_removed_while_a_new_one_runs(
+    chosen: str, visit: Visit
+) -> None:
+    page = await visit.inspect("kodak-03.jpg")
+    await settled(page)
+    async with held(page, f"**/serve/*?size={chosen}*"):
+        await page.select_option("#size", chosen)
+        await expect(page.locator('[data-fact="bytes"]')).to_have_text("–")
+        await expect(page.locator("#figure")).to_have_attribute("aria-busy", "true")
+        assert await page.locator("#headers tr").count() == 0
+
+
+async def test_a_closed_inspector_requests_nothing(visit: Visit) -> None:
+    page = await visit.home()
+    asked: list[str] = []
+    async with held(page, f"**/info/{LOGO}") as released:
+        await page.get_by_role("button", name="Inspect logo.png").click()
+        await page.keyboard.press("Escape")
+        await expect(page.locator("#inspector")).to_be_hidden()
+        page.on("request", lambda request: asked.append(request.url))
+        released.set()
+        await page.wait_for_load_state("networkidle")
+    assert [url for url in asked if f"/serve/{LOGO}" in url] == []
+
+
+async def test_a_fallback_is_not_called_final_and_is_replaced(visit: Visit) -> None:
+    page = await visit.inspect("kodak-03.jpg")
+    await settled(page)
+    turns: list[str] = []
+
+    async def fall_back_once(route: Route) -> None:
+        response = await route.fetch(headers={**route.request.headers, "if-none-match": ""})
+        headers = dict(response.headers)
+        if not turns:
+            headers["cache-status"] = "smartserve; hit; detail=fallback"
+        turns.append(route.request.url)
+        await route.fulfill(response=response, headers=headers)
+
+    await page.route("**/serve/*?size=thumbnail&format=png*", fall_back_once)
+    await page.locator('#format label:has([value="png"])').click()
+    await page.select_option("#size", "thumbnail")
+    await expect(page.locator("#stage")).to_have_text("Fallback")
+    await expect(page.locator("#stage-note")).to_contain_text("nearest stored image")
+    await expect(page.locator("#stage")).to_have_text("Final", timeout=PATIENCE_MS)
+
+
+async def test_a_failed_poll_does_not_replace_a_shown_draft_by_an_error(visit: Visit) -> None:
+    page = await visit.inspect("kodak-03.jpg")
+    polls: list[str] = []
+
+    async def fail_polls(route: Route) -> None:
+        response = await route.fetch(headers={**route.request.headers, "if-none-match": ""})
+        if "if-none-match" in route.request.headers and len(polls) < 1:
+            polls.append(route.request.url)
+            await route.fulfill(status=503, json={"detail": "busy"})
+            return
+        headers = dict(response.headers)
+        if not polls:
+            headers["cache-status"] = "smartserve; hit; detail=draft"
+        await route.fulfill(response=response, headers=headers)
+
+    await page.route("**/serve/*?size=thumbnail&format=png*", fail_polls)
+    await page.locator('#format label:has([value="png"])').click()
+    await page.select_option("#size", "thumbnail")
+    await expect(page.locator("#stage")).to_have_text("Draft")
+    await expect(page.locator("#stage")).to_have_text("Final", timeout=PATIENCE_MS)
+    assert len(polls) == 1
+    await expect(page.locator("#error")).to_be_hidden()
+    visit.complaints.clear()  # of the response that was replaced here
+
+
+async def test_a_background_that_could_not_be_removed_is_reported(visit: Visit) -> None:
+    page = await visit.inspect("kodak-03.jpg")
+    await page.locator('#bg label:has([value="removed"])').click()
+    await expect(page.locator("#notice")).to_contain_text("background was not removed")
+    await expect(page.locator("#announcement")).to_contain_text("background was not removed")
+    # The image is the opaque original, whatever was requested.
+    assert "transparent" not in (await page.get_attribute("#frame", "class") or "")
+    await settled(page)
+    await expect(page.locator("#notice")).to_contain_text("border of this image is not uniform")
+    await page.locator('#bg label:has([value="original"])').click()
+    await expect(page.locator("#notice")).to_be_hidden()
+
+
+async def test_a_removed_background_is_not_reported_as_kept(visit: Visit) -> None:
+    page = await visit.inspect("logo.png")
+    await page.locator('#bg label:has([value="removed"])').click()
+    await expect(page.locator("#url")).to_contain_text("bg=removed")
+    await settled(page)
+    await expect(page.locator("#notice")).to_be_hidden()
+    await expect(page.locator("#frame")).to_have_class("frame transparent")
