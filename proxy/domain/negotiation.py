@@ -111,11 +111,16 @@ def _rank(fmt: Format, order: Sequence[Format]) -> int:
     return order.index(fmt) if fmt in order else len(order)
 
 
-def explain(accept: str, order: Sequence[Format], *, transparent: bool = False) -> dict[str, Any]:
-    """Return what an Accept header says about each format, the chosen format, and the reason."""
+def explain(
+    accept: str, order: Sequence[Format], *, transparent: bool = False, animated: bool = False
+) -> dict[str, Any]:
+    """Return what an Accept header says about each format, the chosen format, and the reason.
+
+    ``transparent`` and ``animated`` describe the image, as for `acceptable`.
+    """
     accepted = parse_accept(accept)
-    candidates = acceptable(accept, order=order, transparent=transparent, animated=False)
-    last = fallback(transparent=transparent, animated=False)
+    candidates = acceptable(accept, order=order, transparent=transparent, animated=animated)
+    last = fallback(transparent=transparent, animated=animated)
     listed = list(dict.fromkeys([last if fmt is Format.JPEG else fmt for fmt in order]))
     return {
         "accept": accept,
@@ -126,7 +131,9 @@ def explain(accept: str, order: Sequence[Format], *, transparent: bool = False) 
                 "media_type": TRAITS[fmt].media_type,
                 "quality": quality_of(fmt, accepted),
                 "named": TRAITS[fmt].media_type in accepted,
-                "verdict": _verdict(fmt, accepted, last=last, chosen=candidates[0]),
+                "verdict": "not used for animations"
+                if animated and not TRAITS[fmt].animation
+                else _verdict(fmt, accepted, last=last, chosen=candidates[0]),
             }
             for fmt in listed
         ],

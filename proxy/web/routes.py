@@ -224,7 +224,14 @@ def _page() -> Operations:
         problems=(400, 503, _NOT_LOCAL),
     )
     explained = cached(AcceptExplanation)
-    yield operation("GET /api/page/accept", PageHandler.explain_accept, responses=explained)
+    yield operation(
+        "GET /api/page/accept",
+        PageHandler.explain_accept,
+        query("transparent", "Whether the image has transparency.", choice("01", "0")),
+        query("animated", "Whether the image is an animation.", choice("01", "0")),
+        responses=explained,
+        problems=[400],
+    )
     pixel = {"200": response(BINARY, "The pixel.", "image/gif")}
     yield operation("GET /api/page/accept.gif", PageHandler.show_accept, responses=pixel)
 

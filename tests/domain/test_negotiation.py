@@ -430,6 +430,15 @@ def test_the_fallback_of_a_transparent_image_is_png() -> None:
     assert [one["format"] for one in explained["formats"]] == ["avif", "webp", "png"]
 
 
+def test_the_explanation_of_an_animation_names_the_formats_that_move() -> None:
+    explained = explain(CHROME, ORDER, animated=True)
+    assert explained["chosen"] == "webp"
+    verdicts = {one["format"]: one["verdict"] for one in explained["formats"]}
+    assert verdicts["avif"] == "not used for animations"
+    assert [*verdicts] == ["avif", "webp", "gif"]
+    assert "WebP" in explained["why"]
+
+
 @pytest.mark.parametrize(
     ("accept", "verdict"),
     [

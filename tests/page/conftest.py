@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from PIL import Image
 from playwright.async_api import Browser, Page, async_playwright
 
 from tests.benchmarks.servers import Smartserve, smartserve
-from tests.support.server import Library
+from tests.support.server import SAMPLES, Library
 
 QUIET = (
     *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
@@ -147,6 +148,31 @@ def site(library: Library, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     data_dir = library.copy(tmp_path_factory.mktemp("site") / "data")
     with smartserve(data_dir, settings=SETTINGS) as running:
         yield running
+
+
+def _drawn(directory: Path) -> dict[str, Path]:
+    """Draw logos in one colour on nothing, and an animation of two frames."""
+    files = {}
+    for name, colour in (("white", (255,) * 3), ("grey", (136,) * 3), ("black", (0,) * 3)):
+        files[name] = directory / f"{name}.png"
+        logo = Image.new("RGBA", (300, 300))
+        logo.paste((*colour, 255), (75, 75, 225, 225))
+        logo.save(files[name])
+    files["moving"] = directory / "moving.gif"
+    first, second = (Image.new("RGB", (320, 240), colour) for colour in ("navy", "orange"))
+    first.save(files["moving"], save_all=True, append_images=[second], duration=200, loop=0)
+    files["photo"] = directory / "photo.jpg"
+    shutil.copy(min(SAMPLES.glob("*.jpg")), files["photo"])
+    return files
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Run a server with logos of one colour, an animation and a photo; return its address."""
+    directory = tmp_path_factory.mktemp("drawn")
+    Library(directory / "data", _drawn(directory))
+    with smartserve(directory / "data", settings=SETTINGS) as running:
+        yield f"http://127.0.0.1:{running.address[1]}"
 
 
 @pytest.fixture(scope="session")

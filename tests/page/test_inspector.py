@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from playwright.async_api import Page, Route, expect
+from playwright.async_api import Browser, Page, Route, expect
 
-from tests.page.conftest import FINAL_MS, PATIENCE_MS, Visit, until
+from tests.page.conftest import FINAL_MS, PATIENCE_MS, Visit, tab, until
 
 
 async def fact(page: Page, name: str) -> str:
@@ -121,6 +121,55 @@ async def test_the_accept_header_of_this_browser_is_explained(visit: Visit) -> N
     assert "image/avif" in accept
     assert "does not report" not in accept
     await expect(page.locator("#why-formats .chosen")).to_contain_text("sent")
+
+
+async def test_the_explanation_is_about_the_image_that_is_shown(
+    browser: Browser, drawn: str
+) -> None:
+    async with tab(browser, drawn) as visit:
+        page = await visit.inspect("photo.jpg")
+        await page.get_by_text("Why this format?").click()
+        formats = page.locator("#why-formats b")
+        await expect(formats).to_have_text(["AVIF", "WebP", "JPEG"])
+        await page.keyboard.press("Escape")
+        await page.get_by_role("button", name="Inspect moving.gif").click()
+        await expect(formats).to_have_text(["AVIF", "WebP", "GIF"])
+        await expect(page.locator("#why-formats .chosen b")).to_have_text("WebP")
+        await expect(page.locator("#why-formats")).to_contain_text("not used for animations")
+        await page.keyboard.press("Escape")
+        await page.get_by_role("button", name="Inspect white.png").click()
+        await expect(formats).to_have_text(["AVIF", "WebP", "PNG"])
+
+
+async def test_a_format_that_was_requested_by_name_is_not_explained_by_the_header(
+    visit: Visit,
+) -> None:
+    page = await visit.inspect("kodak-03.jpg")
+    await page.get_by_text("Why this format?").click()
+    await ask(page, "format", "webp")
+    await expect(page.locator("#why-text")).to_have_text(
+        "WebP was requested by name, so the Accept header does not count."
+    )
+    await expect(page.locator("#why-accept")).to_be_hidden()
+
+
+async def test_a_final_in_another_format_than_the_header_prefers_is_explained(
+    visit: Visit,
+) -> None:
+    page = await visit.home()
+    headers = {"Content-Type": "image/webp", "Cache-Status": "smartserve; hit; detail=disk"}
+    webp = await page.request.get(f"{visit.base}/serve/2?size=thumbnail&format=webp")
+    body = await webp.body()
+    await page.route(
+        "**/serve/2?size=detail*", lambda route: route.fulfill(headers=headers, body=body)
+    )
+    await page.get_by_role("button", name="Inspect kodak-03.jpg").click()
+    await page.get_by_text("Why this format?").click()
+    await expect(page.locator("#why-text")).to_contain_text(
+        "This final is WebP, because its file is smaller than that of AVIF"
+    )
+    await expect(page.locator("#why-formats .chosen b")).to_have_text("WebP")
+    await expect(page.locator("#why-formats li").first).to_contain_text("not sent this time")
 
 
 async def test_the_analysis_is_shown(visit: Visit) -> None:

@@ -1,4 +1,4 @@
-"""What the inspector shows while something loads or fails: never what belongs to another request."""
+"""The inspector while something loads or fails: it shows nothing of another image or request."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.page.conftest import PATIENCE_MS, Visit, until
 
 PHOTO, LOGO = 2, 3
 _SHOWN = """[...document.querySelectorAll(
-  "#url, #snippet, #origin, #headers, #analysis, #colours, #bars")]
+  "#url, #snippet, #origin, #headers, #analysis, #colours, #bars, #why-text")]
   .map((one) => one.textContent.trim()).join("")"""
 """The text of everything that describes one image or one response."""
 

@@ -17,10 +17,10 @@ from urllib.parse import quote
 
 from aiohttp import HttpVersion11, web
 
-from proxy.domain.errors import AccessDisabled, PendingNotFound
+from proxy.domain.errors import AccessDisabled, BadParameter, PendingNotFound
 from proxy.domain.formats import Format
 from proxy.domain.negotiation import explain
-from proxy.domain.request import Outcome
+from proxy.domain.request import Outcome, last_values
 from proxy.domain.upload import PendingStatus, media_id_of
 from proxy.settings import TokenKey, UserSettings
 from proxy.storage.database.upload_repository import UploadRepository
@@ -137,10 +137,13 @@ class PageHandler:
             raise web.HTTPNotFound
         return file.answer(request, _FILE, route="page")
 
+    @json_route("page")
     async def explain_accept(self, request: web.Request) -> BufferedResponse:
-        """Explain which format the Accept header of this request gets."""
+        """Explain which format the Accept header of this request gets for a kind of image."""
+        values = last_values(request.rel_url.raw_query_string)
+        kind = {name: _flag(name, values.get(name)) for name in ("transparent", "animated")}
         # Not stored by caches: it is about the headers of this one request.
-        explanation = explain(accept_header(request), self.order)
+        explanation = explain(accept_header(request), self.order, **kind)
         return cached_json(
             request, explanation, lifetime=NO_STORE, outcome=_OUTCOME, security=PRIVATE
         )
@@ -160,6 +163,13 @@ class PageHandler:
             *PRIVATE,
         ]
         return whole(HTTPStatus.OK, headers, _PIXEL, outcome=_OUTCOME)
+
+
+def _flag(name: str, value: str | None) -> bool:
+    # An empty value counts as not given.
+    if value not in (None, "", "0", "1"):
+        raise BadParameter(name, "0 or 1")
+    return value == "1"
 
 
 @dataclass(frozen=True, slots=True)

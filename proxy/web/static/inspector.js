@@ -53,6 +53,8 @@ function parameters() {
 
 const keepsBackground = (response) => response.headers.has("Smartserve-Background");
 
+const isTransparent = (response, { bg }) => info.transparent || (bg === "removed" && !keepsBackground(response));
+
 function listHeaders(headers) {
   const rows = [...headers].map(([name, value]) =>
     make("tr", {}, make("th", { scope: "row", textContent: name }), make("td", { textContent: value })),
@@ -65,6 +67,8 @@ function clearFacts() {
   for (const name of ["format", "bytes", "pixels", "time"]) fact(name, "–");
   byId("origin").textContent = "";
   byId("headers").replaceChildren();
+  byId("why-text").textContent = "";
+  byId("why-accept-part").hidden = true;
   showError(null);
   showNotice("");
 }
@@ -77,7 +81,7 @@ function hideImage() {
   byId("frame").classList.remove("transparent");
 }
 
-async function display(response, { dpr, bg }, signal) {
+async function display(response, requested, signal) {
   const url = URL.createObjectURL(response.blob);
   const loaded = new Image();
   loaded.src = url;
@@ -94,10 +98,9 @@ async function display(response, { dpr, bg }, signal) {
   hideImage();
   shown = url;
   image.src = url;
-  image.style.width = `${loaded.naturalWidth / dpr}px`;
+  image.style.width = `${loaded.naturalWidth / requested.dpr}px`;
   image.classList.add("there");
-  const removed = bg === "removed" && !keepsBackground(response);
-  byId("frame").classList.toggle("transparent", info.transparent || removed);
+  byId("frame").classList.toggle("transparent", isTransparent(response, requested));
   byId("blur").classList.add("gone");
   fact("format", NAMES[format] ?? format);
   fact("bytes", bytes(response.blob.size));
@@ -105,6 +108,7 @@ async function display(response, { dpr, bg }, signal) {
   fact("time", time(response.seconds));
   byId("origin").textContent = origin(response.headers.get("Cache-Status"), response.headers.get("Server-Timing"));
   listHeaders(response.headers);
+  explain(response, requested, signal).catch(() => {});
 }
 
 const BACKGROUND_KEPT =
@@ -224,21 +228,35 @@ function showAnalysis() {
   );
 }
 
-async function explain() {
-  const explanation = await explainFormat();
-  byId("why-text").textContent = explanation.why;
+// Show why this response has its format. The Accept header counts only if none was requested.
+async function explain(response, requested, signal) {
+  const format = formatOf(response.headers.get("Content-Type"));
+  if (requested.format !== "auto") {
+    byId("why-text").textContent = `${NAMES[requested.format]} was requested by name, so the Accept header does not count.`;
+    return;
+  }
+  const kind = { transparent: isTransparent(response, requested), animated: info.animated };
+  const explanation = await explainFormat(kind, signal);
+  signal.throwIfAborted();
+  const other = format === explanation.chosen ? "" : ` ${OTHER_FORMAT[response.stage](format, explanation.chosen)}`;
+  byId("why-text").textContent = `${explanation.why}${other}`;
   byId("why-accept").textContent = explanation.exact ? explanation.accept : `${explanation.accept}\n(typical value; this browser does not report its own)`;
   byId("why-formats").replaceChildren(
-    ...explanation.formats.map(({ format, verdict }) =>
-      make(
-        "li",
-        { className: format === explanation.chosen ? "chosen" : "" },
-        make("b", { textContent: NAMES[format] }),
-        make("span", { textContent: verdict }),
-      ),
-    ),
+    ...explanation.formats.map(({ format: one, verdict }) => {
+      const given = other && one === format ? "sent" : other && verdict === "sent" ? "not sent this time" : verdict;
+      const className = one === format ? "chosen" : "";
+      return make("li", { className }, make("b", { textContent: NAMES[one] }), make("span", { textContent: given }));
+    }),
   );
+  byId("why-accept-part").hidden = false;
 }
+
+const OTHER_FORMAT = {
+  draft: (format) => `This draft is ${NAMES[format]}.`,
+  fallback: (format) => `This fallback is ${NAMES[format]}, because it was stored already.`,
+  final: (format, chosen) =>
+    `This final is ${NAMES[format]}, because its file is smaller than that of ${NAMES[chosen]} (encoders.prefer_smallest).`,
+};
 
 function placeholder(one) {
   const blur = byId("blur");
@@ -336,7 +354,6 @@ export function start(list, close) {
   segments(byId("bg"), "bg", [["original", "original"], ["removed", "removed"]], "original");
   compare.start();
   snippets.start();
-  explain().catch(() => {});
   byId("parameters").onchange = changed;
   byId("parameters").onsubmit = (event) => event.preventDefault();
   byId("close").onclick = () => dialog.close();

@@ -25,9 +25,12 @@ export function imageAccept() {
   return detected;
 }
 
-export async function explainFormat() {
+// Explain the choice of a format for this browser and a kind of image.
+export async function explainFormat({ transparent, animated }, signal) {
   const { accept, exact } = await imageAccept();
-  return { ...(await json("/api/page/accept", { headers: { Accept: accept }, cache: "no-store" })), exact };
+  const url = `/api/page/accept?transparent=${Number(transparent)}&animated=${Number(animated)}`;
+  const options = { headers: { Accept: accept }, cache: "no-store", signal };
+  return { ...(await json(url, options)), exact };
 }
 
 export function imageUrl(id, { size, w, dpr, format, bg, v }) {

@@ -102,6 +102,29 @@ async def test_the_chosen_format_is_explained(shared: Serving) -> None:
     assert [one["format"] for one in found["formats"]] == ["avif", "webp", "jpeg"]
 
 
+@pytest.mark.parametrize(
+    ("query", "chosen", "formats"),
+    [
+        ("animated=1", "webp", ["avif", "webp", "gif"]),
+        ("transparent=1", "avif", ["avif", "webp", "png"]),
+        ("transparent=&animated=0", "avif", ["avif", "webp", "jpeg"]),
+    ],
+)
+async def test_the_explanation_is_about_the_kind_of_image(
+    query: str, chosen: str, formats: list[str], shared: Serving
+) -> None:
+    answer = await shared.client.get(f"/api/page/accept?{query}", headers={"Accept": CHROME})
+    found = await answer.json()
+    assert found["chosen"] == chosen
+    assert [one["format"] for one in found["formats"]] == formats
+
+
+async def test_a_kind_of_image_that_is_not_0_or_1_is_a_400(shared: Serving) -> None:
+    answer = await shared.client.get("/api/page/accept?animated=yes")
+    assert answer.status == 400
+    assert (await answer.json())["detail"] == "animated must be 0 or 1"
+
+
 async def test_a_token_allows_uploads_for_15_minutes(serve: Serve) -> None:
     server = await serve()
     found = await (await server.client.get("/api/page/token")).json()
