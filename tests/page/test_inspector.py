@@ -228,6 +228,79 @@ async def test_snippets_work_as_written(visit: Visit) -> None:
         await expect(page.locator("#snippet")).to_contain_text(part)
 
 
+async def snippet(page: Page, kind: str) -> str:
+    await page.locator(f'#snippet-kind label:has([value="{kind}"])').click()
+    return await page.locator("#snippet").inner_text()
+
+
+_LOADED = """async (html) => {
+  const holder = document.createElement("div");
+  holder.innerHTML = html;
+  document.querySelector("main").append(holder);
+  const image = holder.querySelector("img");
+  image.loading = "eager";
+  await image.decode();
+  const { currentSrc, width, height } = image;
+  holder.remove();
+  return { currentSrc, width, height };
+}"""
+"""Show the HTML of a snippet; return which image the browser selected, and its size."""
+
+
+async def choose(page: Page, size: str, **radios: str) -> None:
+    for name, value in radios.items():
+        await page.locator(f'#{name} label:has([value="{value}"])').click()
+    await page.select_option("#size", size)
+
+
+async def test_snippets_have_the_chosen_size_background_format_and_density(
+    browser: Browser, base: str
+) -> None:
+    async with tab(browser, base, device_scale_factor=2) as visit:
+        page = await visit.inspect("logo.png")
+        await choose(page, "small", format="webp", bg="removed", dpr="2")
+        await expect(page.locator("#url")).to_contain_text(
+            "?size=small&dpr=2&format=webp&bg=removed"
+        )
+        shown = visit.base + await page.locator("#url").inner_text()
+        for kind in ("img", "picture"):
+            loaded = await page.evaluate(_LOADED, await snippet(page, kind))
+            assert loaded["currentSrc"] == shown
+        assert f'url("{shown}") 2x type("image/webp")' in await snippet(page, "css")
+        for kind in ("component", "react"):
+            text = await snippet(page, kind)
+            assert 'size="small"' in text
+            assert 'background="removed"' in text
+            assert re.search(r'(preferred-formats|preferredFormats)="webp"', text)
+        assert re.search(r"/serve/3\?format=webp&bg=removed&v=", await snippet(page, "next"))
+        assert "avif" not in await snippet(page, "img")
+
+
+async def test_a_snippet_of_a_cropped_size_offers_densities_up_to_the_chosen_one(
+    visit: Visit,
+) -> None:
+    page = await visit.inspect("kodak-03.jpg")
+    await choose(page, "thumbnail", dpr="2")
+    text = await snippet(page, "img")
+    assert re.findall(r" ([\d.]+x)\b", text) == ["1x", "1.5x", "2x"]
+    assert 'width="300" height="300"' in text
+    loaded = await page.evaluate(_LOADED, text)
+    assert (loaded["width"], loaded["height"]) == (300, 300)
+    assert "size=thumbnail" in await snippet(page, "next")
+    assert "w=" not in await snippet(page, "img")
+
+
+async def test_a_snippet_of_a_custom_width_has_no_wider_version(visit: Visit) -> None:
+    page = await visit.inspect("kodak-03.jpg")
+    await choose(page, "")
+    await page.select_option("#width", "384")
+    text = await snippet(page, "img")
+    assert max(map(int, re.findall(r" (\d+)w\b", text))) == 384
+    assert 'width="384" height="256"' in text
+    await page.locator('#dpr label:has([value="1.5"])').click()
+    assert max(map(int, re.findall(r" (\d+)w\b", await snippet(page, "img")))) == 640
+
+
 async def test_a_snippet_is_copied(visit: Visit) -> None:
     await visit.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page = await visit.inspect("kodak-03.jpg")

@@ -172,6 +172,7 @@ function changed(event) {
   // The choices are applied once the description has loaded.
   if (!info) return;
   byId("compare").classList.toggle("transparent", info.transparent || removed);
+  snippets.show(info, parameters());
   update();
   if (event?.target.name !== "format") compare.show(current.id, { ...parameters(), format: null }, info.formats.served);
 }
@@ -315,7 +316,6 @@ export async function open(one) {
     if (!one.thumbhash) placeholder({ ...one, ...info, thumbhash: info.placeholders.thumbhash });
     fillSizes();
     showAnalysis();
-    snippets.show(info);
     enableCopying();
     changed();
   } catch (error) {

@@ -36,7 +36,7 @@ export async function explainFormat({ transparent, animated }, signal) {
 export function imageUrl(id, { size, w, dpr, format, bg, v }) {
   const query = new URLSearchParams();
   if (w) query.set("w", w);
-  else query.set("size", size);
+  else if (size) query.set("size", size);
   if (dpr && dpr !== "1") query.set("dpr", dpr);
   if (format && format !== "auto") query.set("format", format);
   if (bg && bg !== "original") query.set("bg", bg);
