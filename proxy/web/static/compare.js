@@ -5,6 +5,10 @@ import { byId, make, option } from "./dom.js";
 import { NAMES, bytes, percent } from "./format.js";
 
 let responses = new Map();
+let failures = new Map();
+// What the user selected; kept for the next image if that has the format.
+const wanted = { left: null, right: null };
+const before = { left: null, right: null };
 let urls = new Map();
 let running = new AbortController();
 
@@ -13,6 +17,7 @@ function reset() {
   running = new AbortController();
   for (const url of urls.values()) URL.revokeObjectURL(url);
   responses = new Map();
+  failures = new Map();
   urls = new Map();
   for (const id of ["under", "over"]) byId(id).removeAttribute("src");
 }
@@ -20,6 +25,7 @@ function reset() {
 function bar(format, largest, smallest) {
   const response = responses.get(format);
   const size = response?.blob.size;
+  const failure = failures.get(format);
   const saving = !size ? "…" : size === largest ? "largest" : `${percent(1 - size / largest)} smaller`;
   const stage = response && response.stage !== "final" ? `${saving}, ${response.stage}` : saving;
   const fill = make("i");
@@ -29,8 +35,8 @@ function bar(format, largest, smallest) {
     { className: size === smallest ? "best" : "" },
     make("b", { textContent: NAMES[format] }),
     make("span", { className: "track", "aria-hidden": "true" }, fill),
-    make("span", { className: "bytes", textContent: size ? bytes(size) : "…" }),
-    make("span", { className: "less", textContent: response ? stage : "rendering" }),
+    make("span", { className: "bytes", textContent: size ? bytes(size) : failure ? "–" : "…" }),
+    make("span", { className: "less", textContent: response ? stage : (failure ?? "rendering") }),
   );
 }
 
@@ -44,20 +50,34 @@ function draw(formats) {
 function showPair() {
   const left = byId("left").value;
   const right = byId("right").value;
+  Object.assign(before, { left, right });
   for (const [id, format] of [["over", left], ["under", right]]) {
     const url = urls.get(format);
-    if (url && byId(id).src !== url) byId(id).src = url;
+    if (!url) byId(id).removeAttribute("src");
+    else if (byId(id).src !== url) byId(id).src = url;
     byId(id).alt = `${NAMES[format] ?? format} version`;
   }
 }
 
 function fillSelects(formats) {
-  const previous = [byId("left").value, byId("right").value];
-  for (const [at, id] of ["left", "right"].entries()) {
-    byId(id).replaceChildren(...formats.map((one) => option(one, NAMES[one])));
-    const initial = at === 0 ? formats.at(-1) : formats[0];
-    byId(id).value = formats.includes(previous[at]) ? previous[at] : initial;
+  const initial = { left: formats.at(-1), right: formats[0] };
+  for (const side of ["left", "right"]) {
+    byId(side).replaceChildren(...formats.map((one) => option(one, NAMES[one])));
+    byId(side).value = formats.includes(wanted[side]) ? wanted[side] : initial[side];
   }
+  // A kept choice may equal the other side's initial one.
+  if (byId("left").value !== byId("right").value) return;
+  const kept = formats.includes(wanted.left) ? "left" : "right";
+  const other = kept === "left" ? "right" : "left";
+  byId(other).value = formats.findLast((one) => one !== byId(kept).value) ?? byId(kept).value;
+}
+
+// A format is not compared with itself: the other side gets the one that this side had.
+function select(side) {
+  const other = side === "left" ? "right" : "left";
+  if (byId(other).value === byId(side).value) byId(other).value = before[side];
+  Object.assign(wanted, { left: byId("left").value, right: byId("right").value });
+  showPair();
 }
 
 function add(format, response, formats) {
@@ -83,8 +103,16 @@ export function show(id, parameters, served) {
   byId("compare").hidden = formats.length < 2;
   fillSelects(formats);
   draw(formats);
+  showPair();
   const { signal } = running;
-  for (const format of formats) load(id, parameters, format, formats, signal).catch(() => {});
+  for (const format of formats) {
+    load(id, parameters, format, formats, signal).catch((error) => {
+      // A final that could not be polled for leaves its draft.
+      if (signal.aborted || responses.has(format)) return;
+      failures.set(format, error.message);
+      draw(formats);
+    });
+  }
 }
 
 // Remove everything that describes the image before.
@@ -117,7 +145,7 @@ export function start() {
   new ResizeObserver(split).observe(pane.firstElementChild);
   byId("zoom").onchange = updateZoom;
   byId("split").oninput = split;
-  byId("left").onchange = byId("right").onchange = showPair;
+  for (const side of ["left", "right"]) byId(side).onchange = () => select(side);
   updateZoom();
   split();
 }
