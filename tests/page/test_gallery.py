@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, Page, Route, expect
 
 from tests.benchmarks.servers import smartserve
 from tests.page.conftest import PATIENCE_MS, SETTINGS, Visit, tab, until
@@ -75,6 +79,94 @@ async def test_quantiles_and_hit_rate_are_computed_from_the_text_format(visit: V
     assert (told["answered"], told["cached"], told["saved"]) == (4, 3, 1_000_005)
     assert told["median"] == pytest.approx(0.01)
     assert told["p95"] == pytest.approx(0.091)
+
+
+def listed(first: int, last: int, following: int | None) -> dict[str, Any]:
+    """Return a page of the gallery with descending ids."""
+    unknown = dict.fromkeys(("name", "version", "width", "height", "thumbhash"))
+    ids = range(first, last - 1, -1)
+    pictures = [{"id": one, "settled": True, **unknown} for one in ids]
+    return {"pictures": pictures, "next": following}
+
+
+@asynccontextmanager
+async def many_images(page: Page, *, fail_first: bool = False) -> AsyncIterator[list[str]]:
+    """Answer with 80 images in two pages, whose thumbnails are those of image 1."""
+    asked: list[str] = []
+
+    async def gallery(route: Route) -> None:
+        asked.append(route.request.url)
+        if fail_first and len(asked) == 1:
+            await route.fulfill(status=503, json={"detail": "The database does not respond."})
+            return
+        older = "before=" in route.request.url
+        await route.fulfill(json=listed(40, 1, None) if older else listed(80, 41, 41))
+
+    async def thumbnail(route: Route) -> None:
+        await route.continue_(url=re.sub(r"/serve/\d+", "/serve/1", route.request.url))
+
+    await page.route("**/api/gallery*", gallery)
+    await page.route("**/serve/*", thumbnail)
+    await page.route("**/info?*", lambda route: route.fulfill(json={"pictures": []}))
+    try:
+        yield asked
+    finally:
+        await page.unroute_all(behavior="ignoreErrors")
+
+
+async def test_a_double_click_on_load_more_adds_each_image_once(visit: Visit) -> None:
+    async with many_images(visit.page) as asked:
+        page = await visit.home()
+        await page.locator("#more").dblclick()
+        await expect(page.locator(".tile")).to_have_count(80)
+        await page.wait_for_load_state("networkidle")
+        await expect(page.locator(".tile")).to_have_count(80)
+        names = await page.locator(".tile").evaluate_all("all => all.map(one => one.ariaLabel)")
+        assert len(set(names)) == 80
+        assert len(asked) == 2
+        await expect(page.get_by_role("button", name="Inspect Image 40")).to_be_focused()
+        await expect(page.locator("#gallery-count")).to_have_text("80")
+
+
+async def test_two_refreshes_at_once_add_each_image_once(visit: Visit) -> None:
+    async with many_images(visit.page):
+        page = await visit.home()
+        await page.evaluate(
+            """async () => {
+              const { refresh, all } = await import("/static/gallery.js");
+              await Promise.all([refresh(), refresh()]);
+            }"""
+        )
+        await expect(page.locator(".tile")).to_have_count(40)
+
+
+async def test_a_gallery_that_cannot_be_listed_gives_the_reason_and_a_retry(
+    visit: Visit,
+) -> None:
+    page = visit.page
+    async with many_images(page, fail_first=True):
+        await page.goto(visit.base)
+        await expect(page.locator("#gallery-error")).to_have_text(
+            "The images could not be listed. The database does not respond."
+        )
+        # The rest of the page works.
+        await page.wait_for_selector("#upload:not([hidden])")
+        await expect(page.locator('[data-note="hits"]')).not_to_be_empty()
+        await page.get_by_role("button", name="Retry").click()
+        await expect(page.locator(".tile")).to_have_count(40)
+        await expect(page.locator("#gallery-error")).to_be_hidden()
+        await expect(page.locator("#more")).to_have_text("Load more")
+    visit.complaints.clear()  # of the response that was replaced here
+
+
+async def test_metrics_that_cannot_be_read_are_not_shown_as_current(visit: Visit) -> None:
+    page = await visit.home()
+    await expect(page.locator('[data-live="hits"]')).to_contain_text("%", timeout=PATIENCE_MS)
+    await page.route("**/metrics", lambda route: route.abort())
+    for name in ("hits", "latency", "queue", "saved"):
+        await expect(page.locator(f'[data-live="{name}"]')).to_have_text("–")
+    await expect(page.locator("#live")).to_contain_text("The server does not respond.")
+    visit.complaints.clear()  # of the requests that were aborted here
 
 
 async def test_an_uploaded_file_is_queued_processed_and_served(

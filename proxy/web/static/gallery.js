@@ -8,10 +8,21 @@ const BATCH = 8;
 const images = [];
 const tiles = new Map();
 let next = null;
+// Settles when the running request has changed the gallery. Requests take turns: two at once would
+// add the same images twice.
+let turn = Promise.resolve();
 let onOpen = () => {};
 
 export const all = () => images;
 export const focusTile = (id) => tiles.get(id)?.focus();
+
+export const find = (id) => images.find((one) => one.id === id);
+
+function inTurn(work) {
+  const result = turn.then(work);
+  turn = result.catch(() => {});
+  return result;
+}
 
 function thumbnail(image) {
   const version = image.version ? `&v=${image.version}` : "";
@@ -39,7 +50,10 @@ function tile(image) {
     button.classList.add("clear");
     setTimeout(() => blur.remove(), 700);
   };
-  thumb.onerror = () => button.classList.add("broken");
+  thumb.onerror = () => {
+    button.classList.add("broken");
+    button.setAttribute("aria-label", `Inspect ${name(image)}, which cannot be shown`);
+  };
   thumb.src = thumbnail(image);
   button.onclick = () => onOpen(image);
   tiles.set(image.id, button);
@@ -52,6 +66,8 @@ function count() {
   byId("more").hidden = next === null;
   const more = next === null ? "" : " and more";
   byId("gallery-count").textContent = empty ? "" : `${images.length}${more}`;
+  byId("more").textContent = "Load more";
+  showError("");
 }
 
 async function loadPage(before) {
@@ -77,25 +93,64 @@ async function loadPlaceholders(found) {
   }
 }
 
-// Insert images that are newer than the first tile.
-export async function refresh() {
-  const before = next;
-  const newer = (await loadPage(null)).filter((one) => !tiles.has(one.id));
-  if (images.length) next = before;
-  images.unshift(...newer);
-  byId("gallery").prepend(...newer.map(tile));
+function add(found, { first }) {
+  const added = found.filter((one) => !tiles.has(one.id));
+  const items = added.map(tile);
+  if (first) {
+    images.unshift(...added);
+    byId("gallery").prepend(...items);
+  } else {
+    images.push(...added);
+    byId("gallery").append(...items);
+  }
   count();
-  loadPlaceholders(newer).catch(() => {});
+  loadPlaceholders(added).catch(() => {});
+  return items;
 }
 
+function showError(text) {
+  byId("gallery-error").hidden = !text;
+  byId("gallery-error").textContent = text;
+}
+
+// Insert images that are newer than the first tile.
+export function refresh() {
+  return inTurn(async () => {
+    const before = next;
+    const found = await loadPage(null);
+    const overlaps = found.some((one) => tiles.has(one.id));
+    if (overlaps || !found.length) next = before;
+    else {
+      // All are new: between them and the first tile there may be more, so the gallery begins anew.
+      images.length = 0;
+      tiles.clear();
+      byId("gallery").replaceChildren();
+    }
+    add(found, { first: true });
+  });
+}
+
+let loading = false;
+
+// Load the next page, or the first one if that failed.
 async function loadMore() {
-  const found = await loadPage(next);
-  images.push(...found);
-  const added = found.map(tile);
-  byId("gallery").append(...added);
-  count();
-  loadPlaceholders(found).catch(() => {});
-  added[0]?.querySelector("button").focus();
+  if (loading) return;
+  loading = true;
+  const more = byId("more");
+  more.setAttribute("aria-disabled", "true");
+  more.textContent = "Loading …";
+  try {
+    const focused = document.activeElement === more;
+    const [first] = images.length ? await inTurn(async () => add(await loadPage(next), { first: false })) : [await refresh()];
+    if (focused) (first?.querySelector("button") ?? byId("gallery")).focus();
+  } catch (error) {
+    showError(`The images could not be listed. ${error.message}`);
+    more.hidden = false;
+    more.textContent = "Retry";
+  } finally {
+    loading = false;
+    more.removeAttribute("aria-disabled");
+  }
 }
 
 // Move the focus with the arrow keys; up and down by one row of the grid.
@@ -113,5 +168,5 @@ export async function start(open) {
   onOpen = open;
   byId("more").onclick = loadMore;
   byId("gallery").onkeydown = moveFocus;
-  await refresh();
+  await loadMore();
 }

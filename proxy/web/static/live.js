@@ -1,6 +1,6 @@
 // The live metrics panel: polls /metrics while the page is visible.
 
-import { byId } from "./dom.js";
+import { byId, request } from "./dom.js";
 import { figures, parse } from "./metrics.js";
 import { bytes, percent, time } from "./format.js";
 
@@ -14,8 +14,15 @@ function show(name, figure, note) {
 
 const count = (number, what) => `${number} ${what}${number === 1 ? "" : "s"}`;
 
+// Without current figures the old ones would look current.
+function showFailure(error) {
+  for (const one of byId("live").querySelectorAll("[data-live]")) one.textContent = "–";
+  for (const one of byId("live").querySelectorAll("[data-note]")) one.textContent = "";
+  byId("live").querySelector("[data-note]").textContent = error.message;
+}
+
 async function update() {
-  const response = await fetch("/metrics", { cache: "no-store" });
+  const response = await request("/metrics", { cache: "no-store" });
   const now = figures(parse(await response.text()));
   if (now.answered) {
     show("hits", percent(now.cached / now.answered), `of ${count(now.answered, "response")} since the server started`);
@@ -30,7 +37,7 @@ async function update() {
 
 export async function watch() {
   for (;;) {
-    if (!document.hidden) await update().catch(() => show("queue", "–", "the server does not respond"));
+    if (!document.hidden) await update().catch(showFailure);
     await new Promise((resolve) => setTimeout(resolve, INTERVAL_MS));
   }
 }

@@ -1,6 +1,5 @@
 // Connects the parts of the page.
 
-import { byId } from "./dom.js";
 import * as gallery from "./gallery.js";
 import * as inspector from "./inspector.js";
 import * as live from "./live.js";
@@ -8,17 +7,20 @@ import * as upload from "./upload.js";
 
 function openFromHash() {
   const id = Number(location.hash.slice(1));
-  if (Number.isSafeInteger(id) && id > 0 && !byId("inspector").open) {
-    inspector.open(gallery.all().find((one) => one.id === id) ?? { id });
+  if (Number.isSafeInteger(id) && id > 0 && id !== inspector.shownId()) {
+    inspector.open(gallery.find(id) ?? { id });
   }
 }
 
 inspector.start(gallery.all, gallery.focusTile);
+live.watch();
+// Without the server's description of its API the drop zone stays hidden.
+upload
+  .start(async (id) => {
+    await gallery.refresh().catch(() => {});
+    return () => inspector.open(gallery.find(id) ?? { id });
+  })
+  .catch(() => {});
 await gallery.start(inspector.open);
 openFromHash();
 addEventListener("hashchange", openFromHash);
-live.watch();
-upload.start(async (id) => {
-  await gallery.refresh();
-  return () => inspector.open(gallery.all().find((one) => one.id === id) ?? { id });
-});
