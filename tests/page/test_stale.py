@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from playwright.async_api import Page, Route, expect
+from playwright.async_api import Browser, Page, Route, expect
 
-from tests.page.conftest import PATIENCE_MS, Visit, until
+from tests.page.conftest import FINAL_MS, PATIENCE_MS, Visit, tab, until
 
 PHOTO, LOGO = 2, 3
 _SHOWN = """[...document.querySelectorAll(
@@ -205,3 +206,77 @@ async def test_a_removed_background_is_not_reported_as_kept(visit: Visit) -> Non
     await settled(page)
     await expect(page.locator("#notice")).to_be_hidden()
     await expect(page.locator("#frame")).to_have_class("frame transparent")
+
+
+async def test_formats_are_not_compared_with_themselves_after_an_animation(
+    browser: Browser, drawn: str
+) -> None:
+    async with tab(browser, drawn) as visit:
+        page = await visit.inspect("moving.gif")
+        await expect(page.locator("#bars li")).not_to_have_count(0)
+        await page.keyboard.press("Escape")
+        await page.get_by_role("button", name="Inspect photo.jpg").click()
+        await expect(page.locator("#bars li")).to_have_count(3)
+        assert await page.input_value("#left") == "jpeg"
+        assert await page.input_value("#right") == "avif"
+        # A choice is kept for the next image; the same format on both sides swaps them.
+        await page.select_option("#left", "avif")
+        assert await page.input_value("#right") == "jpeg"
+
+
+async def test_a_format_that_fails_is_reported_in_the_comparison(visit: Visit) -> None:
+    page = await visit.home()
+    answer = {"status": 503, "json": {"detail": "No worker became free."}}
+    await page.route("**/serve/*format=webp*", lambda route: route.fulfill(**answer))
+    await page.get_by_role("button", name="Inspect kodak-03.jpg").click()
+    await expect(page.locator("#bars")).to_contain_text("No worker became free.")
+    await expect(page.locator("#under")).to_have_attribute("src", re.compile("blob:"))
+    await page.select_option("#right", "webp")
+    assert await page.get_attribute("#under", "src") is None
+    visit.complaints.clear()  # of the response that was replaced here
+
+
+async def test_a_new_address_opens_another_image(visit: Visit) -> None:
+    page = await visit.inspect("kodak-03.jpg")
+    await page.evaluate(f"location.hash = '{LOGO}'")
+    await expect(page.locator("#inspector-title")).to_have_text("logo.png")
+    await expect(page.locator("#url")).to_contain_text(f"/serve/{LOGO}?")
+
+
+async def test_a_double_click_on_a_tile_opens_the_inspector(visit: Visit) -> None:
+    await visit.page.set_viewport_size({"width": 1900, "height": 900})
+    page = await visit.home()
+    # At the very edge, where the backdrop is after the first click.
+    await page.get_by_role("button", name="Inspect badge.png").dblclick(position={"x": 3, "y": 9})
+    await page.wait_for_selector("#image.there")
+    assert await page.locator("#inspector").is_visible()
+
+
+async def test_copy_works_without_the_clipboard_api(visit: Visit) -> None:
+    await visit.page.add_init_script(
+        "Object.defineProperty(navigator, 'clipboard', { value: undefined })"
+    )
+    page = await visit.inspect("kodak-03.jpg")
+    await page.evaluate(
+        "addEventListener('copy', (event) => { window.copied ="
+        " event.clipboardData.getData('text/plain'); })"
+    )
+    await page.locator('[data-copy="url"]').click()
+    await expect(page.locator('[data-copy="url"]')).to_have_text("Copied")
+    url = await page.locator("#url").inner_text()
+    assert await page.evaluate("window.copied") == visit.base + url
+
+
+async def test_a_refused_copy_is_not_reported_as_done(visit: Visit) -> None:
+    await visit.page.add_init_script(
+        "Object.defineProperty(navigator, 'clipboard', { value: undefined });"
+        "document.execCommand = () => false;"
+    )
+    page = await visit.inspect("kodak-03.jpg")
+    await expect(page.locator("#stage")).to_have_text("Final", timeout=FINAL_MS)
+    await page.locator('[data-copy="url"]').click()
+    await expect(page.locator('[data-copy="url"]')).to_have_text("Not copied")
+    await expect(page.locator("#announcement")).to_contain_text("Not copied")
+    await expect(page.locator(".address + #copy-fault")).to_contain_text("copy it with Ctrl+C")
+    selected = await page.evaluate("getSelection().toString()")
+    assert selected.startswith(f"{visit.base}/serve/{PHOTO}?")

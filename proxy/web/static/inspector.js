@@ -159,6 +159,9 @@ async function update() {
   }
 }
 
+// Return the id of the open image, or null.
+export const shownId = () => (dialog.open ? current.id : null);
+
 function enableCopying() {
   for (const button of dialog.querySelectorAll("[data-copy]")) button.disabled = !info;
 }
@@ -289,6 +292,7 @@ function clear() {
   for (const id of ["colours", "analysis"]) byId(id).replaceChildren();
   compare.stop();
   snippets.clear();
+  byId("copy-fault").hidden = true;
   enableCopying();
 }
 
@@ -331,15 +335,41 @@ function keys(event) {
   if (!usesArrows && by && !event.altKey && !event.ctrlKey && !event.metaKey) step(by);
 }
 
+// Copy a text. Without a clipboard (an address without HTTPS, or no permission) the older command of
+// browsers may still work. Return whether it was copied.
+async function copyText(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    const provide = (event) => {
+      event.clipboardData.setData("text/plain", text);
+      event.preventDefault();
+    };
+    document.addEventListener("copy", provide, { once: true });
+    const copied = document.execCommand("copy");
+    document.removeEventListener("copy", provide);
+    return copied;
+  }
+}
+
 async function copy(event) {
   const button = event.target.closest("[data-copy]");
   if (!button) return;
-  const text = byId(button.dataset.copy).textContent;
-  const whole = button.dataset.copy === "url" ? location.origin + text : text;
-  await navigator.clipboard.writeText(whole).catch(() => {});
-  button.classList.add("copied");
-  button.textContent = "Copied";
-  announce("Copied");
+  const source = byId(button.dataset.copy);
+  const text = button.dataset.copy === "url" ? new URL(source.textContent, location.href).href : source.textContent;
+  const copied = await copyText(text);
+  button.classList.toggle("copied", copied);
+  button.textContent = copied ? "Copied" : "Not copied";
+  byId("copy-fault").hidden = copied;
+  if (copied) announce("Copied");
+  else {
+    // Selected, so that the user can copy it by keyboard.
+    source.textContent = text;
+    getSelection().selectAllChildren(source);
+    button.parentElement.after(byId("copy-fault"));
+    announce(byId("copy-fault").textContent);
+  }
   setTimeout(() => {
     button.classList.remove("copied");
     button.textContent = "Copy";
@@ -360,7 +390,11 @@ export function start(list, close) {
   byId("previous").onclick = () => step(-1);
   byId("next").onclick = () => step(1);
   dialog.onkeydown = keys;
-  dialog.onclick = (event) => (event.target === dialog ? dialog.close() : copy(event));
+  dialog.onclick = (event) => {
+    if (event.target !== dialog) copy(event);
+    // The second click of a double click on a tile may hit the backdrop.
+    else if (event.detail < 2) dialog.close();
+  };
   dialog.onclose = () => {
     clear();
     history.replaceState(null, "", location.pathname);
