@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
+from typing import Literal
 
 import pytest
-from playwright.async_api import Browser, Page, expect
+from PIL import Image
+from playwright.async_api import Browser, Locator, Page, expect
 
 from tests.page.conftest import Visit, tab
 
+ColorScheme = Literal["light", "dark"]
 WIDTHS = ((390, 844), (820, 1180), (1440, 900))
 
 _UNNAMED = """() => [...document.querySelectorAll(
@@ -44,6 +48,51 @@ _CONTRASTS = """() => {
   return faint;
 }"""
 """Text below the contrast of WCAG 2.2, 1.4.3."""
+
+
+def luminance(pixel: tuple[int, ...]) -> float:
+    """Return the relative luminance of WCAG 2.2."""
+    linear = [
+        one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4
+        for one in (channel / 255 for channel in pixel[:3])
+    ]
+    return sum(a * b for a, b in zip(linear, (0.2126, 0.7152, 0.0722), strict=True))
+
+
+async def contrast(shown: Locator) -> float:
+    """Return the contrast of a square logo with the tone of its ground that differs more."""
+    with Image.open(io.BytesIO(await shown.screenshot())) as screenshot:
+        picture = screenshot.convert("RGB")
+    width, height = picture.size
+    logo = luminance(_pixel(picture, width // 2, height // 2))
+    # Left of the logo, which takes the inner half: between the rounded corners and its edge.
+    ground = {_pixel(picture, width // 7, y) for y in range(height // 4, 3 * height // 4)}
+    pairs = (sorted((logo, luminance(tone))) for tone in ground)
+    return max((light + 0.05) / (dark + 0.05) for dark, light in pairs)
+
+
+def _pixel(picture: Image.Image, x: int, y: int) -> tuple[int, ...]:
+    found = picture.getpixel((x, y))
+    assert isinstance(found, tuple)
+    return found
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_logos_of_one_colour_are_visible(
+    scheme: ColorScheme, browser: Browser, drawn: str
+) -> None:
+    async with tab(browser, drawn, color_scheme=scheme, reduced_motion="reduce") as visit:
+        page = await visit.home()
+        for name, least in (("white", 3), ("black", 3), ("grey", 1.7)):
+            tile = page.get_by_role("button", name=f"Inspect {name}.png")
+            await expect(tile).to_have_class(re.compile("clear"))
+            await expect(tile.locator("canvas")).to_have_count(0)
+            assert await contrast(tile) >= least, name
+            await tile.click()
+            await page.wait_for_selector("#image.there")
+            await expect(page.locator("#figure")).to_have_attribute("aria-busy", "false")
+            assert await contrast(page.locator("#image")) >= least, name
+            await page.keyboard.press("Escape")
 
 
 async def focused(page: Page) -> str:
