@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from importlib import resources
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 from playwright.async_api import Browser, Locator, Page, expect
 
-from tests.page.conftest import Visit, tab
+from tests.page.conftest import Visit, tab, until
 
 ColorScheme = Literal["light", "dark"]
 WIDTHS = ((390, 844), (820, 1180), (1440, 900))
@@ -199,3 +200,91 @@ async def test_the_page_fits_the_width_and_has_enough_contrast(
         assert body[0] <= body[1]
         assert await page.evaluate(_CONTRASTS) == []
         await page.screenshot(path=tmp_path / "inspector.png")
+
+
+_AXE = """axe.run().then(({ violations }) => violations.map(
+  (one) => `${one.id}: ${one.help}: ${one.nodes.map((node) => node.html)}`))"""
+
+
+async def axe(page: Page) -> list[str]:
+    """Return the violations that axe-core finds."""
+    pytest.importorskip("axe_playwright_python", reason="requirements-dev.lock is not installed")
+    script = resources.files("axe_playwright_python") / "axe.min.js"
+    await page.evaluate(script.read_text())
+    found: list[str] = await page.evaluate(_AXE)
+    return found
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_axe_finds_no_violations(
+    scheme: ColorScheme, browser: Browser, drawn: str, tmp_path: Path
+) -> None:
+    async with tab(browser, drawn, color_scheme=scheme, reduced_motion="reduce") as visit:
+        page = await visit.home()
+        await page.wait_for_selector("#upload:not([hidden])")
+        text = tmp_path / "notes.jpg"
+        text.write_text("not a picture")
+        await page.set_input_files("#file", text)
+        await page.wait_for_selector(".uploads .bad")
+        visit.complaints.clear()  # of the upload that was rejected
+        assert await axe(page) == []
+        await page.get_by_role("button", name="Inspect photo.jpg").click()
+        await page.locator('#bg label:has([value="removed"])').click()
+        await expect(page.locator("#notice")).to_be_visible()
+        await page.evaluate(
+            "document.querySelectorAll('details').forEach((one) => one.open = true)"
+        )
+        await expect(page.locator("#why-formats li")).to_have_count(3)
+        assert await axe(page) == []
+        await page.goto(f"{drawn}/#99")
+        await page.reload()
+        await expect(page.locator("#error")).to_be_visible()
+        visit.complaints.clear()  # of the image that does not exist
+        assert await axe(page) == []
+
+
+async def test_response_headers_are_scrolled_by_keyboard(visit: Visit) -> None:
+    page = await visit.inspect("kodak-03.jpg")
+    await page.get_by_text("Response headers").click()
+    await expect(page.locator("#headers tr")).not_to_have_count(0)
+    region = page.get_by_role("region", name="Response headers")
+    await page.keyboard.press("Tab")
+    await expect(region).to_be_focused()
+    await page.keyboard.press("End")
+    await until(page, "document.querySelector('.scroll').scrollTop > 0")
+
+
+@pytest.mark.parametrize("width", [320, 1280])
+async def test_a_long_value_does_not_widen_the_inspector(
+    width: int, browser: Browser, drawn: str
+) -> None:
+    async with tab(browser, drawn, viewport={"width": width, "height": 800}) as visit:
+        page = await visit.inspect("white.png")
+        await page.evaluate(
+            "document.querySelectorAll('details').forEach((one) => one.open = true)"
+        )
+        await expect(page.locator("#analysis dd")).not_to_have_count(0)
+        await expect(page.locator("#why-formats li")).to_have_count(3)
+        wider = """[".body", ".controls"].map((one) => document.querySelector(one))
+          .map((one) => one.scrollWidth - one.clientWidth)"""
+        assert await page.evaluate(wider) == [0, 0]
+
+
+async def test_an_image_is_opened_at_its_top(visit: Visit) -> None:
+    page = await visit.inspect("kodak-03.jpg")
+    top = "document.querySelector('#inspector .body').scrollTop"
+    await page.evaluate(f"{top} = 300")
+    await until(page, f"{top} > 0")
+    await page.keyboard.press("Escape")
+    await page.get_by_role("button", name="Inspect kodak-03.jpg").click()
+    await page.wait_for_selector("#image.there")
+    assert await page.evaluate(top) == 0
+
+
+async def test_the_chosen_segment_is_visible_in_forced_colours(browser: Browser, base: str) -> None:
+    async with tab(browser, base, forced_colors="active") as visit:
+        page = await visit.inspect("kodak-03.jpg")
+        outlines = await page.locator("#format span").evaluate_all(
+            "all => all.map((one) => getComputedStyle(one).outlineStyle)"
+        )
+        assert outlines == ["solid", "none", "none", "none", "none"]

@@ -310,6 +310,7 @@ export async function open(one) {
   stage("loading", "");
   if (!dialog.open) {
     dialog.showModal();
+    dialog.querySelector(".body").scrollTop = 0;
     byId("inspector-title").focus();
   }
   history.replaceState(null, "", `#${one.id}`);
