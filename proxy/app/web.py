@@ -12,7 +12,6 @@ from proxy.domain.media import Media
 from proxy.domain.request import parse_request
 from proxy.ingest.uploads.preview import UploadPreviews
 from proxy.settings import (
-    Settings,
     admin_key,
     forward_target,
     has_local_uploads,
@@ -102,7 +101,7 @@ def build_http_server(services: Services, uploads: UploadServices | None = None)
         _info(services),
         _oembed(services),
         PageHandler(settings.encoders.order),
-        _page_local(settings, uploads),
+        _page_local(services, uploads),
     ]
     previews: UploadPreviews | None = None
     if uploads is not None:
@@ -196,13 +195,17 @@ def _oembed(services: Services) -> OembedHandler:
     )
 
 
-def _page_local(settings: Settings, uploads: UploadServices | None) -> LocalPageHandler | None:
+def _page_local(services: Services, uploads: UploadServices | None) -> LocalPageHandler | None:
     """Return the page for local uploads, if only this machine is served and signs the tokens."""
+    settings = services.settings
     # The tokens that the page issues are valid for real uploads.
     if uploads is None or not has_local_uploads(settings):
         return None
     return LocalPageHandler(
-        key=uploads.token_key, users=settings.users, database=uploads.queue.database
+        key=uploads.token_key,
+        users=settings.users,
+        database=uploads.queue.database,
+        catalogue=services.storage.repository,
     )
 
 

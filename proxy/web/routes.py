@@ -239,6 +239,12 @@ def _page() -> Operations:
 def _page_local() -> Operations:
     yield operation("GET /api/page/token", LocalPageHandler.trial_token, problems=[_NOT_LOCAL])
     yield operation(
+        "GET /api/page/known",
+        LocalPageHandler.known_file,
+        query("sha256", "Of the file.", text("^[0-9a-f]{64}$"), required=True, example="0" * 64),
+        problems=(400, 503, _NOT_LOCAL),
+    )
+    yield operation(
         "GET /api/page/uploads/{id}",
         LocalPageHandler.trial_upload,
         path("id", "Id of the upload."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -184,6 +185,51 @@ async def test_an_uploaded_file_is_queued_processed_and_served(
             await page.locator(".uploads button").click()
             await page.wait_for_selector("#image.there")
             await expect(page.locator("#inspector-title")).to_have_text("kodak-05.jpg")
+
+
+async def test_a_known_file_is_named_and_becomes_no_second_image(visit: Visit) -> None:
+    page = await visit.home()
+    await page.wait_for_selector("#upload:not([hidden])")
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.method))
+    await page.set_input_files("#file", SAMPLES / "logo.png")
+    text = "This file is image 3 already (logo.png). No second image was created."
+    await expect(page.locator(".uploads .known")).to_have_text(text)
+    await expect(page.locator("#announcement")).to_have_text(f"logo.png: {text}")
+    assert "PATCH" not in sent
+    await expect(page.locator(".tile")).to_have_count(4)
+    await page.get_by_role("button", name="Inspect logo.png").first.click()
+    await expect(page.locator("#inspector-title")).to_have_text("logo.png")
+
+
+async def test_equal_files_at_once_become_one_image(
+    browser: Browser, library: Library, tmp_path: Path
+) -> None:
+    copies = [tmp_path / "a.jpg", tmp_path / "b.jpg"]
+    for copy in copies:
+        shutil.copy(SAMPLES / "kodak-05.jpg", copy)
+    with smartserve(library.copy(tmp_path / "data"), settings=SETTINGS) as running:
+        async with tab(browser, f"http://127.0.0.1:{running.address[1]}") as visit:
+            page = await visit.home()
+            await page.wait_for_selector("#upload:not([hidden])")
+            sent: list[str] = []
+            page.on("request", lambda request: sent.append(request.method))
+            # A status that cannot be read once is no failure of the upload.
+            fails = [True]
+
+            async def fail_once(route: Route) -> None:
+                if fails and fails.pop():
+                    await route.fulfill(status=503, json={"detail": "busy"})
+                else:
+                    await route.continue_()
+
+            await page.route("**/api/page/uploads/*", fail_once)
+            await page.set_input_files("#file", copies)
+            await expect(page.locator(".uploads button")).to_have_count(2, timeout=PATIENCE_MS)
+            assert sent.count("PATCH") == 1
+            await expect(page.locator(".uploads .known")).to_contain_text("is image 5 already")
+            await expect(page.locator(".tile")).to_have_count(5)
+            visit.complaints.clear()  # of the response that was replaced here
 
 
 async def test_a_file_that_is_no_image_is_rejected_with_the_reason(

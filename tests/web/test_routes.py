@@ -124,7 +124,7 @@ MAIN = {
 }
 PAGE = (
     *("/api/gallery", "/api/page/accept", "/api/page/accept.gif"),
-    *("/api/page/token", "/api/page/uploads/{id}"),
+    *("/api/page/known", "/api/page/token", "/api/page/uploads/{id}"),
 )
 UPLOADS = (
     errors.BodyTooSlow,

@@ -23,6 +23,7 @@ from proxy.domain.negotiation import explain
 from proxy.domain.request import Outcome, last_values
 from proxy.domain.upload import PendingStatus, media_id_of
 from proxy.settings import TokenKey, UserSettings
+from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.storage.database.upload_repository import UploadRepository
 from proxy.web.auth import Forwarding, forwarding_of, issue
 from proxy.web.handlers.images import accept_header
@@ -62,6 +63,7 @@ _TYPES: Mapping[str, str] = {
 }
 # "gzip" with no weight or a weight above 0 (RFC 9110, 12.5.3).
 _GZIP = re.compile(r"(?:^|,)\s*(?:x-)?gzip\s*(?:;\s*q=(?:1(?:\.0*)?|0?\.0*[1-9][0-9]*)\s*)?(?:,|$)")
+_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _PIXEL = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
 _MAX_ACCEPT = 2048
 """Characters of the Accept header that are returned, so that the response head stays small."""
@@ -189,6 +191,14 @@ class UploadProgress:
     media_id: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class KnownImage:
+    """The oldest image with the content of a file; nulls: there is none, or it has no name."""
+
+    id: int | None
+    name: str | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalPageHandler:
     """Handles requests from this machine and rejects all others."""
@@ -197,6 +207,23 @@ class LocalPageHandler:
     """A secret: tokens are signed with it."""
     users: UserSettings
     database: UploadRepository
+    catalogue: SqlMediaRepository
+
+    @json_route("trial")
+    async def known_file(self, request: web.Request) -> KnownImage:
+        """Return the image that a file is already, so that the page need not upload it again.
+
+        The ingest worker merges equal uploads of one user and type only. The page's user has no
+        other purpose than to show the file, which an import or another user's upload does too.
+        """
+        check_local(request)
+        digest = last_values(request.rel_url.raw_query_string).get("sha256", "")
+        if not _SHA256.fullmatch(digest):
+            raise BadParameter("sha256", "64 hexadecimal digits in lower case")
+        media = await self.catalogue.find_by_hash(digest)
+        return (
+            KnownImage(None, None) if media is None else KnownImage(media.id, media.original_name)
+        )
 
     @json_route("trial")
     async def trial_token(self, request: web.Request) -> UploadToken:

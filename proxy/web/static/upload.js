@@ -1,8 +1,9 @@
 // The drop zone: uploads files and shows their progress.
 
-import { announce, byId, json, make, sleep } from "./dom.js";
+import { announce, byId, json, make, request, sleep } from "./dom.js";
 
 const POLL_MS = 800;
+const MAX_FAILURES = 75;
 const STEPS = [
   ["sent", "uploaded"],
   ["pending", "queued"],
@@ -13,6 +14,7 @@ const STEPS = [
 // Whether this page gets an upload token from the server: only on the server's own machine.
 let local = false;
 let onServed = async () => {};
+let findListed = () => undefined;
 
 async function token() {
   if (!local) return byId("token").value.trim();
@@ -21,6 +23,7 @@ async function token() {
 
 function makeRow(file) {
   const preview = make("img", { alt: "", src: URL.createObjectURL(file) });
+  preview.onload = preview.onerror = () => URL.revokeObjectURL(preview.src);
   const steps = make("div", { className: "steps" }, ...STEPS.map(([key, text]) => make("span", { "data-step": key, textContent: text })));
   const link = make("span");
   const item = make("li", {}, preview, make("div", {}, make("div", { className: "name", textContent: file.name }), steps), link);
@@ -41,42 +44,82 @@ function fail({ steps }, text) {
 async function send(file, row) {
   const form = new FormData();
   form.append("product_image", file, file.name);
-  const response = await fetch("/users/me", {
-    method: "PATCH",
-    headers: { Authorization: `Bearer ${await token()}` },
-    body: form,
-  });
-  const value = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(value.detail ?? `${response.status} ${response.statusText}`);
+  const headers = { Authorization: `Bearer ${await token()}` };
+  const { images } = await json("/users/me", { method: "PATCH", headers, body: form });
   markStep(row, "sent");
-  return value.images[0].id;
+  return images[0].id;
 }
 
 async function waitForImage(id, row) {
+  let failures = 0;
   for (;;) {
-    const { status, media_id: mediaId } = await json(`/api/page/uploads/${id}`, { cache: "no-store" });
-    if (status === "failed") throw new Error("processing failed; see the server's log");
-    if (mediaId) return mediaId;
-    markStep(row, "pending");
+    // The upload is stored: a busy or restarting server is requested again.
+    const found = await json(`/api/page/uploads/${id}`, { cache: "no-store" }).catch((error) => {
+      failures += 1;
+      if (error.status < 500 || failures > MAX_FAILURES) throw error;
+    });
+    if (found?.status === "failed") throw new Error("processing failed; see the server's log");
+    if (found?.media_id) return found.media_id;
+    if (found) {
+      failures = 0;
+      markStep(row, "pending");
+    }
     await sleep(POLL_MS);
   }
 }
 
+// Return the SHA-256 of a file in hexadecimal digits.
+async function digestOf(file) {
+  const digest = await crypto.subtle.digest("SHA-256", await file.arrayBuffer());
+  return [...new Uint8Array(digest)].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+// Upload a file and wait until it is served; return its image, and whether that existed before.
+async function transfer(file, row, digest) {
+  const known = await json(`/api/page/known?sha256=${digest}`, { cache: "no-store" });
+  if (known.id) return { ...known, known: true };
+  const id = await waitForImage(await send(file, row), row);
+  markStep(row, "processed");
+  await request(`/serve/${id}?size=thumbnail`);
+  markStep(row, "served");
+  // The ingest worker merges an upload with an equal one that it was given at the same time.
+  const listed = findListed(id);
+  return { id, name: listed?.name, known: listed !== undefined };
+}
+
+// Transfers that have not ended, by the digests of their files: of equal files one is uploaded.
+const transfers = new Map();
+
 async function upload(file) {
   const row = makeRow(file);
   try {
-    const id = await send(file, row);
-    if (!local) return;
-    const mediaId = await waitForImage(id, row);
-    markStep(row, "processed");
-    await fetch(`/serve/${mediaId}?size=thumbnail`);
-    markStep(row, "served");
-    const open = await onServed(mediaId);
-    row.link.append(make("button", { type: "button", textContent: "Inspect", onclick: open }));
-    announce(`${file.name} is served`);
+    if (!local) {
+      await send(file, row);
+      const [, ...later] = row.steps.children;
+      for (const one of later) one.remove();
+      row.steps.append(make("span", { className: "known", textContent: "listed here once it is processed" }));
+      announce(`${file.name} is uploaded`);
+      return;
+    }
+    const digest = await digestOf(file);
+    const running = transfers.get(digest);
+    const started = running ?? transfer(file, row, digest).finally(() => transfers.delete(digest));
+    transfers.set(digest, started);
+    const found = await started;
+    await showImage(row, file, { ...found, known: found.known || running !== undefined });
   } catch (error) {
     fail(row, error.message);
   }
+}
+
+async function showImage(row, file, { id, name, known }) {
+  const open = await onServed(id);
+  row.link.append(
+    make("button", { type: "button", textContent: "Inspect", "aria-label": `Inspect ${file.name}`, onclick: open }),
+  );
+  const text = `This file is image ${id} already${name ? ` (${name})` : ""}. No second image was created.`;
+  if (known) row.steps.replaceChildren(make("span", { className: "known", textContent: text }));
+  announce(known ? `${file.name}: ${text}` : `${file.name} is served`);
 }
 
 function listen() {
@@ -91,6 +134,8 @@ function listen() {
     over(false)(event);
     for (const file of event.dataTransfer.files) upload(file);
   };
+  // Beside the zone the browser would open the file instead of the page.
+  for (const name of ["dragover", "drop"]) addEventListener(name, (event) => event.preventDefault());
   zone.onsubmit = (event) => event.preventDefault();
   byId("file").onchange = (event) => {
     for (const file of event.target.files) upload(file);
@@ -99,8 +144,9 @@ function listen() {
 }
 
 // The OpenAPI document says whether the server accepts uploads, and from this page without a token.
-export async function start(served) {
+export async function start(served, find) {
   onServed = served;
+  findListed = find;
   const { paths } = await json("/openapi.json");
   if (!("/users/me" in paths)) return;
   local = "/api/page/token" in paths;

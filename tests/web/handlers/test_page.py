@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
+from hashlib import sha256
 from typing import Any
 from urllib.parse import unquote
 
@@ -12,7 +13,7 @@ import pytest
 
 from proxy.settings import Settings, has_local_uploads, has_page
 from proxy.web.handlers.page import CSP, STATIC
-from tests.support.server import CHROME, Serve, Serving
+from tests.support.server import CHROME, SAMPLES, Serve, Serving
 from tests.support.uploads import KEYED, MAIN, PHOTO, USERS, form, token, upload
 from tests.web.wire import exchange
 
@@ -71,7 +72,7 @@ async def test_the_page_forbids_resources_of_other_origins(shared: Serving) -> N
 
 async def test_without_the_page_only_the_component_is_served(serve: Serve) -> None:
     server = await serve(page={"enabled": False})
-    for target in (*PAGE, "/api/page/token", "/api/page/uploads/1"):
+    for target in (*PAGE, "/api/page/token", "/api/page/known", "/api/page/uploads/1"):
         assert (await server.client.get(target)).status == 404
     component = await server.client.get("/static/smart-image.js")
     assert component.status == 200
@@ -153,6 +154,23 @@ async def test_the_progress_has_the_media_id_and_is_limited_to_the_pages_user(se
     assert (found["status"], found["media_id"]) == ("processed", 789)
 
 
+async def test_a_known_file_is_named_by_its_content(serve: Serve) -> None:
+    server = await serve()
+    content = (SAMPLES / "logo.png").read_bytes()
+    known = f"/api/page/known?sha256={sha256(content).hexdigest()}"
+    found = await (await server.client.get(known)).json()
+    assert found == {"id": 3, "name": "logo.png"}
+    other = f"/api/page/known?sha256={sha256(content + b'.').hexdigest()}"
+    assert await (await server.client.get(other)).json() == {"id": None, "name": None}
+
+
+@pytest.mark.parametrize("digest", ["", "1", "A" * 64, "0" * 65])
+async def test_a_digest_of_another_form_is_a_400(digest: str, shared: Serving) -> None:
+    answer = await shared.client.get(f"/api/page/known?sha256={digest}")
+    assert answer.status == 400
+    assert (await answer.json())["parameter"] == "sha256"
+
+
 @pytest.mark.parametrize(
     "headers",
     [
@@ -169,7 +187,8 @@ async def test_the_progress_has_the_media_id_and_is_limited_to_the_pages_user(se
 async def test_requests_that_are_not_local_get_a_403(
     headers: dict[str, str], shared: Serving
 ) -> None:
-    for target in ("/api/page/token", "/api/page/uploads/1"):
+    known = f"/api/page/known?sha256={'0' * 64}"
+    for target in ("/api/page/token", "/api/page/uploads/1", known):
         answer = await shared.client.get(target, headers=headers)
         assert answer.status == 403
         assert "token" not in await answer.json()
