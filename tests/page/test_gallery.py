@@ -91,8 +91,13 @@ def listed(first: int, last: int, following: int | None) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def many_images(page: Page, *, fail_first: bool = False) -> AsyncIterator[list[str]]:
-    """Answer with 80 images in two pages, whose thumbnails are those of image 1."""
+async def many_images(
+    page: Page, *, fail_first: bool = False, newer: bool = False
+) -> AsyncIterator[list[str]]:
+    """Answer with 80 images in two pages, whose thumbnails are those of image 1.
+
+    With ``newer`` there are five more from the second request on.
+    """
     asked: list[str] = []
 
     async def gallery(route: Route) -> None:
@@ -100,8 +105,12 @@ async def many_images(page: Page, *, fail_first: bool = False) -> AsyncIterator[
         if fail_first and len(asked) == 1:
             await route.fulfill(status=503, json={"detail": "The database does not respond."})
             return
-        older = "before=" in route.request.url
-        await route.fulfill(json=listed(40, 1, None) if older else listed(80, 41, 41))
+        if "before=" in route.request.url:
+            await route.fulfill(json=listed(40, 1, None))
+        elif len(asked) > 1 and newer:
+            await route.fulfill(json=listed(85, 46, 46))
+        else:
+            await route.fulfill(json=listed(80, 41, 41))
 
     async def thumbnail(route: Route) -> None:
         await route.continue_(url=re.sub(r"/serve/\d+", "/serve/1", route.request.url))
@@ -130,7 +139,7 @@ async def test_a_double_click_on_load_more_adds_each_image_once(visit: Visit) ->
 
 
 async def test_two_refreshes_at_once_add_each_image_once(visit: Visit) -> None:
-    async with many_images(visit.page):
+    async with many_images(visit.page, newer=True):
         page = await visit.home()
         await page.evaluate(
             """async () => {
@@ -138,7 +147,7 @@ async def test_two_refreshes_at_once_add_each_image_once(visit: Visit) -> None:
               await Promise.all([refresh(), refresh()]);
             }"""
         )
-        await expect(page.locator(".tile")).to_have_count(40)
+        await expect(page.locator(".tile")).to_have_count(45)
 
 
 async def test_a_gallery_that_cannot_be_listed_gives_the_reason_and_a_retry(

@@ -19,6 +19,22 @@ _SHOWN = """[...document.querySelectorAll(
 """The text of everything that describes one image or one response."""
 
 
+_GATE = """
+const decode = HTMLImageElement.prototype.decode;
+window.waiting = 0;
+HTMLImageElement.prototype.decode = async function () {
+  if (window.gate) {
+    window.waiting += 1;
+    await window.gate;
+    // After what waits for this function.
+    setTimeout(() => { window.waiting -= 1; });
+  }
+  return decode.call(this);
+};
+"""
+"""Images are decoded when `window.gate` resolves."""
+
+
 @asynccontextmanager
 async def held(page: Page, pattern: str) -> AsyncIterator[asyncio.Event]:
     """Hold matching requests until the event is set, or the block ends."""
@@ -71,20 +87,25 @@ async def test_copy_is_disabled_until_there_is_something_to_copy(visit: Visit) -
             await expect(page.locator(f'[data-copy="{name}"]')).to_be_enabled(timeout=PATIENCE_MS)
 
 
-async def test_a_late_response_does_not_appear_in_the_next_image(visit: Visit) -> None:
+async def test_an_image_that_is_decoded_late_does_not_appear_in_the_next_one(
+    visit: Visit,
+) -> None:
+    await visit.page.add_init_script(_GATE)
     page = await visit.inspect("kodak-03.jpg")
     await settled(page)
-    async with held(page, f"**/serve/{PHOTO}?size=small*") as released:
-        await page.select_option("#size", "small")
-        await page.keyboard.press("Tab")
-        await page.locator("#previous").click()
-        await expect(page.locator("#inspector-title")).to_have_text("logo.png")
-        await settled(page)
-        shown = await page.get_attribute("#image", "src")
-        released.set()
-    await page.wait_for_load_state("networkidle")
-    assert await page.get_attribute("#image", "src") == shown
-    await expect(page.locator("#url")).to_contain_text(f"/serve/{LOGO}?")
+    await page.evaluate(
+        "void (window.gate = new Promise((resolve) => { window.openGate = resolve; }))"
+    )
+    await page.select_option("#size", "small")
+    await until(page, "window.waiting === 1")
+    await page.evaluate("window.gate = null")
+    await page.locator("#previous").click()
+    await expect(page.locator("#inspector-title")).to_have_text("logo.png")
+    await settled(page)
+    pixels = await page.locator('[data-fact="pixels"]').inner_text()
+    await page.evaluate("window.openGate()")
+    await until(page, "window.waiting === 0")
+    await expect(page.locator('[data-fact="pixels"]')).to_have_text(pixels)
 
 
 async def test_an_image_whose_description_fails_shows_only_the_reason(visit: Visit) -> None:
@@ -130,13 +151,17 @@ async def test_facts_of_the_earlier_request_are_removed_while_a_new_one_runs(
 async def test_a_closed_inspector_requests_nothing(visit: Visit) -> None:
     page = await visit.home()
     asked: list[str] = []
+    # Described before, so that the description arrives at once.
+    assert (await page.request.get(f"{visit.base}/info/{LOGO}")).ok
     async with held(page, f"**/info/{LOGO}") as released:
         await page.get_by_role("button", name="Inspect logo.png").click()
         await page.keyboard.press("Escape")
         await expect(page.locator("#inspector")).to_be_hidden()
         page.on("request", lambda request: asked.append(request.url))
         released.set()
-        await page.wait_for_load_state("networkidle")
+        # The metrics are polled every two seconds.
+        for _ in range(2):
+            await page.wait_for_event("request", lambda request: "/metrics" in request.url)
     assert [url for url in asked if f"/serve/{LOGO}" in url] == []
 
 
@@ -244,9 +269,9 @@ async def test_a_new_address_opens_another_image(visit: Visit) -> None:
 
 
 async def test_a_double_click_on_a_tile_opens_the_inspector(visit: Visit) -> None:
-    await visit.page.set_viewport_size({"width": 1900, "height": 900})
+    # So high that the backdrop is at the place of the tile after the first click.
+    await visit.page.set_viewport_size({"width": 1280, "height": 1900})
     page = await visit.home()
-    # At the very edge, where the backdrop is after the first click.
     await page.get_by_role("button", name="Inspect badge.png").dblclick(position={"x": 3, "y": 9})
     await page.wait_for_selector("#image.there")
     assert await page.locator("#inspector").is_visible()
