@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from PIL import Image
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, Page, async_playwright, expect
 
 from tests.benchmarks.servers import Smartserve, smartserve
 from tests.support.server import SAMPLES, Library
@@ -37,6 +37,8 @@ SETTINGS = {
 PATIENCE_MS = 30_000
 FINAL_MS = 240_000
 """Finals are rendered at idle priority, which may take a while on a busy machine."""
+# The default of 5 s is too short on a busy machine.
+expect.set_options(timeout=PATIENCE_MS)
 WATCH = """
 window.violations = [];
 document.addEventListener("securitypolicyviolation", (event) => {
