@@ -16,6 +16,8 @@ let onOpen = () => {};
 export const all = () => images;
 export const focusTile = (id) => tiles.get(id)?.focus();
 
+// Return the highest id, or 0.
+export const newest = () => images[0]?.id ?? 0;
 export const find = (id) => images.find((one) => one.id === id);
 
 function inTurn(work) {

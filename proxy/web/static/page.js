@@ -19,7 +19,7 @@ upload
   .start(async (id) => {
     await gallery.refresh().catch(() => {});
     return () => inspector.open(gallery.find(id) ?? { id });
-  }, gallery.find)
+  }, gallery.newest)
   .catch(() => {});
 await gallery.start(inspector.open);
 openFromHash();

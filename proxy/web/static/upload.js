@@ -14,7 +14,7 @@ const STEPS = [
 // Whether this page gets an upload token from the server: only on the server's own machine.
 let local = false;
 let onServed = async () => {};
-let findListed = () => undefined;
+let findNewest = () => 0;
 
 async function token() {
   if (!local) return byId("token").value.trim();
@@ -78,13 +78,13 @@ async function digestOf(file) {
 async function transfer(file, row, digest) {
   const known = await json(`/api/page/known?sha256=${digest}`, { cache: "no-store" });
   if (known.id) return { ...known, known: true };
+  const newest = findNewest();
   const id = await waitForImage(await send(file, row), row);
   markStep(row, "processed");
   await request(`/serve/${id}?size=thumbnail`);
   markStep(row, "served");
-  // The ingest worker merges an upload with an equal one that it was given at the same time.
-  const listed = findListed(id);
-  return { id, name: listed?.name, known: listed !== undefined };
+  // The ingest worker merges an upload with an equal one, whose image is older.
+  return { id, known: id <= newest };
 }
 
 // Transfers that have not ended, by the digests of their files: of equal files one is uploaded.
@@ -144,9 +144,9 @@ function listen() {
 }
 
 // The OpenAPI document says whether the server accepts uploads, and from this page without a token.
-export async function start(served, find) {
+export async function start(served, newest) {
   onServed = served;
-  findListed = find;
+  findNewest = newest;
   const { paths } = await json("/openapi.json");
   if (!("/users/me" in paths)) return;
   local = "/api/page/token" in paths;
