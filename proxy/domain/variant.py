@@ -223,7 +223,7 @@ class EncodingStages:
 
 # Version of the rendering code, a part of every key. Increase it if a change of the code gives
 # different pixels for the same variant.
-_RECIPE = 3
+_RECIPE = 4
 
 
 @dataclass(frozen=True)

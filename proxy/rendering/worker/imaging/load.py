@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import math
-import mmap
 import os
-import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from types import MappingProxyType
 from typing import Any
 
@@ -18,7 +14,7 @@ from pyvips.vimage import FORMAT_TO_TYPESTR
 
 from proxy.domain.formats import SNIFF_BYTES, sniff
 from proxy.domain.worker_protocol import Limits
-from proxy.rendering.worker.imaging import colour
+from proxy.rendering.worker.imaging import colour, file_structure
 from proxy.rendering.worker.imaging.libvips import (
     SourceRefused,
     decode_heic,
@@ -35,6 +31,7 @@ _OPAQUE = 255
 _ANIMATED = ("webp", "gif")
 _COMPRESSIONS: Mapping[str, str] = MappingProxyType({"avif": "av1", "heic": "hevc"})
 _GREY = ("b-w", "grey16")
+_RGBA = 4
 # EXIF orientations that swap width and height.
 _ROTATED = range(5, 9)
 # Chromium, Firefox and WebKit show a frame with a delay of up to 10 ms, or none, for 100 ms. With
@@ -61,6 +58,8 @@ class Header:
     """Frames of an animation, otherwise 1."""
     rotated: bool
     """EXIF orientation swaps width and height."""
+    first_page: int = 0
+    """1 if the first page that the decoder delivers is not one of the file."""
     colour: colour.SourceColour = colour.STORED_AS_SRGB
 
     @property
@@ -71,7 +70,10 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class OpenedSource:
-    """An open source within its limits; libvips reads the file through ``source``."""
+    """An open source within its limits; libvips reads the file through ``source``.
+
+    It must outlive the images that are made of it: they do not keep a source in memory alive.
+    """
 
     source: Any
     header: Header
@@ -108,16 +110,26 @@ def open_source(descriptor: int, limits: Limits) -> OpenedSource:
         raise SourceRefused("unsupported", f"{source_type} is not accepted")
     # Before libvips opens the file, which would list all frames.
     most = limits.max_pages + 1
-    if count_frames(descriptor, source_type, most=most) == most:
+    pages = file_structure.count_frames(descriptor, source_type, most=most)
+    if pages == most:
         raise SourceRefused("too_large", f"the source has more than {limits.max_pages:,} pages")
     if source_type == "tiff" and (lab := colour.unreadable_lab(descriptor)):
         detail = f"the source is a TIFF in {lab}, which is not supported: save it as RGB"
         raise SourceRefused("unsupported", detail)
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    # A descriptor source is used because libvips crashes if a memory source is freed too early.
-    source = pyvips.Source.new_from_descriptor(descriptor)
+    largest = limits.max_pixels if pages <= 1 else limits.max_animation_pixels // pages
+    largest = min(largest, limits.max_raw_bytes // _RGBA)
+    content = file_structure.repaired(
+        descriptor, source_type, max_side=limits.max_side, max_pixels=largest
+    )
+    if content is None:
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        source = pyvips.Source.new_from_descriptor(descriptor)
+    else:
+        source = pyvips.Source.new_from_memory(content)
     image = pyvips.Image.new_from_source(source, "")
     header = _read_header(image, source_type)
+    if content is not None and source_type == "gif":
+        header = replace(header, pages=header.pages - 1, first_page=1)
     check_header(header, limits)
     found = colour.read(image, descriptor, source_type)
     return OpenedSource(source, replace(header, colour=found), descriptor)
@@ -153,8 +165,13 @@ def shrunk(opened: OpenedSource, size: Size) -> Any:
     The image is lazy; its pixels are decoded once, from top to bottom, when they are read.
     """
     header, (width, height) = opened.header, size
-    if header.colour.space or header.colour.narrow or header.source_type == "heic":
+    if header.source_type == "heic":
         return one_alpha(_scaled(whole(opened, fail_on="none"), header, size))
+    if header.colour.space or header.colour.narrow or header.first_page:
+        page = pyvips.Image.new_from_source(
+            opened.source, "", access="sequential", fail_on="none", **_first_page(header)
+        )
+        return one_alpha(_scaled(page, header, size))
     page = pyvips.Image.thumbnail_source(
         opened.source, width, height=height, size="force", **_colour_options(header)
     )
@@ -237,10 +254,17 @@ def whole(opened: OpenedSource, *, fail_on: str) -> Any:
     if opened.header.source_type == "heic":
         size = os.fstat(opened.descriptor).st_size
         return decode_heic(os.pread(opened.descriptor, size, 0))
-    options = {"n": opened.header.pages} if opened.header.pages > 1 else {}
+    options = _first_page(opened.header)
+    if opened.header.pages > 1:
+        options["n"] = opened.header.pages
     return pyvips.Image.new_from_source(
         opened.source, "", access="sequential", fail_on=fail_on, **options
     )
+
+
+def _first_page(header: Header) -> dict[str, int]:
+    # Only loaders of several pages have the option.
+    return {"page": header.first_page} if header.first_page else {}
 
 
 def _read_header(image: Any, source_type: str) -> Header:
@@ -272,7 +296,7 @@ def _colour_options(header: Header) -> dict[str, str]:
 
 
 def _delays(roll: Any, header: Header) -> list[int]:
-    stored = list(_field(roll, "delay", []))[: header.pages]
+    stored = list(_field(roll, "delay", []))[header.first_page :][: header.pages]
     delays = [*stored, *[0] * (header.pages - len(stored))]
     return [delay if delay > _IGNORED_DELAY_MS else _DEFAULT_DELAY_MS for delay in delays]
 
@@ -300,59 +324,3 @@ def _thinned(frames: list[_Frame], most: int) -> list[_Frame]:
     step = math.ceil(len(frames) / most)
     groups = (frames[at : at + step] for at in range(0, len(frames), step))
     return [(group[0][0], min(sum(delay for _, delay in group), _MAX_DELAY_MS)) for group in groups]
-
-
-# Bytes of the signature and the logical screen descriptor (GIF89a, 17 and 18).
-_GIF_HEADER = 13
-_IMAGE, _EXTENSION = 0x2C, 0x21
-_IMAGE_HEADER, _EXTENSION_HEADER = 10, 2
-_RIFF_HEADER, _CHUNK_HEADER = 12, 8
-
-
-def count_frames(descriptor: int, source_type: str, *, most: int) -> int:
-    """Return the number of frames of a GIF or WebP, at most ``most``; 1 for all other types.
-
-    Reads the file structure. The loaders of libvips list all frames when they open a file: 30 MB
-    and 70 ms for a GIF of 4 MB with a quarter of a million frames, and a file may have 100 MB. A
-    damaged file is counted up to the damage.
-    """
-    walks: Mapping[str, Callable[[mmap.mmap], Iterator[object]]]
-    walks = {"gif": gif_frames, "webp": _webp_frames}
-    walk = walks.get(source_type)
-    if walk is None:
-        return 1
-    with mmap.mmap(descriptor, 0, prot=mmap.PROT_READ) as file:
-        return sum(1 for _ in islice(walk(file), most))
-
-
-def gif_frames(file: mmap.mmap) -> Iterator[int]:
-    """Yield the offset of each image descriptor (GIF89a, 20), up to any damage."""
-    with suppress(IndexError):
-        at = _GIF_HEADER + colour_table(file[10])
-        while file[at] in (_IMAGE, _EXTENSION):
-            if file[at] == _IMAGE:
-                yield at
-                # The colour table and the LZW code size follow the descriptor.
-                at += _IMAGE_HEADER + colour_table(file[at + 9]) + 1
-            else:
-                at += _EXTENSION_HEADER
-            while length := file[at]:
-                at += length + 1
-            at += 1
-
-
-def colour_table(flags: int) -> int:
-    """Return the bytes of the colour table that the packed flags announce."""
-    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
-
-
-def _webp_frames(file: mmap.mmap) -> Iterator[None]:
-    """Yield once for each ANMF chunk (RFC 9649, 2.7.1)."""
-    at = _RIFF_HEADER
-    with suppress(struct.error):
-        while True:
-            name, length = struct.unpack_from("<4sI", file, at)
-            if name == b"ANMF":
-                yield
-            # Chunks are padded to an even length.
-            at += _CHUNK_HEADER + length + length % 2

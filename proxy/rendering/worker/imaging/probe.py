@@ -11,7 +11,6 @@ import pyvips
 from proxy.domain.media import Focus, ProbeResult
 from proxy.domain.worker_protocol import ProbeJob
 from proxy.rendering.worker.imaging import background_removal, load, truncation
-from proxy.rendering.worker.imaging.libvips import SourceRefused
 
 _CHUNK_BYTES = 1024 * 1024
 # Longer side of the preview from which focus and background are determined.
@@ -21,12 +20,24 @@ _OPAQUE = 255
 
 
 def probe(job: ProbeJob, source_fd: int) -> ProbeResult:
-    """Read the facts of the seekable file behind a descriptor.
+    """Read the facts of the seekable file behind a descriptor; if strict, decode every pixel.
 
     Raises:
         SourceRefused, OSError, pyvips.Error: as `load.open_source`, or the pixels are damaged.
     """
-    opened = _opened(job, source_fd)
+    try:
+        return _facts(job, source_fd)
+    except pyvips.Error:
+        # Decoders of some types only say that they cannot parse the file.
+        if missing := truncation.missing_bytes(source_fd):
+            raise truncation.refused_for_missing(missing) from None
+        raise
+
+
+def _facts(job: ProbeJob, source_fd: int) -> ProbeResult:
+    opened = load.open_source(source_fd, job.limits)
+    if job.strict:
+        truncation.check_pixels(opened, source_fd)
     width, height = opened.header.upright
     small = preview(opened)
     has_alpha = _transparent(opened, small)
@@ -43,21 +54,6 @@ def probe(job: ProbeJob, source_fd: int) -> ProbeResult:
         or background_removal.is_flat(load.flatten(small)),
         focus=focus(load.flatten(small)),
     )
-
-
-def _opened(job: ProbeJob, source_fd: int) -> load.OpenedSource:
-    """Open the source; if ``strict``, decode every pixel."""
-    try:
-        opened = load.open_source(source_fd, job.limits)
-        if job.strict:
-            truncation.check_pixels(opened, source_fd)
-    except pyvips.Error:
-        # Decoders of some types only say that they cannot parse the file.
-        if missing := truncation.missing_bytes(source_fd):
-            detail = f"the source is truncated: missing bytes at its end: {missing:,}"
-            raise SourceRefused("undecodable", detail) from None
-        raise
-    return opened
 
 
 def _fingerprint(descriptor: int) -> tuple[str, int]:

@@ -18,6 +18,7 @@ import pyvips
 
 from proxy.domain.formats import SNIFF_BYTES, sniff
 from proxy.rendering.worker.imaging import load
+from proxy.rendering.worker.imaging.file_structure import colour_table, gif_frames
 from proxy.rendering.worker.imaging.libvips import SourceRefused
 
 # Rows that a decoder of libvips delivers at a time.
@@ -47,8 +48,7 @@ def check_pixels(opened: load.OpenedSource, descriptor: int) -> None:
             case "png":
                 _check_png(opened, file)
             case "webp":
-                _check_zeros(file, _webp_data_end(file))
-                _decode(opened)
+                _check_webp(opened, file, descriptor)
             case "avif" | "heic":
                 _check_zeros(file, _boxes(file)[1])
                 _decode(opened)
@@ -69,6 +69,12 @@ def missing_bytes(descriptor: int) -> int:
             elif source_type in ("avif", "heic"):
                 declared = _boxes(file)[0]
         return max(0, declared - len(file))
+
+
+def refused_for_missing(missing: int) -> SourceRefused:
+    """Return the error for a file that is so many bytes too short."""
+    detail = f"the source is truncated: missing bytes at its end: {missing:,}"
+    return SourceRefused("undecodable", detail)
 
 
 def _refused(row: int, height: int, reason: str) -> SourceRefused:
@@ -266,10 +272,10 @@ _INTERLACED = 0x40
 
 def _check_gif(opened: load.OpenedSource, file: mmap.mmap) -> None:
     # A file that ends early ends in its last frame.
-    at = max(load.gif_frames(file), default=0)
+    at = max(gif_frames(file), default=0)
     with suppress(struct.error, IndexError):
         width, rows, flags = struct.unpack_from("<HHB", file, at + 5)
-        start = at + 10 + load.colour_table(flags)
+        start = at + 10 + colour_table(flags)
         codes = _sub_blocks(file, start + 1)
         if width and rows and codes and len(codes) <= _MAX_COUNTED_BYTES:
             row = _lzw_pixels(codes, file[start], most=width * rows) // width
@@ -336,18 +342,29 @@ def _lzw_pixels(codes: bytes, code_bits: int, *, most: int) -> int:
 
 # RFC 9649, 2.3 to 2.7.
 _RIFF_HEADER = 12
+_ANIMATION = 2
 _WEBP_PIXELS = (b"VP8 ", b"VP8L", b"ALPH", b"ANMF")
 
 
+def _check_webp(opened: load.OpenedSource, file: mmap.mmap, descriptor: int) -> None:
+    end, missing = _webp_data_end(file), missing_bytes(descriptor)
+    # After the last complete frame of an animation, the missing bytes may be further frames.
+    animated = file[12:16] == b"VP8X" and bool(file[20] & _ANIMATION)
+    if missing and (end > len(file) or animated):
+        raise refused_for_missing(missing)
+    _check_zeros(file, end)
+    _decode(opened)
+
+
 def _webp_data_end(file: mmap.mmap) -> int:
-    """Return the end of the last chunk of pixels; metadata may follow it."""
+    """Return where the last chunk of pixels ends or should end; metadata may follow it."""
     at, end = _RIFF_HEADER, 0
     with suppress(struct.error):
         while True:
             name, length = struct.unpack_from("<4sI", file, at)
             at += _CHUNK_HEADER + length + length % 2
             if name in _WEBP_PIXELS:
-                end = min(at, len(file))
+                end = at
     return end
 
 

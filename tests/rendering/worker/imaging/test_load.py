@@ -30,6 +30,7 @@ from proxy.domain.worker_protocol import (
 )
 from proxy.rendering.worker.imaging import load, render
 from proxy.rendering.worker.imaging.analysis.analyse import analyse
+from proxy.rendering.worker.imaging.file_structure import count_frames
 from proxy.rendering.worker.imaging.libvips import SourceRefused, answered
 from proxy.rendering.worker.imaging.load import (
     Header,
@@ -372,7 +373,7 @@ def test_pages_of_a_tiff_are_not_frames() -> None:
 
 def counted(source: studio.Source, source_type: str, *, most: int = 1_000) -> int:
     with studio.descriptor(source) as opened:
-        return load.count_frames(opened, source_type, most=most)
+        return count_frames(opened, source_type, most=most)
 
 
 def animation(kind: str, frames: int) -> bytes:
