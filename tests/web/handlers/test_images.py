@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
 
@@ -15,6 +16,8 @@ from multidict import CIMultiDict
 from PIL import Image
 from yarl import URL
 
+from proxy.domain.media import DataType
+from proxy.library.import_files import ImportedFile
 from tests.support.server import CHROME, WEBP_ONLY, Library, Serve, Serving
 from tests.web.wire import answers, exchange
 
@@ -673,3 +676,75 @@ async def test_a_purge_drops_what_is_hot(server: Serving, photo: str) -> None:
 
 async def test_the_status_line_is_plain(shared: Serving, photo: str) -> None:
     assert (await get(shared, photo)).reason == HTTPStatus.OK.phrase
+
+
+def frames(kind: str, **options: Any) -> bytes:
+    """Return an animation of three noisy frames."""
+    pictures = [Image.effect_noise((160, 120), 60 + at).convert("RGB") for at in range(3)]
+    buffer = io.BytesIO()
+    rest = {"save_all": True, "append_images": pictures[1:], "duration": 80}
+    pictures[0].save(buffer, kind, **rest, **options)
+    return buffer.getvalue()
+
+
+async def imported(server: Serving, path: Path, content: bytes) -> str:
+    """Import a file and return the address of its image."""
+    path.write_bytes(content)
+    importer = server.services.importer
+    taken = await importer.import_file(path, user_id=7, data_type=DataType.PRODUCT)
+    assert isinstance(taken, ImportedFile), taken
+    return f"/serve/{taken.media_id}"
+
+
+async def test_a_gif_by_name_is_the_one_that_any_client_gets(serve: Serve, tmp_path: Path) -> None:
+    server = await serve()
+    moving = await imported(server, tmp_path / "moving.gif", frames("GIF", loop=0))
+    answers = [
+        await get(server, moving + suffix, accept)
+        for suffix, accept in (("", "*/*"), ("?format=gif", CHROME), (".GIF", "image/webp"))
+    ]
+    assert {answer.content_type for answer in answers} == {"image/gif"}
+    assert len({await answer.read() for answer in answers}) == 1
+    assert len({answer.headers["ETag"] for answer in answers}) == 1
+    assert decoded(await answers[0].read()).n_frames == 3  # type: ignore[attr-defined]
+    webp = decoded(await (await get(server, f"{moving}.webp")).read())
+    assert getattr(webp, "n_frames", 1) == 3
+
+
+async def test_a_still_image_can_be_a_gif(shared: Serving, photo: str, badge: str) -> None:
+    for address in (photo, f"{badge}?bg=removed"):
+        answer = await get(shared, f"{address}{'&' if '?' in address else '?'}format=gif&w=64")
+        assert (answer.status, answer.content_type) == (200, "image/gif")
+        assert decoded(await answer.read()).width == 64
+
+
+async def test_an_animated_avif_is_served(serve: Serve, tmp_path: Path) -> None:
+    server = await serve()
+    moving = await imported(server, tmp_path / "moving.avif", frames("AVIF"))
+    for accept, kind in ((CHROME, "AVIF"), (WEBP_ONLY, "WEBP"), ("*/*", "JPEG")):
+        answer = await get(server, moving, accept)
+        picture = decoded(await answer.read())
+        assert (picture.format, picture.size) == (kind, (160, 120))
+
+
+async def test_what_is_left_of_a_webp_is_shown_as_that_of_a_jpeg(
+    serve: Serve, tmp_path: Path, data_dir: Path
+) -> None:
+    server = await serve()
+    still = Image.effect_noise((320, 240), 60).convert("RGB")
+    for kind in ("WEBP", "JPEG"):
+        buffer = io.BytesIO()
+        still.save(buffer, kind)
+        content = buffer.getvalue()
+        address = await imported(server, tmp_path / f"one.{kind.lower()}", content)
+        (stored,) = [
+            path
+            for path in data_dir.rglob("*")
+            if path.is_file() and path.stat().st_size == len(content)
+        ]
+        stored.write_bytes(content[: len(content) // 2])
+        for suffix in (".jpg", ".webp", ".png?size=thumbnail"):
+            answer = await get(server, address + suffix)
+            assert answer.status == 200, (kind, await answer.text())
+            shown = decoded(await answer.read())
+            assert shown.size == ((240, 240) if "size" in suffix else (320, 240)), suffix
