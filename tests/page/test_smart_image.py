@@ -614,9 +614,18 @@ async def test_an_image_is_retried_even_if_it_cannot_be_described(host: Host) ->
 
 
 async def test_an_image_is_shown_even_if_it_cannot_be_described(host: Host) -> None:
-    await host.page.route("**/info/**", lambda route: route.fulfill(status=500, body="oh no"))
-    page = await host.show('<smart-image media-id="2"></smart-image>')
-    assert await image(page, "image.naturalWidth > 0")
+    await host.page.route("**/info**", lambda route: route.fulfill(status=500, body="oh no"))
+    page = await host.show(
+        '<smart-image media-id="2"></smart-image>'
+        '<smart-image media-id="2" size="small"></smart-image>'
+        '<smart-image media-id="2" width="3" height="1"></smart-image>'
+    )
+    found = await page.evaluate(
+        "[...document.querySelectorAll('smart-image')].map((host) => host.shadowRoot"
+        ".querySelector('.image')).map((image) => [image.clientWidth, image.clientHeight])"
+    )
+    # The shapes of the image itself, of the preset, and of the attributes.
+    assert found == [[800, 533], [480, 320], [800, 267]]
     await host.forgive("500")
 
 

@@ -1,4 +1,4 @@
-// <smart-image>: an image of a smartserve server. Use and reasons: deploy/EMBEDDING.md. MIT licensed.
+// <smart-image>: an image of a smartserve server. Use and reasons: deploy/EMBEDDING.md. MIT.
 
 const HOME = new URL(import.meta.url).origin;
 const RETRIES = 4;
@@ -160,7 +160,9 @@ class SmartImage extends MediaElement {
       return widths.map((width) => `${url(`w=${width}`)} ${width}w`);
     };
     const eager = given("priority") !== null;
-    const sizes = `${eager ? "" : "auto, "}${this.clientWidth || innerWidth}px`;
+    // `auto` needs a shape.
+    const auto = eager || !box.style.aspectRatio ? "" : "auto, ";
+    const sizes = `${auto}${this.clientWidth || innerWidth}px`;
     const sources = (given("preferred-formats")?.match(/\w+/g) ?? []).map((format) =>
       make("source", { type: `image/${format}`, sizes, srcset: candidates(`&format=${format}`) }),
     );
@@ -212,7 +214,6 @@ class SmartImage extends MediaElement {
       const code = await info(id, this.base).catch((code) => code);
       const last = code < 500 || turn === RETRIES;
       if (!last) await backOff(turn++);
-      // A format may be wrong.
       for (const source of box.querySelectorAll("source")) source.remove();
       if (current()) last ? this.#fail(box, id) : reload(image);
     };
