@@ -20,6 +20,7 @@ from tests.benchmarks import (
     herd,
     hits,
     ingest,
+    lcp,
     memory,
     results,
     sandbox,
@@ -47,6 +48,7 @@ BENCHMARKS: Mapping[str, Callable[[], Table]] = {
     "startup": startup.measure,
     "analysis": analysis.measure,
     "ingest": ingest.measure,
+    "lcp": lcp.measure,
 }
 
 
