@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -13,10 +13,10 @@ from contextlib import (
 )
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import structlog
 
-from proxy.analysis.providers.factory import values_of_answers
 from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
 from proxy.serving.purge import PurgeService
@@ -66,6 +66,13 @@ class StorageServices:
     """For the tables that only the holder of a lease may write."""
     analyses: AnalysisRepository
     embeddings: EmbeddingRepository
+
+
+def _values_of_answers(columns: Mapping[str, Any]) -> dict[str, Any]:
+    # Imports the HTTP client, which short commands do not need.
+    from proxy.analysis.providers.factory import values_of_answers  # noqa: PLC0415
+
+    return values_of_answers(columns)
 
 
 @asynccontextmanager
@@ -135,7 +142,7 @@ async def open_storage(
             purger=purger,
             purge_feed=feed,
             writer=writer,
-            analyses=AnalysisRepository(writer, values_of_answers),
+            analyses=AnalysisRepository(writer, _values_of_answers),
             embeddings=EmbeddingRepository(writer),
         )
 

@@ -207,6 +207,9 @@ class MediaForwarder:
         """
         variant = request.variant()
         stored = await self._stored(variant)
+        # A download may have ended while the disk was read.
+        if stored is None and variant.digest in self._store.memory:
+            stored = await self._stored(variant)
         if stored is not None and self._is_fresh(stored):
             return stored
         download, origin = self._running.get(variant.digest), Origin.COALESCED

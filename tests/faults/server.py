@@ -215,6 +215,6 @@ def ended(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] == "Z"
 
 
-async def until_ended(pids: Iterable[int], within_s: float = 2.0) -> None:
+async def until_ended(pids: Iterable[int], within_s: float = 20.0) -> None:
     """Return when all these processes have ended."""
     await eventually(lambda: all(ended(pid) for pid in pids), timeout_s=within_s, interval_s=0.001)

@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -381,7 +381,7 @@ async def test_cached_images_are_served_without_originals(
 
 
 def facts(database: Path) -> int:
-    with sqlite3.connect(database) as connection:
+    with closing(sqlite3.connect(database)) as connection, connection:
         (count,) = connection.execute("SELECT count(*) FROM media_facts").fetchone()
     connection.close()
     return int(count)
@@ -398,7 +398,7 @@ async def test_a_full_disk_of_the_database_costs_no_response(
     with mounted(place, "size=1m"):
         database = place / "smartserve.db"
         shutil.copy(library.directory / "smartserve.db", database)
-        with sqlite3.connect(database) as connection:
+        with closing(sqlite3.connect(database)) as connection, connection:
             connection.execute("DELETE FROM media_facts")
         connection.close()
         url = f"sqlite+aiosqlite:///{database}"

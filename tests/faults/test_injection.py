@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+from contextlib import closing
 
 import pytest
 from prometheus_client import parser
@@ -112,7 +113,7 @@ async def test_the_name_of_an_upload_cannot_break_out_of_a_header(
     server = await launch({"database": {"row_ttl_s": 0}})
     lost = 0
     for name in _NAMES:
-        with sqlite3.connect(server.data_dir / "smartserve.db") as database:
+        with closing(sqlite3.connect(server.data_dir / "smartserve.db")) as database, database:
             database.execute(
                 "UPDATE media_files SET original_name = ? WHERE id = ?",
                 (name, library.ids["photo"]),

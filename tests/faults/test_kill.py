@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -138,7 +138,7 @@ def draw(folder: Path, count: int) -> Path:
 
 
 def ids(data_dir: Path) -> list[int]:
-    with sqlite3.connect(data_dir / "smartserve.db") as database:
+    with closing(sqlite3.connect(data_dir / "smartserve.db")) as database, database:
         found = [int(one) for (one,) in database.execute("SELECT id FROM media_files ORDER BY id")]
     database.close()
     return found

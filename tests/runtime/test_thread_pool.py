@@ -136,9 +136,9 @@ async def test_queued_work_is_dropped_at_the_time_out(threads: ThreadPool, slow:
 
 
 async def test_each_job_has_the_whole_time_for_itself(slow: Slow) -> None:
-    threads, may_end = ThreadPool("test", count=2, timeout_s=0.2), Event()
+    threads, may_end = ThreadPool("test", count=2, timeout_s=1), Event()
     hanging = threads.run(slow)
-    await asyncio.wait([hanging], timeout=0.1)
+    await asyncio.wait([hanging], timeout=0.5)
     later = threads.run(may_end.wait)
     with pytest.raises(TimeoutError):
         await hanging

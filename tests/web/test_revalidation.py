@@ -6,7 +6,7 @@ import os
 import signal
 import sqlite3
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ async def substitute(
     if kind == "draft":
         settings = {"upgrades": ASKED_ONLY}
     if kind == "processing":
-        with sqlite3.connect(data_dir / "smartserve.db") as rows:
+        with closing(sqlite3.connect(data_dir / "smartserve.db")) as rows, rows:
             rows.execute("UPDATE media_files SET status = 'processing'")
     server = await serve(workers={"count": 1, "max_queue": 1}, **settings)
     found = Substitute(server, photo, query)

@@ -260,7 +260,7 @@ async def test_the_smaller_of_two_formats_goes_out(
     await settled(server)
     answer = await get(server, path, accept=accept)
     assert answer.headers["Content-Type"] == min(lengths, key=lambda fmt: lengths[fmt])
-    if width == 16:
+    if (name, width) == ("photo", 16):
         assert answer.headers["Content-Type"] == "image/webp", "the head of an AVIF is longer"
     assert len(await answer.read()) == min(lengths.values())
     assert Image.open(io.BytesIO(await answer.read())).format in ("AVIF", "WEBP")

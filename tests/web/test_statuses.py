@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,13 @@ def photo(library: Library) -> int:
 
 
 def change(data_dir: Path, statement: str, *values: object) -> None:
-    with sqlite3.connect(data_dir / "smartserve.db") as database:
+    with closing(sqlite3.connect(data_dir / "smartserve.db")) as database, database:
         database.execute(statement, values)
     database.close()
 
 
 def original(data_dir: Path, media_id: int) -> Path:
-    with sqlite3.connect(data_dir / "smartserve.db") as database:
+    with closing(sqlite3.connect(data_dir / "smartserve.db")) as database, database:
         query = "SELECT bulk_path FROM media_files WHERE id = ?"
         (path,) = database.execute(query, (media_id,)).fetchone()
     database.close()
@@ -69,7 +70,7 @@ async def test_a_medium_under_way_without_an_original_is_to_be_asked_for_again(
 async def test_a_medium_that_failed_is_not_found(
     serve: Serve, data_dir: Path, photo: int, status: str | None
 ) -> None:
-    with sqlite3.connect(data_dir / "smartserve.db") as database:
+    with closing(sqlite3.connect(data_dir / "smartserve.db")) as database, database:
         database.execute("PRAGMA ignore_check_constraints = 1")
         database.execute("UPDATE media_files SET status = ? WHERE id = ?", (status, photo))
     database.close()
@@ -149,7 +150,7 @@ async def test_facts_are_learned_where_an_old_database_has_none(
     assert server.services.rendering.pool.statistics()["jobs"] == 2, (
         "one look at the picture, one render"
     )
-    with sqlite3.connect(data_dir / "smartserve.db") as database:
+    with closing(sqlite3.connect(data_dir / "smartserve.db")) as database, database:
         row = database.execute("SELECT width, height, pages FROM media_facts").fetchall()
     database.close()
     assert row == [(768, 512, 1)]

@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-import aiomysql
+from pymysql.err import MySQLError
 from sqlalchemy import URL, ExceptionContext
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from proxy.domain.errors import DatabaseUnavailable
 
-CONNECTION_ERRORS = (OSError, EOFError, aiomysql.MySQLError)
+CONNECTION_ERRORS = (OSError, EOFError, MySQLError)
 """What the drivers raise if a connection is lost."""
 DRIVER_ERRORS = (SQLAlchemyError, *CONNECTION_ERRORS, RuntimeError)
 """What a driver call or SQLAlchemy's pool may raise; see `is_bug`."""
@@ -164,7 +164,7 @@ def _advice(error: BaseException) -> str:
     if isinstance(cause, sqlite3.Error):
         missing = any(text in str(cause) for text in _MISSING)
         return _OLD_SCHEMA if missing else _SQLITE_ADVICE.get(primary_code(cause), _BUG)
-    if isinstance(cause, aiomysql.MySQLError):
+    if isinstance(cause, MySQLError):
         full = any(text in str(cause) for text in _NO_SPACE)
         code = next(iter(cause.args), 0)
         return _DISK_FULL if full else _ADVICE.get(code, "See the log of the database.")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import math
+import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
@@ -129,7 +131,20 @@ def _bit_count(word: int) -> int:
     return (word & 0xFFFF_FFFF_FFFF_FFFF).bit_count()
 
 
+def _name_the_user() -> None:
+    """Prepare the import of aiomysql, which looks up the name of the process's user.
+
+    A container may run as a user without a name. Since Python 3.13 the look-up then raises an error
+    that aiomysql does not expect.
+    """
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USERNAME"] = "unknown"
+
+
 def _mysql_engine(url: str, settings: DatabaseSettings, isolation: str | None) -> AsyncEngine:
+    _name_the_user()
     # InnoDB does not notice that a client disconnects while its write waits for a row lock. Each
     # such session would stay for 50 s by default, so the wait is limited to the query timeout.
     wait_s = math.ceil(settings.query_timeout_s)

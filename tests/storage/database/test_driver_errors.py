@@ -6,6 +6,7 @@ import socket
 import sqlite3
 import ssl
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -125,7 +126,7 @@ async def test_a_locked_and_a_damaged_file_are_told_apart(
 ) -> None:
     quick = settings.model_copy(update={"query_timeout_s": 0.5})
     file = tmp_path / "media.db"
-    with sqlite3.connect(file) as other:
+    with closing(sqlite3.connect(file)) as other, other:
         other.execute("BEGIN IMMEDIATE")
         assert "another program is writing" in await reason(f"sqlite+aiosqlite:///{file}", quick)
     file.write_bytes(b"no database" * 1000)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -105,3 +108,27 @@ async def test_the_folder_of_a_file_is_created(tmp_path: Path, settings: Databas
         assert await connection.scalar(text("PRAGMA journal_mode")) == "wal"
         assert await connection.scalar(text("PRAGMA foreign_keys")) == 1
     await engine.dispose()
+
+
+# As Python 3.13 does it; earlier versions raise the KeyError of the look-up.
+_NAMELESS = """
+import getpass, os
+from proxy.settings import DatabaseSettings
+from proxy.storage.database.engine import open_engine
+
+def getuser():
+    if name := os.environ.get("USERNAME"):
+        return name
+    raise OSError("No username set in the environment")
+
+getpass.getuser = getuser
+print(open_engine("mysql+aiomysql://app@db/main", DatabaseSettings()).url.username)
+"""
+
+
+def test_a_process_of_a_user_without_a_name_connects_to_a_server() -> None:
+    unnamed = {name: value for name, value in os.environ.items() if name != "USERNAME"}
+    done = subprocess.run(
+        [sys.executable, "-c", _NAMELESS], env=unnamed, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "app\n"
