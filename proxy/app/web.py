@@ -11,6 +11,7 @@ from proxy.app.uploads import UploadServices, new_guard
 from proxy.domain.media import Media
 from proxy.domain.request import parse_request
 from proxy.ingest.uploads.preview import UploadPreviews
+from proxy.serving.near_duplicates import NearDuplicateSearch
 from proxy.settings import (
     admin_key,
     forward_target,
@@ -134,6 +135,8 @@ def _admin(services: Services) -> AdminHandler | None:
         guard=new_guard(settings, services.metrics, admin_key(settings.admin)),
         purger=services.storage.purger,
         sizes=settings.size_specs(),
+        database=services.storage.database,
+        duplicates=NearDuplicateSearch(services.storage.analyses, services.serving.image_info),
     )
 
 

@@ -1,10 +1,11 @@
-"""``smartserve import``, ``warm`` and ``analyse``: commands that process images."""
+"""``smartserve import``, ``warm``, ``analyse`` and ``near-duplicates``."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,7 @@ from proxy.domain.errors import MediaNotFound, SmartserveError
 from proxy.domain.media import DataType
 from proxy.domain.urls import image_url
 from proxy.library.import_files import ImportedFile, RejectedFile, walk
+from proxy.serving.near_duplicates import NearDuplicateSearch
 from proxy.settings import Settings
 from proxy.storage.database.embeddings import MAX_SIMILAR
 
@@ -110,20 +112,38 @@ async def warm(settings: Settings, ids: IdsArgument = None) -> int:
 
 
 @command()
-async def analyse(settings: Settings, ids: IdsArgument = None) -> int:
+async def analyse(
+    settings: Settings,
+    ids: IdsArgument = None,
+    store: Annotated[
+        bool,
+        typer.Option(
+            "--store",
+            help="Store the analyses of images that have none, or one of an earlier version.",
+        ),
+    ] = False,
+) -> int:
     """Print colors, quality, mood and text of images, one JSON object per line.
 
     A value that needs a model is null, with the reason, unless [vision] has a key for a provider.
-    Stores nothing. Exits with 1 if an image cannot be analysed.
+    Exits with 1 if an image cannot be analysed.
     """
     async with open_services(settings) as services, open_analyst(services) as analyst:
+        analyses = services.storage.analyses
 
         async def analyse_one(media_id: int) -> str:
             # Analysis needs the row, which names the file.
             media = await services.storage.database.find(media_id)
             if media is None:
                 raise MediaNotFound("there is no image with this id")
-            analysis = await analyst.analyse(media, await services.serving.facts.facts(media))
+            stored = await analyses.find(media_id) if store else None
+            if stored is not None and not stored.outdated:
+                # Also the analysis of another program, which may know more.
+                return json.dumps({"id": media_id, **stored.public()})
+            facts = await services.serving.facts.facts(media)
+            analysis = await analyst.analyse(media, facts, stored=stored)
+            if store:
+                await services.storage.writer.store_analysis(media_id, analysis)
             return json.dumps({"id": media_id, **analysis.public()})
 
         return await _print_each(services, ids, "analysing", analyse_one)
@@ -148,6 +168,29 @@ async def similar(
     for one, value in found.items():
         print(f"{one}\t{value:.4f}")
     return 0
+
+
+@command("near-duplicates")
+async def near_duplicates(
+    settings: Settings,
+    ids: Annotated[list[int], typer.Argument(metavar="ID...", help="Media ids.")],
+) -> int:
+    """Print images that look like the given ones, one JSON object per line.
+
+    Also finds mirrored, rotated, smaller and compressed copies. Compares the stored analyses of the
+    100,000 newest images; "skipped" counts images without a current one, which analyse --store
+    adds. Exits with 1 if an image cannot be analysed.
+    """
+    async with open_services(settings) as services:
+        search = NearDuplicateSearch(services.storage.analyses, services.serving.image_info)
+
+        async def search_one(media_id: int) -> str:
+            media = await services.storage.database.find(media_id)
+            if media is None:
+                raise MediaNotFound("there is no image with this id")
+            return json.dumps(asdict(await search.find(media)))
+
+        return await _print_each(services, ids, "comparing", search_one)
 
 
 async def _print_each(

@@ -268,6 +268,14 @@ def _admin(settings: Settings) -> Operations:
     for handler, what in ((AdminHandler.purge_media, "media"), (AdminHandler.purge_user, "users")):
         route = f"DELETE /api/{what}/{{id}}/renditions"
         yield operation(route, handler, *parameters, problems=problems, security="key")
+    yield operation(
+        "GET /api/media/{id}/near-duplicates",
+        AdminHandler.near_duplicates,
+        _MEDIA_ID,
+        query("before", "Compare only lower ids.", text(f"^{ID_PATTERN}$")),
+        problems=(*_INFO, (403, "The server has no key.")),
+        security="key",
+    )
 
 
 def _uploads() -> Operations:

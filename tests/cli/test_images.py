@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from proxy.domain.embedding import Embedding
 from proxy.storage.database.embeddings import row_of
@@ -150,6 +151,30 @@ def test_analyse_processes_all_images_by_default(
     done = invoke("analyse", "--data-dir", data_dir)
     ids = {json.loads(line)["id"] for line in done.stdout.splitlines()}
     assert (done.code, ids) == (0, set(library.ids.values()))
+
+
+def test_copies_are_found_among_stored_analyses(data: Path, tmp_path: Path, invoke: Invoke) -> None:
+    folder = tmp_path / "copies"
+    folder.mkdir()
+    with Image.open(SAMPLES / "logo.png") as logo:
+        logo.save(folder / "1.png")
+        small = logo.convert("RGB").resize((300, 233))
+        small.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(folder / "2.jpg", quality=70)
+    shutil.copy(SAMPLES / "badge.png", folder / "3.png")
+    assert invoke("import", folder, "--data-dir", data).code == 0
+    empty = invoke("near-duplicates", "1", "--data-dir", data)
+    assert empty.code == 0, empty.stderr
+    assert json.loads(empty.stdout)["skipped"] == 2
+    for _ in range(2):
+        stored = invoke("analyse", "--store", "--data-dir", data)
+        assert (stored.code, len(stored.stdout.splitlines())) == (0, 3), stored.stderr
+    found = json.loads(invoke("near-duplicates", "1", "--data-dir", data).stdout)
+    names = {one["id"] for one in found["near_duplicates"]}
+    assert len(names) == 1, found
+    assert found["near_duplicates"][0]["distance"] <= 0.18
+    assert (found["compared"], found["skipped"]) == (2, 0)
+    unknown = invoke("near-duplicates", "77", "--data-dir", data)
+    assert (unknown.code, unknown.stdout) == (1, "")
 
 
 def test_analyse_names_an_unknown_image(data: Path, invoke: Invoke) -> None:

@@ -273,6 +273,7 @@ def test_an_analysis_of_another_version_is_outdated() -> None:
     old = {name: value for name, value in found.own.items() if name != "version"}
     assert Analysis(found.columns, old).outdated
     assert not Analysis(found.columns, {}).outdated, "the row of another program"
+    assert not Analysis(found.columns, {"labels": None}).outdated, "with values of its answers"
 
 
 def test_a_renewed_analysis_has_the_new_pixels_and_the_old_answers() -> None:

@@ -146,6 +146,7 @@ def test_schemathesis_reads_every_operation(description: dict[str, Any]) -> None
         + [f"GET /{page}" for page in ("healthz", "readyz", "metrics", "openapi.json")]
         + [f"DELETE {path}" for path in ADMIN]
         + [f"GET /api/media/{one}/{{media_id}}" for one in ("analysis", "similar")]
+        + ["GET /api/media/{id}/near-duplicates"]
         + ["GET /info/{id}", "HEAD /info/{id}", "GET /oembed"]
         + [f"{method} /info" for method in ("GET", "POST")]
         + [f"GET {path}" for path in PAGE]

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from sqlalchemy import ColumnElement, Executable, Select, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from proxy.domain.analysis import Analysis
 from proxy.domain.embedding import Embedding
 from proxy.domain.errors import LeaseLost
 from proxy.domain.formats import SOURCE_MEDIA_TYPES
@@ -36,6 +37,7 @@ DONE, TAKEOVERS = "done", "takeovers"
 """Names in `ingest_totals`."""
 
 _items, _steps = ingest_items.c, processing_checklist.c
+
 # Columns of 255 characters that a language model fills with text of any length.
 _SHORT_COLUMNS = ("style_classification", "medium_detected")
 _MAX_SHORT = 255
@@ -167,16 +169,7 @@ class LeasedWriter(SqlDatabase):
         vector = None if embedding is None else await row_of(lease.media_id, embedding)
 
         async def work(connection: AsyncConnection) -> None:
-            # A value longer than its column is an error for MySQL in strict mode.
-            short = {name: (columns[name] or "")[:_MAX_SHORT] or None for name in _SHORT_COLUMNS}
-            for table, values in (
-                (media_ai_analysis, {**columns, **short}),
-                (media_analysis_details, {"details": dict(own)}),
-            ):
-                # Not an upsert: the tables of another program need no unique key.
-                await connection.execute(delete(table).where(table.c.media_id == lease.media_id))
-                row = {"media_id": lease.media_id, **values}
-                await connection.execute(insert(table).values(row))
+            await _replace_analysis(connection, lease.media_id, columns, own)
             if vector is not None:
                 await replace_embedding(connection, vector)
             if focus is not None:
@@ -187,6 +180,33 @@ class LeasedWriter(SqlDatabase):
             await connection.execute(_checklist(lease, done))
 
         await self.fenced(lease, work)
+
+    async def store_analysis(self, media_id: int, analysis: Analysis) -> None:
+        """Replace the stored analysis of a medium that no upload is being processed for.
+
+        Without an embedding the stored one stays.
+        """
+        new = analysis.embedding
+        vector = None if new is None else await row_of(media_id, new)
+        async with self.transaction() as connection:
+            await _replace_analysis(connection, media_id, analysis.columns, analysis.own)
+            if vector is not None:
+                await replace_embedding(connection, vector)
+
+
+async def _replace_analysis(
+    connection: AsyncConnection, media_id: int, columns: Mapping[str, Any], own: Mapping[str, Any]
+) -> None:
+    """Replace the stored analysis of a medium, in a transaction of the caller."""
+    # A value longer than its column is an error for MySQL in strict mode.
+    short = {name: (columns[name] or "")[:_MAX_SHORT] or None for name in _SHORT_COLUMNS}
+    for table, values in (
+        (media_ai_analysis, {**columns, **short}),
+        (media_analysis_details, {"details": dict(own)}),
+    ):
+        # Not an upsert: the tables of another program need no unique key.
+        await connection.execute(delete(table).where(table.c.media_id == media_id))
+        await connection.execute(insert(table).values({"media_id": media_id, **values}))
 
 
 def add_to_total(name: str, count: int | ColumnElement[int]) -> Executable:

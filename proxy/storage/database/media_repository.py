@@ -14,7 +14,7 @@ import structlog
 from cachetools import LRUCache
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from proxy.domain.analysis import Analysis
+from proxy.domain.analysis import ANALYSIS_VERSION, Analysis
 from proxy.domain.errors import DatabaseUnavailable, MediaRowInvalid
 from proxy.domain.formats import SOURCE_MEDIA_TYPES
 from proxy.domain.media import (
@@ -28,6 +28,7 @@ from proxy.domain.media import (
     stored_text,
     utc_timestamp,
 )
+from proxy.domain.perceptual_hash import PerceptualHash
 from proxy.domain.variant import PurgeEntry
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import MediaPaths, NewMedia
@@ -298,6 +299,36 @@ ReadAnswers = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """Returns values from the answers of providers in the columns of ``media_ai_analysis``."""
 
 
+# Only three values are read: the details of an image have some kilobytes. A row that is not JSON
+# has none.
+_JSON_DETAILS = sa.case((sa.func.json_valid(_details.details) == 1, raw(_details.details).element))
+_HASHES = (
+    sa.select(
+        _files.id,
+        *(
+            sa.type_coerce(
+                sa.func.json_extract(_JSON_DETAILS, f"$.{name}"), sa.types.NullType()
+            ).label(name)
+            for name in ("phash", "phash_mask", "version")
+        ),
+    )
+    .outerjoin(media_analysis_details, _details.media_id == _files.id)
+    .where(_files.id < sa.bindparam("before"), servable)
+    .order_by(_files.id.desc())
+    .limit(sa.bindparam("limit"))
+)
+
+
+def _hash_of(row: sa.Row[Any]) -> PerceptualHash | None:
+    # MariaDB and MySQL return JSON: texts in quotes, and all values as text.
+    own = {
+        name: one.strip('"') if isinstance(one, str) else one for name, one in row._asdict().items()
+    }
+    if str(own["version"]) != str(ANALYSIS_VERSION):
+        return None
+    return PerceptualHash.parse(own["phash"], own["phash_mask"])
+
+
 class AnalysisRepository:
     """Reads analyses; every method raises DatabaseUnavailable."""
 
@@ -337,6 +368,16 @@ class AnalysisRepository:
         rows = await self._database.read(query.where(_details.media_id.in_(media_ids)))
         hashes = {row.media_id: _json_object(row.details).get("thumbhash") for row in rows}
         return {media_id: one for media_id, one in hashes.items() if one and isinstance(one, str)}
+
+    async def hashes(
+        self, *, before: int, limit: int
+    ) -> Sequence[tuple[int, PerceptualHash | None]]:
+        """Return a page of ids below ``before``, descending, with the hashes of their analyses.
+
+        None: the analysis is of another version or of another program, or there is none.
+        """
+        rows = await self._database.read(_HASHES, {"before": before, "limit": limit})
+        return [(row.id, _hash_of(row)) for row in rows]
 
     async def find_brand(self, user_id: int) -> Mapping[str, Any] | None:
         """Return the brand colours and the id of a user's latest logo that has any, or None."""

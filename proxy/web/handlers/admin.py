@@ -1,4 +1,4 @@
-"""The admin routes: purging renditions over HTTP with the admin key."""
+"""The admin routes, with the admin key: purging renditions, and near duplicates of an image."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from typing import Annotated
 from aiohttp import web
 from pydantic import Field
 
-from proxy.domain.errors import StorageError
+from proxy.domain.errors import MediaNotFound, StorageError
 from proxy.domain.media import MAX_MEDIA_ID
-from proxy.domain.request import parse_boxes
+from proxy.domain.request import last_values, parse_boxes
 from proxy.domain.variant import SizeSpec
+from proxy.serving.near_duplicates import NearDuplicates, NearDuplicateSearch
 from proxy.serving.purge import PurgeService
+from proxy.storage.database import MediaRepository
 from proxy.web.auth import KeyGuard
 from proxy.web.json_response import json_route
-from proxy.web.request_input import path_id
+from proxy.web.request_input import parse_id, path_id
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -57,6 +59,8 @@ class AdminHandler:
     guard: KeyGuard
     purger: PurgeService
     sizes: Mapping[str, SizeSpec]
+    database: MediaRepository
+    duplicates: NearDuplicateSearch
 
     @json_route("purge_media")
     async def purge_media(self, request: web.Request) -> PurgedMedia:
@@ -86,6 +90,19 @@ class AdminHandler:
         if failed:
             raise StorageError(f"{len(failed)} of {media} images: {failed[0].detail}")
         return PurgedUser(media, dropped, recorded)
+
+    @json_route("near_duplicates")
+    async def near_duplicates(self, request: web.Request) -> NearDuplicates:
+        """List images that look like this one, also mirrored, rotated or smaller."""
+        self.guard.check(request)
+        media_id = path_id(request)
+        values = last_values(request.rel_url.raw_query_string)
+        text = values.get("before", str(MAX_MEDIA_ID))
+        before = parse_id("before", text)
+        media = await self.database.find(media_id) if media_id <= MAX_MEDIA_ID else None
+        if media is None:
+            raise MediaNotFound(f"there is no image with id {media_id}")
+        return await self.duplicates.find(media, before=min(before, MAX_MEDIA_ID))
 
     def _boxes(self, request: web.Request) -> tuple[SizeSpec, ...]:
         return parse_boxes(request.rel_url.raw_query_string, sizes=self.sizes)

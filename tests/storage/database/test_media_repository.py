@@ -14,8 +14,10 @@ import orjson
 import pytest
 from structlog.testing import capture_logs
 
+from proxy.domain.analysis import ANALYSIS_VERSION, Analysis
 from proxy.domain.errors import MediaRowInvalid
 from proxy.domain.media import MAX_MEDIA_ID, DataType, Media, MediaFacts, MediaStatus
+from proxy.domain.perceptual_hash import PerceptualHash
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import MediaPaths, NewMedia, tables
 from proxy.storage.database.ingest_queue import IngestQueue
@@ -336,6 +338,38 @@ async def test_thumbhashes_are_read_of_many_and_only_where_there_are_any(
     asked = [one.media_id for one in leases]
     assert await analyses.thumbhashes([*asked, 99]) == {asked[0]: "aGFzaA=="}
     assert await analyses.thumbhashes([]) == {}
+
+
+async def test_hashes_are_those_of_current_analyses_of_servable_images(
+    queue: IngestQueue, writer: LeasedWriter, backend: Backend, url: str
+) -> None:
+    analyses = AnalysisRepository(writer)
+    await offer(queue, 1, 2, 3, 4)
+    leases = [(await claimed(queue)).lease for _ in range(4)]
+    known = {"phash": "00ff00ff00ff00ff", "phash_mask": "f" * 16}
+    for lease, version in zip(leases, (ANALYSIS_VERSION, 1, ANALYSIS_VERSION), strict=False):
+        own = {**OWN, **known, "version": version}
+        await writer.save_analysis(lease, COLUMNS, own, focus=None)
+    ids = [lease.media_id for lease in leases]
+    backend.run(url, "UPDATE media_files SET status = 'completed', bulk_path = 'a.jpg'")
+    backend.run(url, f"UPDATE media_files SET status = 'failed' WHERE id = {ids[2]}")
+    wanted = PerceptualHash.parse(*known.values())
+    pages = await analyses.hashes(before=MAX_MEDIA_ID, limit=10)
+    assert pages == [(ids[3], None), (ids[1], None), (ids[0], wanted)]
+    assert await analyses.hashes(before=ids[3], limit=1) == [(ids[1], None)]
+
+
+async def test_an_analysis_is_stored_in_place_of_an_earlier_one(
+    queue: IngestQueue, writer: LeasedWriter
+) -> None:
+    analyses = AnalysisRepository(writer)
+    await offer(queue, 1)
+    media_id = (await claimed(queue)).lease.media_id
+    for score in (10, 20):
+        await writer.store_analysis(media_id, Analysis({**COLUMNS, "quality_score": score}, OWN))
+    stored = await analyses.find(media_id)
+    assert stored is not None
+    assert stored.columns["quality_score"] == 20
 
 
 _TABLES = ("media_files", "media_facts", "media_fallbacks", "media_ai_analysis")

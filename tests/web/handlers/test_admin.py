@@ -366,3 +366,32 @@ async def test_a_purge_of_a_user_goes_on_after_an_image_that_fails(
     assert status == 503
     assert body["detail"] == "1 of 4 images: renditions could not be deleted from the disk"
     assert purged == [one for one in sorted(library.ids.values()) if one not in failing]
+
+
+async def test_near_duplicates_are_listed_with_the_admin_key(server: Serving, photo: int) -> None:
+    url = f"/api/media/{photo}/near-duplicates"
+    async with server.client.get(url) as answer:
+        assert answer.status == 401
+    async with server.client.get(url, headers=BEARER) as answer:
+        assert answer.status == 200
+        found = await answer.json()
+    # Nothing is analysed yet: an import stores no analysis.
+    assert (found["id"], found["near_duplicates"], found["compared"]) == (photo, [], 0)
+    assert found["skipped"] > 0
+    assert found["next_before"] is None
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("/api/media/999999/near-duplicates", 404),
+        ("/api/media/x/near-duplicates", 400),
+        ("/api/media/1/near-duplicates?before=x", 400),
+        (f"/api/media/{10**18}/near-duplicates", 404),
+    ],
+)
+async def test_near_duplicates_of_a_bad_id_are_a_problem(
+    server: Serving, target: str, status: int
+) -> None:
+    async with server.client.get(target, headers=BEARER) as answer:
+        assert answer.status == status
