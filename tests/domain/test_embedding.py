@@ -11,9 +11,9 @@ import pytest
 from proxy.domain.embedding import WORDS, Embedding
 
 
-def rotated(vector: tuple[float, ...], angle: float) -> tuple[float, ...]:
+def rotated(vector: tuple[float, ...], angle: float, seed: int = 0) -> tuple[float, ...]:
     """A vector at this angle to another one, in a random direction."""
-    random = Random(repr(vector))
+    random = Random(f"{seed}{vector}")
     other = [random.gauss() for _ in vector]
     along = sum(map(mul, other, vector))
     across = Embedding.of("", [one - along * two for one, two in zip(other, vector, strict=True)])

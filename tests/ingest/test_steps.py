@@ -16,6 +16,7 @@ from pytest_aiohttp.plugin import AiohttpServer
 
 from proxy.app.ingest import IngestUrls, open_ingest
 from proxy.domain.analysis import (
+    PUBLIC_TYPES,
     Analysis,
     AnalysisResult,
     ContentClass,
@@ -683,6 +684,7 @@ async def test_the_callback_has_the_rich_payload(fake: FakeMainApi, worker: Work
     unknown = ("style", "medium", "brand_colors", "site_context", "background_removed")
     assert {analysis[name] for name in unknown} == {None}
     assert analysis["dominant_colors"]
+    assert set(PUBLIC_TYPES) <= set(analysis)
     assert {"detected_logos", "safe_search", "brand_colors"} <= set(analysis["reasons"])
 
 

@@ -106,10 +106,12 @@ async def test_the_bits_choose_and_the_vectors_decide(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the images that are near by their bits the vectors are compared exactly."""
-    monkeypatch.setattr(embeddings, "_CANDIDATES", 5)
+    monkeypatch.setattr(embeddings, "_CANDIDATES", 9)
     one = vector(1)
-    near = [await library.add(rotated(one, angle)) for angle in (0.30, 0.29, 0.28)]
+    angles = [0.30 - 0.005 * seed for seed in range(8)]
+    # In different directions, so that their bits are in another order than their angles.
+    near = [await library.add(rotated(one, angle, seed)) for seed, angle in enumerate(angles)]
     for seed in range(20, 40):
         await library.add(vector(seed))
     media_id = await library.add(one)
-    assert list(await library.similar(media_id, limit=3) or ()) == near[::-1]
+    assert list(await library.similar(media_id, limit=8) or ()) == near[::-1]
