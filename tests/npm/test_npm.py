@@ -47,6 +47,16 @@ def test_every_export_exists_with_its_types() -> None:
         assert (PACKAGE / entry["types"]).is_file()
 
 
+def test_only_the_component_imports_packages() -> None:
+    """A linked package does not find those of the application, so that its build fails."""
+    imported = {
+        name
+        for module in (PACKAGE / "src").glob("*.js")
+        for name in re.findall(r'^import .* from "([^".]+)"', module.read_text(), re.MULTILINE)
+    }
+    assert imported == {"react", "react-dom"}
+
+
 def test_the_type_of_the_analysis_has_all_members_that_the_server_sends() -> None:
     types = (PACKAGE / "src" / "urls.d.ts").read_text()
     body = types.partition("interface ImageAnalysis {")[2].partition("\n}")[0]
