@@ -80,6 +80,8 @@ def test_import_names_skips_and_counts_whatever_is_no_image(
     names = [line.split("/odd/")[1].split(": ")[0] for line in sorted(skipped)]
     odd = r"e-\x1b[31m\u202e[bold]name.png"
     assert names == ["b-fifo", "c-dangling", "d-link", odd, "g-large.png"]
+    # Not decoded: what a FIFO or a device sends may never end.
+    assert "b-fifo: is not a regular file" in done.stderr
     assert "\x1b" not in done.stderr + done.stdout
     assert "import: 1 imported, 2 known, 5 skipped" in done.stderr
 
