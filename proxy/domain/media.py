@@ -18,7 +18,7 @@ MAX_MEDIA_ID = 2**63 - 1
 
 _HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _MAX_NUMBER = 2**53
-_EPOCH = datetime.fromtimestamp(0, UTC)
+EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 class DataType(StrEnum):
@@ -201,7 +201,7 @@ def utc_timestamp(moment: object) -> datetime:
             return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except (ValueError, OverflowError, OSError):
         pass
-    return _EPOCH
+    return EPOCH
 
 
 def stored_facts(values: Mapping[str, Any]) -> MediaFacts:

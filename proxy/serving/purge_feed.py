@@ -9,6 +9,7 @@ from functools import partial
 import structlog
 
 from proxy.domain.errors import DatabaseUnavailable, StorageError
+from proxy.domain.media import EPOCH, utc_timestamp
 from proxy.domain.variant import PurgeEntry
 from proxy.runtime.thread_pool import ThreadPool
 from proxy.serving.purge import PurgeService
@@ -171,13 +172,20 @@ class PurgeFeed:
             # There may be more. Each cached row is read again when it is next used.
             self._rows.expire_all()
         for media_id, version in versions.items():
-            known = self._versions.get(media_id) == version and media_id not in unsettled
+            seen = self._versions.get(media_id) == version or self._is_cached(media_id, version)
+            known = seen and media_id not in unsettled
             # Most changed rows are not cached, or were read after the change.
             if not known and await self._rows.refresh(media_id):
                 self._rows.changed(media_id)
                 self._counts["changed"] += 1
         self._versions = versions
         self._changes_until = now
+
+    def _is_cached(self, media_id: int, version: str) -> bool:
+        """Return whether the cached row has this ``updated_at``."""
+        cached, changed_at = self._rows.peek(media_id), utc_timestamp(version)
+        # The epoch stands for every value that is no timestamp.
+        return cached is not None and cached[0].updated_at == changed_at != EPOCH
 
     async def _slow_down(self, took_s: float) -> None:
         # With an index the query takes a millisecond, or longer because the machine is busy.

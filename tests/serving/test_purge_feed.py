@@ -6,6 +6,7 @@ import math
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -234,6 +235,34 @@ async def test_a_changed_row_is_read_again_and_the_caches_are_told(
     assert found is not None
     assert found.bulk_path == "bulk/other.jpg"
     await there.writer.run(lambda one: one.execute(delete(media_files)))
+
+
+async def test_a_row_that_is_cached_as_it_is_is_not_read_again(
+    pair: Pair, new: NewMedia, facts: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that is set back a year makes the feed list all rows of that year."""
+    there = await pair.server("there")
+    media_id = await there.repository.insert(new, facts)  # type: ignore[arg-type] # the fixture's
+    old = update(media_files).values(updated_at=datetime(2026, 1, 31, 12, tzinfo=UTC))
+    await there.writer.run(lambda one: one.execute(old))
+    assert await there.database.find(media_id) is not None
+    refreshed: list[int] = []
+
+    async def refresh(one: int) -> bool:
+        refreshed.append(one)
+        return False
+
+    async def january() -> float:
+        return 1_769_000_000.0
+
+    monkeypatch.setattr(there.database, "refresh", refresh)
+    monkeypatch.setattr(there.purge_feed._table, "now", january)
+    await there.purge_feed.sync()
+    assert refreshed == []
+    there.database.invalidate(media_id)
+    there.purge_feed._versions = {}
+    await there.purge_feed.sync()
+    assert refreshed == [media_id], "control: the cached row is not known to be this one"
 
 
 async def test_a_row_of_any_updated_at_does_not_stop_the_feed(
