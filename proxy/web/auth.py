@@ -21,7 +21,7 @@ from cachetools import TTLCache
 from proxy.domain.errors import AccessDisabled, TooManyFailures, Unauthorized
 from proxy.domain.media import MAX_MEDIA_ID
 from proxy.settings import TokenKey, UserSettings
-from proxy.web.server.client_address import CLIENT, client_address, parse_address
+from proxy.web.server.client_address import CLIENT, parse_address
 
 # The characters of a token68 (RFC 9110, 11.2).
 _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*) *", re.ASCII | re.IGNORECASE)
@@ -270,7 +270,7 @@ def caller_of(request: web.BaseRequest) -> str:
 
     An IPv4 address, or the /64 of an IPv6 address: one customer usually has a whole /64.
     """
-    address = parse_address(client_address(request) or "")
+    address = parse_address(request.get(CLIENT) or request.remote or "")
     if isinstance(address, IPv6Address):
         return str(ip_network(f"{address}/64", strict=False))
     return "local" if address is None else str(address)

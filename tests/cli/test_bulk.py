@@ -124,13 +124,14 @@ def run_analyse(patch: Patch, invoke: Invoke, root: Path, fail: Fail) -> Complet
     async def find(media_id: int) -> int:
         return media_id
 
-    async def analyse(media: int, _facts: object) -> object:
+    async def analyse(media: int, _facts: object, *, stored: object) -> object:
+        assert stored is None
         fail(media)
         return SimpleNamespace(public=dict)
 
     opened = services(
         make_settings(root),
-        storage=SimpleNamespace(database=SimpleNamespace(find=find)),
+        storage=SimpleNamespace(database=SimpleNamespace(find=find), analyses=None),
         serving=SimpleNamespace(facts=SimpleNamespace(facts=find)),
     )
     patch("proxy.cli.images.open_services", context(opened))

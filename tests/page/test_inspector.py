@@ -78,7 +78,9 @@ async def test_jpeg_is_disabled_while_the_background_is_removed(visit: Visit) ->
 
 async def test_a_visible_draft_is_replaced_by_its_final(visit: Visit) -> None:
     page = await visit.inspect("kodak-03.jpg")
-    await page.select_option("#size", "small")
+    # A width that no other test requests: its final must not exist yet.
+    await page.select_option("#size", "")
+    await page.select_option("#width", "750")
     await expect(page.locator("#stage")).to_have_text("Draft")
     draft = await page.get_attribute("#image", "src")
     await expect(page.locator("#stage")).to_have_text("Final", timeout=FINAL_MS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
@@ -17,7 +17,7 @@ _MAX_ADDRESSES = 4096
 """Addresses of which it is remembered whether they are trusted."""
 
 CLIENT = web.RequestKey("client", str)
-"""Of a request that a trusted proxy forwarded: the client's address. See `client_address`."""
+"""Of a request that a trusted proxy forwarded: the client's address, which replaces `remote`."""
 
 
 class TrustedProxies:
@@ -26,13 +26,9 @@ class TrustedProxies:
     def __init__(self, networks: Sequence[str], header: str) -> None:
         """``header`` is X-Forwarded-For or Forwarded. Proxies may pass the other on unchanged."""
         self._networks = [ip_network(network) for network in networks]
-        self._header = header
-        # The list of a CDN may have hundreds of entries.
-        self._is_trusted = lru_cache(_MAX_ADDRESSES)(self._is_listed)
-
-    def __contains__(self, peer: str | None) -> bool:
-        """Return whether a peer's address is in one of the networks."""
-        return self._is_trusted(peer or "")
+        self.header = header
+        self.is_trusted: Callable[[str], bool] = lru_cache(_MAX_ADDRESSES)(self._is_listed)
+        """Returns whether an address is in one of the networks: a CDN may have hundreds."""
 
     def _is_listed(self, peer: str) -> bool:
         address = parse_address(peer)
@@ -45,24 +41,24 @@ class TrustedProxies:
         address that is not a proxy's. What is left of it was sent by the client itself.
         """
         # aiohttp gives a request that it could not parse an empty dict, which has no `getall`.
-        if self._header not in headers:
+        if self.header not in headers:
             return None
         found = None
         # Split at every comma, also in quotes: a quote that the client left open must not hide what
         # a proxy appended.
-        for hop in reversed(",".join(headers.getall(self._header)).split(",")):
+        for hop in reversed(",".join(headers.getall(self.header)).split(",")):
             address = parse_address(self._node(hop.strip()))
             # "unknown" or garbage: the proxy to the right is the last known hop.
             if address is None:
                 break
             found = str(address)
-            if found not in self:
+            if not self.is_trusted(found):
                 break
         return found
 
     def _node(self, hop: str) -> str:
         """Return the address of one hop, without quotes, brackets and port; empty if none."""
-        if self._header == "Forwarded":
+        if self.header == "Forwarded":
             # RFC 7239, 4: pairs in any order, with names in any case.
             pairs = (pair.strip().partition("=") for pair in hop.split(";"))
             named = (value for name, _, value in pairs if name.lower() == "for")
@@ -80,8 +76,3 @@ def parse_address(text: str) -> IPv4Address | IPv6Address | None:
     # A dual-stack socket reports IPv4 clients as IPv6.
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return address if mapped is None else mapped
-
-
-def client_address(request: web.BaseRequest) -> str | None:
-    """Return the client's address, by a header only if the peer is a trusted proxy."""
-    return request.get(CLIENT) or request.remote

@@ -184,9 +184,11 @@ def _adapted(make: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequ
             del headers["Expect"]
             message = message._replace(headers=CIMultiDictProxy(headers))
         request = make(message, payload, protocol, *rest)
-        client = None if protocol.proxies is None else protocol.proxies.find_client(request.headers)
-        if client is not None:
-            request[CLIENT] = client
+        proxies = protocol.proxies
+        if proxies is not None and proxies.header in message.headers:
+            client = proxies.find_client(message.headers)
+            if client is not None:
+                request[CLIENT] = client
         return request
 
     return made
@@ -251,7 +253,7 @@ class Connection(RequestHandler):
         # In the form of aiohttp's requests, and formatted once for all of them.
         peer = self.peername
         self._remote = str(peer[0]) if isinstance(peer, tuple) else peer
-        if self._remote in self._server.proxies:
+        if self._server.proxies.is_trusted(self._remote or ""):
             self.proxies = self._server.proxies
 
     def restrict(self) -> None:

@@ -33,7 +33,7 @@ from proxy.web.responses import (
     framed,
     without_slash,
 )
-from proxy.web.server.client_address import TrustedProxies, client_address
+from proxy.web.server.client_address import CLIENT, TrustedProxies
 from proxy.web.server.parser import OVER_LIMIT, RequestRejection
 from proxy.web.server.request_tracing import AnsweredRequest, end_request, start_request
 from proxy.web.server.response_cache import CachedResponse, ResponseCache
@@ -136,7 +136,9 @@ class RequestPipeline:
         # While tracing is off, a response from the cache costs only this comparison more.
         if self._tracing.enabled:
             span = self._start_span(message.path, message.headers, began)
-        client = None if proxies is None else proxies.find_client(message.headers)
+        client = None
+        if proxies is not None and proxies.header in message.headers:
+            client = proxies.find_client(message.headers)
         answered = AnsweredRequest(
             message,
             message.path,
@@ -212,7 +214,7 @@ class RequestPipeline:
                     answered = AnsweredRequest(
                         request,
                         request.raw_path,
-                        client_address(request),
+                        request.get(CLIENT) or request.remote,
                         request.remote,
                         answer.request_id,
                         int(answer.status),

@@ -243,9 +243,9 @@ async def test_files_that_are_not_images_are_reported_and_hidden_ones_ignored(
     assert [one.path for one in adopted(outcomes)] == [f"{LIBRARY}/a.jpg"]
     reasons = {path.rpartition("/")[2]: reason for path, reason in skipped(outcomes).items()}
     assert reasons == {
-        "notes.txt": "is not an image; accepted are jpeg, png, webp, avif, gif, tiff",
-        "icon.svg": "is svg; accepted are jpeg, png, webp, avif, gif, tiff",
-        "empty.jpg": "is not an image; accepted are jpeg, png, webp, avif, gif, tiff",
+        "notes.txt": "is not an image; accepted are jpeg, png, webp, avif, heic, gif, tiff",
+        "icon.svg": "is svg; accepted are jpeg, png, webp, avif, heic, gif, tiff",
+        "empty.jpg": "is not an image; accepted are jpeg, png, webp, avif, heic, gif, tiff",
         "link.jpg": "is a symbolic link",
         "up": "is a symbolic link",
         "fifo.jpg": "is not a regular file",

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,8 @@ async def test_equal_waiters_share_one_body(server: Serving, library: Library) -
     connections = [await connect(server) for _ in range(40)]
     for reader, writer in connections:
         reader._transport.pause_reading()  # type: ignore[attr-defined]
+        # Otherwise the buffers of the kernel may hold the whole body.
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     await eventually(server.renders, timeout_s=120)
     await eventually(lambda: server.surface.runner.pipeline._active == 40)
