@@ -179,12 +179,12 @@ class KeyGuard(BearerGuard):
             raise AccessDisabled(self.advice)
         # A missing or malformed header is not a guess and does not count as a failure.
         token = self._token(request)
-        caller = caller_of(request)
         # In constant time: all digests have one length, whatever a client sends. The right key is
         # accepted during a block too: strangers behind the same proxy must not lock its owner out.
         # Keys are too long to be guessed; the limit only bounds what guesses cost.
         if hmac.compare_digest(_digest(token), self._digest):
             return
+        caller = caller_of(request)
         self._check_limit(caller)
         self._add_failure(caller)
         raise self._unauthorized(AuthFailure.WRONG, "the key is wrong")
@@ -205,7 +205,6 @@ class TokenVerifier(BearerGuard):
             AccessError: there is no valid token.
         """
         token = self._token(request)
-        caller = caller_of(request)
         try:
             claims = self._decode(token)
         except jwt.ExpiredSignatureError:
@@ -220,6 +219,7 @@ class TokenVerifier(BearerGuard):
             claims = {}
         user_id = _user(claims)
         if user_id is None:
+            caller = caller_of(request)
             # A valid token is accepted during a block too.
             self._check_limit(caller)
             self._add_failure(caller)
