@@ -99,9 +99,13 @@ def _record_outputs(
 
 def _record_stages(parent: Span, began: float, result: RenderResult) -> None:
     """Record the stages end to end: a worker reports their durations, not their starts."""
+    # A busy server notes the start of a job later than the worker, whose stages then seem to be
+    # longer than the job.
+    now = time.perf_counter()
     for stage, seconds in result.stages.items():
-        record(stage, began, began + seconds, parent=parent)
-        began += seconds
+        ended = min(began + seconds, now)
+        record(stage, began, ended, parent=parent)
+        began = ended
 
 
 def _attributes(result: RenderResult) -> dict[str, str | int | float | bool]:
