@@ -110,7 +110,8 @@ async def flooded(server: Server, logo: int, count: int) -> FloodResult:
     bounds = {media_id: allowed(_known(storage, media_id)) for media_id in ids}
     files = {media_id: len(renditions(server, media_id)) for media_id in ids}
     assert all(0 < files[media_id] <= bounds[media_id] for media_id in ids), (files, bounds)
-    assert statuses.keys() == {200, 400, 404}
+    # 301: without a trailing slash the address is one of an image. 414: the line is too long.
+    assert {200, 400, 404} <= statuses.keys() <= {200, 301, 400, 404, 414}
     return FloodResult(statuses, sum(files.values()), sum(bounds.values()), grown)
 
 
