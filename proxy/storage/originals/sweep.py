@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -63,7 +64,9 @@ def sweep(root: str, stopped: Event, *, clock: Callable[[], float] = time.time) 
     with suppress(OSError), descended(root) as top:
         # fwalk compares each directory with its lstat before it enters, so a symbolic link never
         # leads the walk out of the root; files are deleted relative to the open directory.
-        for _, _, names, directory in _throttled(os.fwalk(".", dir_fd=top), stopped):
+        for _, folders, names, directory in _throttled(os.fwalk(".", dir_fd=top), stopped):
+            # It would open the target of a link before it compares.
+            folders[:] = [one for one in folders if _is_directory(one, directory)]
             for name in filter(is_tempfile_name, names):
                 if _delete_if_stale(name, directory, clock()):
                     removed += 1
@@ -72,6 +75,12 @@ def sweep(root: str, stopped: Event, *, clock: Callable[[], float] = time.time) 
     if removed:
         log.info("unfinished_originals_swept", files=removed, left=left)
     return left
+
+
+def _is_directory(name: str, parent: int) -> bool:
+    with suppress(OSError):
+        return stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
+    return False
 
 
 def _delete_if_stale(name: str, directory: int, now: float) -> bool:
