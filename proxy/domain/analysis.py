@@ -123,7 +123,7 @@ class VisionResult:
     logos: tuple[DetectedObject, ...] | None = None
     """Brands whose logo the image contains."""
     safe_search: Mapping[str, str] | None = None
-    """A member of `LIKELIHOODS` for each of `SAFE_SEARCH`; None if not determined."""
+    """The likelihood (`LIKELIHOODS`) of each kind of content in `SAFE_SEARCH`; None if unknown."""
     embedding: tuple[float, ...] | None = None
     text: str | None = None
     """Empty if the image contains no text; None if the provider did not search for text."""

@@ -16,7 +16,7 @@ WORDS, _WORD_BITS = 4, 64
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """A vector of length 1. Only embeddings of the same model can be compared."""
+    """The vector of an image, scaled to length 1. Only vectors of one model can be compared."""
 
     model: str
     vector: tuple[float, ...]

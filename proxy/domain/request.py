@@ -96,9 +96,9 @@ def _pairs(raw_query: str) -> Iterator[tuple[str, str]]:
 
 
 def last_values(raw_query: str) -> dict[str, str]:
-    """Return the parameters of a raw query, the last value of each, in the order of those.
+    """Return the last value of each parameter of a raw query, in the order of these values.
 
-    The names are in lower case.
+    Names are in lower case.
     """
     values: dict[str, str] = {}
     for name, value in _pairs(raw_query):

@@ -149,7 +149,7 @@ def shapes_of(boxes: Iterable[SizeSpec], facts: MediaFacts) -> frozenset[str]:
 def box_geometry(box: SizeSpec) -> Geometry:
     """Return a geometry that stands for a box, for images of another server.
 
-    Their dimensions are not known here, so the box identifies the size.
+    The dimensions of such an image are unknown, so its geometry is that of the box.
     """
     width, height = box.width or 0, box.height or 0
     return Geometry(width, height, width, height)

@@ -186,7 +186,7 @@ def test_an_error_of_one_item_costs_only_itself(
     invoke: Invoke,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # A temporary error is repeated first; see tests/cli/test_base.py.
+    # Without repetitions of temporary errors, which tests/cli/test_base.py tests.
     monkeypatch.setattr("proxy.cli.base._RETRY_DELAYS_S", ())
     for failing in POSITIONS:
 

@@ -45,7 +45,7 @@ def test_the_words_fit_a_signed_column_and_never_change() -> None:
     words = Embedding("m", vector(1)).words()
     assert len(words) == WORDS
     assert all(-(2**63) <= word < 2**63 for word in words)
-    # Stored words are compared with those of later versions.
+    # The database keeps words of this version, with which later versions compare theirs.
     assert Embedding.of("m", range(1, 9)).words() == [
         -8349237728062996713,
         3163633377006866372,

@@ -131,7 +131,7 @@ def shared_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def next_app(shared_dir: Path) -> Iterator[str]:
-    """The URL of an application, built by Next.js with the App Router, and served by it."""
+    """Build and serve an application of Next.js with the App Router; return its URL."""
     binary = "node_modules/next/dist/bin/next"
     place = built(HERE / "next", shared_dir / "next", binary, "build")
     port = free_port()

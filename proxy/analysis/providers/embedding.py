@@ -1,4 +1,4 @@
-"""An embedding model with an API like that of vLLM: ``/v1/embeddings`` with an image.
+"""A provider of embeddings: a model server with vLLM's ``/v1/embeddings``, which takes an image.
 
 https://docs.vllm.ai/en/stable/serving/openai_compatible_server.html, "Chat embeddings". It serves
 CLIP, SigLIP and others from model files on a machine of the operator.

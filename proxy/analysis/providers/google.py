@@ -21,7 +21,7 @@ FEATURES = (
     "LOGO_DETECTION",
     "SAFE_SEARCH_DETECTION",
 )
-"""What is requested of each image; Google charges for each feature."""
+"""Features requested for each image. Google charges for each of them."""
 # Transient codes of google.rpc.Code: deadline exceeded, exhausted, internal, unavailable.
 _TRANSIENT = frozenset({4, 8, 13, 14})
 _SUBJECT_LABELS = 5

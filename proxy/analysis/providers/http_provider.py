@@ -126,7 +126,7 @@ class VisionProvider(ABC, Generic[SettingsT]):
     def recall(answer: Any, sent_size: tuple[int, int] | None = None) -> VisionResult:
         """Return the result of an answer, new or stored as `VisionResult.raw`.
 
-        Without the size of the image that was sent, positions in its pixels are left out.
+        ``sent_size`` is that of the image that was sent. Without it the result has no positions.
 
         Raises:
             AnalysisError: the answer has another form than this provider's, or contains no result.

@@ -143,9 +143,10 @@ def _coded(primaries: int, curve: int) -> ColourSpace | None:
     return None if space == ColourSpace() else space
 
 
+# Chunks of PNG and boxes of ISO/IEC 14496-12 begin alike.
+_LENGTH_AND_NAME = struct.Struct(">I4s")
 # PNG (third edition).
 _PNG_SIGNATURE = 8
-_PNG_CHUNK = struct.Struct(">I4s")
 _CRC = 4
 _COLOUR_CHUNKS = (b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM")
 _MAX_COLOUR_CHUNK = 32
@@ -200,13 +201,13 @@ def _colour_chunks(descriptor: int) -> dict[bytes, bytes]:
     found: dict[bytes, bytes] = {}
     at = _PNG_SIGNATURE
     for _ in range(_MAX_CHUNKS):
-        header = os.pread(descriptor, _PNG_CHUNK.size + _MAX_COLOUR_CHUNK, at)
-        length, name = _PNG_CHUNK.unpack_from(header)
+        header = os.pread(descriptor, _LENGTH_AND_NAME.size + _MAX_COLOUR_CHUNK, at)
+        length, name = _LENGTH_AND_NAME.unpack_from(header)
         if name == b"IDAT":
             break
         if name in _COLOUR_CHUNKS:
-            found.setdefault(name, header[_PNG_CHUNK.size :][:length])
-        at += _PNG_CHUNK.size + length + _CRC
+            found.setdefault(name, header[_LENGTH_AND_NAME.size :][:length])
+        at += _LENGTH_AND_NAME.size + length + _CRC
     return found
 
 
@@ -267,13 +268,13 @@ def _meta_box(descriptor: int) -> bytes:
     at = 0
     for _ in range(_MAX_BOXES):
         header = os.pread(descriptor, 16, at)
-        length, name = _PNG_CHUNK.unpack_from(header)
+        length, name = _LENGTH_AND_NAME.unpack_from(header)
         if length == 1:
             (length,) = struct.unpack_from(">Q", header, 8)
         if name == b"meta":
             # Version and flags follow the header.
             return os.pread(descriptor, min(length, _MAX_META_BYTES), at)[12:]
-        if length < _PNG_CHUNK.size:
+        if length < _LENGTH_AND_NAME.size:
             break
         at += length
     return b""
@@ -282,16 +283,16 @@ def _meta_box(descriptor: int) -> bytes:
 def _boxes(content: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yield name and content of each box."""
     at = 0
-    while at + _PNG_CHUNK.size <= len(content):
-        length, name = _PNG_CHUNK.unpack_from(content, at)
-        if length < _PNG_CHUNK.size:
+    while at + _LENGTH_AND_NAME.size <= len(content):
+        length, name = _LENGTH_AND_NAME.unpack_from(content, at)
+        if length < _LENGTH_AND_NAME.size:
             return
-        yield name, content[at + _PNG_CHUNK.size : at + length]
+        yield name, content[at + _LENGTH_AND_NAME.size : at + length]
         at += length
 
 
 def _item_properties(meta: bytes) -> list[tuple[bytes, bytes]]:
-    """Return the properties of the primary item, and of the first tile of a grid."""
+    """Return the properties of the primary item; if it is a grid, also those of its first tile."""
     parts = dict(_boxes(meta))
     groups = dict(_boxes(parts.get(b"iprp", b"")))
     everything = list(_boxes(groups.get(b"ipco", b"")))

@@ -37,7 +37,7 @@ _WRITTEN = 0.02
 # Letters of grey text and of coloured text. A wordmark of one word has fewer.
 _LETTERS, _COLOURED_LETTERS = 8, 20
 
-# Difference in levels between ink and paper below which nothing is legible.
+# Least difference in levels between legible text and its background.
 _LEGIBLE = 40
 # Most regions and letters that are examined: noise has more, and a page needs fewer.
 _MOST_REGIONS, _MOST_LETTERS = 20_000, 500

@@ -65,9 +65,9 @@ _CLIPPED = 0.35
 # Ideal mean brightness, the distance without cost, and the distance that costs everything.
 _MIDDLE, _TOLERANCE, _FAR = 0.45, 0.2, 0.45
 _FULL = 255
-# Shares of the pixels that are ignored as the darkest and as the brightest.
+# Quantiles of the levels: the 2 % below and the 2 % above them are ignored.
 _DARKEST, _BRIGHTEST = 0.02, 0.98
-# Brightness that the brightest of the others must reach: a night scene has lights.
+# Brightness that the upper quantile must reach: a night scene has lights.
 _BRIGHT = 0.5
 # Range, as a share of all levels, that scores 100 in contrast.
 _FULL_RANGE = 0.6
