@@ -246,7 +246,7 @@ async def test_the_server_recovers_from_every_outage(
             await _served(site, client, site.bodies[WIDTH], _AT_ONCE)
             wrong, recovered_s = await _endure(site, client, known, fault)
             assert wrong == 0, name
-            await site.until_sessions(_POOL_SIZE)
+            await site.until_sessions(_POOL_SIZE + _FOR_UPLOADS)
             measured = f"recovered in {recovered_s:.1f} s"
             record(Figure(17, f"the database {name}", site.answers - before, wrong, measured))
 
@@ -264,7 +264,7 @@ async def test_dead_connections_cost_no_response_while_the_database_is_up(
             async with fault(site):
                 wrong = await _served(site, client, site.bodies[WIDTH], _AT_ONCE)
             assert wrong == 0, fault.__name__
-        await site.until_sessions(_POOL_SIZE)
+        await site.until_sessions(_POOL_SIZE + _FOR_UPLOADS)
     names = ", ".join(fault.__name__ for fault in HARMLESS)
     record(Figure(17, f"connections {names}"[:70], site.answers, 0))
 

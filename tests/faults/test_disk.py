@@ -25,7 +25,7 @@ from tests.faults.server import Sections, Server
 from tests.faults.table import Figure, Record
 from tests.support.mounts import Mount, remount
 from tests.support.server import Library
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -273,8 +273,8 @@ async def test_a_directory_removed_while_serving_is_created_again(
 class Fiu:
     """Faults of system calls in a server started by fiu-run(1).
 
-    Of its calls ``pread``, ``pwrite`` and ``rename`` apply to files only: uvloop uses others for
-    sockets and pipes. Workers do not inherit the server's environment.
+    Of its calls ``pread`` and ``pwrite`` apply to files only: uvloop uses others for sockets and
+    pipes. Workers do not inherit the server's environment.
     """
 
     def __init__(self, place: Path) -> None:
@@ -305,7 +305,6 @@ class Fiu:
     [
         ("rw/pwrite", errno.ENOSPC, "no_space"),
         ("rw/pwrite", errno.EIO, "io"),
-        ("dir/rename", errno.EIO, "io"),
         ("rw/pread", errno.EIO, "io"),
     ],
 )
@@ -324,21 +323,59 @@ async def test_system_calls_that_fail_randomly_cost_no_response(
     server = await launch(_DISK_ONLY, prefix=fiu.prefix)
     right = await undisturbed(server, library)
     assert "fiu_posix_preload" in Path(f"/proc/{server.pid}/maps").read_text()
+    counted = await failures_without_loss(server, right, lambda: fiu(server, point, code), kind)
+    name = f"{errno.errorcode[code]} from {point.rpartition('/')[2]}, by libfiu"
+    record(Figure(14, name, counted, 0, f"{5 * len(right)} answers"))
+
+
+async def failures_without_loss(
+    server: Server,
+    right: Mapping[str, bytes],
+    failing: Callable[[], AbstractContextManager[None]],
+    kind: str,
+) -> int:
+    """Delete renditions and request them while system calls fail; return the failures counted."""
     root = server.data_dir / "renditions"
     async with server.client() as client:
         await fetch_all(client, right)
         for _ in range(5):
             for path in stored(root)[::2]:
                 path.unlink()
-            with fiu(server, point, code):
+            with failing():
                 assert bodies(await fetch_all(client, right)) == right
         counted = await failures(server, kind)
         assert counted >= 1
         await until_all_stored(server, right)
     assert [path for path in stored(root) if not is_intact(path)] == []
     assert list((root / "tmp").iterdir()) == []
-    name = f"{errno.errorcode[code]} from {point.rpartition('/')[2]}, by libfiu"
-    record(Figure(14, name, int(counted), 0, f"{5 * len(right)} answers"))
+    return int(counted)
+
+
+@contextmanager
+def failing_links(server: Server) -> Iterator[None]:
+    """Let every third linkat(2) of each thread fail: that call publishes a rendition."""
+    inject = ["-e", "trace=linkat", "-e", "inject=linkat:error=EIO:when=1+3"]
+    tracer = subprocess.Popen(
+        ["strace", "-f", "-qq", "-o", os.devnull, *inject, "-p", str(server.pid)]
+    )
+    status = Path(f"/proc/{server.pid}/status")
+    wait_until(lambda: "TracerPid:\t0" not in status.read_text())
+    yield
+    tracer.terminate()
+    tracer.wait()
+
+
+@pytest.mark.drill
+@pytest.mark.timeout(600)
+async def test_files_that_cannot_be_published_cost_no_response(
+    launch: Launch, library: Library, record: Record
+) -> None:
+    if shutil.which("strace") is None:
+        unavailable("strace")
+    server = await launch(_DISK_ONLY)
+    right = await undisturbed(server, library)
+    counted = await failures_without_loss(server, right, lambda: failing_links(server), "io")
+    record(Figure(14, "EIO from linkat, by strace", counted, 0, f"{5 * len(right)} answers"))
 
 
 @pytest.mark.drill

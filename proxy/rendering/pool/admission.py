@@ -65,8 +65,9 @@ class Admission:
         self._waiting = 0
         self._long = 0
         """Waiting jobs that are predicted to take longer than a job may wait."""
-        self._waiting_s = 0.0
-        """Predicted service time of all other waiting jobs, in seconds."""
+        self._waiting_us = 0
+        """Predicted service time of all other waiting jobs. Whole microseconds: a sum of floats
+        drifts, and what is left when the jobs have started may then be negative."""
         self._mean_s = 0.0
         """Mean service time of recent jobs that were not long; 0 until the first one has ended."""
         self._kinds: LRUCache[str, float] = LRUCache(_MAX_KINDS)
@@ -78,7 +79,7 @@ class Admission:
     def free_places(self) -> int:
         """Number of jobs that would still be accepted."""
         places = self._capacity - self._inside - self._waiting
-        return min(places, self._fitting(self._budget_s - self._waiting_s))
+        return min(places, self._fitting(self._budget_s - self._waiting_us / 1e6))
 
     @property
     def max_waiting(self) -> int:
@@ -100,7 +101,7 @@ class Admission:
     def _fitting(self, seconds: float) -> int:
         """Return how many jobs of the present mix have this service time."""
         quick = self._waiting - self._long
-        mean_s = self._waiting_s / quick if self._waiting_s else self._mean_s
+        mean_s = self._waiting_us / 1e6 / quick if self._waiting_us else self._mean_s
         # Until something is measured, only `max_queue` limits.
         return math.ceil(max(0.0, seconds) / mean_s) if mean_s else self._capacity
 
@@ -125,10 +126,10 @@ class Admission:
 
     async def _wait(self, service_s: float) -> None:
         long = self._is_long(service_s)
-        quick_s = 0.0 if long else service_s
+        quick_us = 0 if long else round(1e6 * service_s)
         self._waiting += 1
         self._long += long
-        self._waiting_s += quick_s
+        self._waiting_us += quick_us
         try:
             async with asyncio.timeout(PATIENCE * self._settings.max_queue_wait_s):
                 await self._places.acquire()
@@ -138,9 +139,7 @@ class Admission:
         finally:
             self._waiting -= 1
             self._long -= long
-            # Exactly 0 when none waits: sums of floats drift.
-            quick = self._waiting > self._long
-            self._waiting_s = self._waiting_s - quick_s if quick else 0.0
+            self._waiting_us -= quick_us
 
     def learn(self, kind: str, service_s: float) -> None:
         """Record the service time of a job that has ended, in seconds."""
@@ -161,7 +160,7 @@ class Admission:
         if self._inside + self._waiting >= self._capacity:
             raise self._rejected("queue_full", QueueFull("too many images are waiting"))
         if self.free_places <= 0:
-            wait_s = self._settings.max_queue_wait_s * self._waiting_s / self._budget_s
+            wait_s = self._settings.max_queue_wait_s * self._waiting_us / 1e6 / self._budget_s
             error = QueueFull(
                 f"too many images are waiting: a worker is free in about {wait_s:.0f} s"
             )

@@ -197,6 +197,21 @@ async def test_a_slow_job_before_a_burst_does_not_make_the_burst_look_slow() -> 
     await leave(tasks)
 
 
+async def test_jobs_of_unknown_kinds_are_still_accepted_when_the_known_ones_have_started() -> None:
+    admission = gate(queue=1000, wait_s=10)
+    # As floats, 0.7 + 0.1 - 0.7 - 0.1 is less than 0.
+    admission.learn("zoom", 0.7)
+    admission.learn("thumbnail", 0.1)
+    running = await crowd(admission, 2, "running")
+    known = [*await crowd(admission, 1, "zoom"), *await crowd(admission, 1, "thumbnail")]
+    unknown = await crowd(admission, 5, "never measured")
+    await leave(running)
+    assert admission.statistics()["waiting"] == 5
+    admission.check()
+    assert admission.free_places > 5
+    await leave(known + unknown)
+
+
 async def test_few_slow_jobs_fill_the_queue() -> None:
     admission = gate(queue=1000, wait_s=10)
     admission.learn("zoom", 5)
