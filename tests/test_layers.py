@@ -28,7 +28,7 @@ LINES: tuple[tuple[str, ...], ...] = (
     ("telemetry",),
     ("storage", "rendering"),
     ("serving",),
-    ("analysis",),
+    ("analysis", "metadata"),
     ("library", "ingest"),
     ("doctor",),
     ("web",),

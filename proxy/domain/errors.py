@@ -39,6 +39,9 @@
     |   +-- SourceQuarantined       422  crashed workers; rejected for a while
     |   +-- RenderTimeout           504
     |   +-- RenderFault             500  a fault of this server
+    +-- MetadataError               the metadata of a file cannot be extracted
+    |   +-- UnknownImageFormat      400  not a format of the metadata table
+    |   +-- MetadataTooLarge        422  more chunks or bytes of metadata than the limits allow
     +-- AnalysisError               a provider gave no analysis; the image is stored without it
     |   +-- ProviderRefused         permanent: a retry does not help
     |   +-- ProviderUnavailable     busy, unreachable or broken; retried
@@ -294,6 +297,18 @@ class RenderFault(RenderError, status=500, title="Rendering failed", reported=Tr
 
 FILE_FAULTS = (UnsupportedSource, UndecodableSource, SourceTooLarge)
 """Errors that prove a file bad, if they are raised for its own bytes."""
+
+
+class MetadataError(SmartserveError, status=422, title="Metadata cannot be extracted"):
+    """The metadata of a file cannot be extracted."""
+
+
+class UnknownImageFormat(MetadataError, status=400, title="Unsupported image type"):
+    """The file is of no format whose metadata is extracted."""
+
+
+class MetadataTooLarge(MetadataError, title="Metadata too large"):
+    """The file has more chunks or bytes of metadata than the limits allow; also inflated ones."""
 
 
 class AnalysisError(SmartserveError, title="Image cannot be analysed"):
