@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from contextvars import Context
 from typing import Any, Self, TypeVar, cast
@@ -30,7 +30,7 @@ from proxy.domain.worker_protocol import (
     RenditionSetResult,
     WorkerInfo,
 )
-from proxy.rendering.pool.process import PendingJob, Sink, WorkerDied, WorkerProcess
+from proxy.rendering.pool.process import PendingJob, PoolProcess, Sink, WorkerDied
 from proxy.rendering.pool.worker_start import WorkerStartOptions, WorkerUnfit, start_worker
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
 from proxy.settings import WorkerSettings
@@ -47,8 +47,6 @@ RESTART_REASONS = (
 )
 """Reasons for the replacement of a worker."""
 
-_MAX_ATTEMPTS = 2
-"""A job whose worker died is repeated once: the cause may be the worker, not the source."""
 _PING_S = 2.0
 _START_DELAYS_S = (1.0, 5.0, 15.0, 30.0)
 """Delays before all processes are started again because none was ready in time."""
@@ -74,12 +72,15 @@ class WorkerPool:
         max_cpu_s: float | None = None,
         idle: bool = False,
         supervisor: TaskSupervisor = UNCOUNTED,
+        start: Callable[[], Awaitable[PoolProcess]] | None = None,
+        max_attempts: int = 2,
     ) -> None:
         """Create a pool without processes.
 
         ``max_output_bytes`` and ``max_cpu_s`` limit one rendition; the kernel enforces the latter
         (default: twice the deadline). The workers of an ``idle`` pool run only while the processor
-        is otherwise idle.
+        is otherwise idle. ``start`` starts another kind of process. A job whose worker died is by
+        default repeated once: the cause may be the worker, not the source.
         """
         self._settings = settings
         self._supervisor = supervisor
@@ -92,10 +93,12 @@ class WorkerPool:
             nice=settings.nice,
             idle=idle,
         )
+        self._start_process = start or self._start_worker
+        self._max_attempts = max_attempts
         self._max_output_bytes = max_output_bytes
-        self._idle: deque[WorkerProcess] = deque()
+        self._idle: deque[PoolProcess] = deque()
         self._waiting: deque[PendingJob] = deque()
-        self._workers: set[WorkerProcess] = set()
+        self._workers: set[PoolProcess] = set()
         self._starting: set[asyncio.Task[Any]] = set()
         self._ending: set[asyncio.Task[Any]] = set()
         self._restarts: Counter[str] = Counter()
@@ -158,16 +161,17 @@ class WorkerPool:
     async def run(
         self,
         job: Job[Result],
-        source: int,
+        source: int | None,
         sink: Sink = lambda _: None,
         *,
         on_start: Callable[[], None] = lambda: None,
         deadline_s: float | None = None,
+        attachment: int | None = None,
     ) -> Result:
         """Run a job in a worker and pass the encoded bytes to ``sink``.
 
         A job that streams passes bytes on as they arrive, any other job when the worker is done.
-        The descriptor remains the caller's. ``on_start`` is called when a worker starts the job,
+        The descriptors remain the caller's. ``on_start`` is called when a worker starts the job,
         again if it is repeated. A framed set may take ``deadline_s`` for each rendition.
 
         A job whose worker died or broke the protocol is repeated once, unless bytes have been
@@ -182,7 +186,9 @@ class WorkerPool:
         self._jobs += 1
         deaths = 0
         while True:
-            pending = PendingJob(job, source, sink, max_bytes=self._max_output_bytes)
+            pending = PendingJob(
+                job, source, sink, max_bytes=self._max_output_bytes, attachment=attachment
+            )
             try:
                 with pending:
                     worker = await self._assign(pending)
@@ -200,8 +206,9 @@ class WorkerPool:
                         "the image got too little CPU time because the machine is overloaded",
                         retry_after_s=self._settings.retry_after_s,
                     ) from death
-                if deaths == _MAX_ATTEMPTS or not pending.repeatable(death):
-                    raise _death_error(death, deaths) from death
+                if deaths == self._max_attempts or not pending.repeatable(death):
+                    repeated = deaths == self._max_attempts
+                    raise _death_error(death, repeated=repeated) from death
             else:
                 self._log_exceptions(reply)
                 if isinstance(reply, JobFailure):
@@ -216,7 +223,7 @@ class WorkerPool:
                 self._exceptions += 1
                 log.error("worker_exception", reason=part.detail, traceback=part.traceback)
 
-    async def _result(self, job: PendingJob, worker: WorkerProcess, deadline_s: float) -> Any:
+    async def _result(self, job: PendingJob, worker: PoolProcess, deadline_s: float) -> Any:
         """Wait for the reply; kill a worker that is late, writes too much or is not needed.
 
         By then the worker may have started its next job: that one must not be disturbed.
@@ -234,7 +241,7 @@ class WorkerPool:
             self._end_at(job, worker, "cancelled")
             raise
 
-    async def _assign(self, job: PendingJob) -> WorkerProcess:
+    async def _assign(self, job: PendingJob) -> PoolProcess:
         """Give a job to an idle worker, or to the next one that becomes free."""
         if self._closed:
             raise ShuttingDown("the server is stopping")
@@ -246,7 +253,7 @@ class WorkerPool:
             self._end(worker, "crash")
         self._waiting.append(job)
         try:
-            assigned: WorkerProcess = await job.worker
+            assigned: PoolProcess = await job.worker
         except asyncio.CancelledError:
             with suppress(ValueError):
                 self._waiting.remove(job)
@@ -256,9 +263,9 @@ class WorkerPool:
             raise
         return assigned
 
-    def _on_free(self, worker: WorkerProcess) -> None:
+    def _on_free(self, worker: PoolProcess) -> None:
         """Give a worker its next job, or add it to the idle ones."""
-        if worker.jobs >= self._settings.max_jobs:
+        if worker.jobs >= self._settings.max_jobs or worker.outgrown:
             self._replace(worker, "recycled")
             return
         while self._waiting and self._waiting[0].worker.done():
@@ -270,16 +277,16 @@ class WorkerPool:
         else:
             self._end(worker, "crash")
 
-    def _end_at(self, job: PendingJob, worker: WorkerProcess, reason: str) -> None:
+    def _end_at(self, job: PendingJob, worker: PoolProcess, reason: str) -> None:
         if worker.works_on(job):
             self._end(worker, reason)
 
-    def _end(self, worker: WorkerProcess, reason: str) -> None:
+    def _end(self, worker: PoolProcess, reason: str) -> None:
         """Kill a worker and start another."""
         worker.end(WorkerDied(reason))
         self._replace(worker, reason)
 
-    def _replace(self, worker: WorkerProcess, reason: str) -> None:
+    def _replace(self, worker: PoolProcess, reason: str) -> None:
         """Close a worker and start another; later calls for the same worker have no effect."""
         # A worker can be lost and ended at the same time, for example by its deadline.
         if worker not in self._workers:
@@ -331,15 +338,9 @@ class WorkerPool:
         self._on_free(worker)
         return True
 
-    async def _spawn(self) -> WorkerProcess:
+    async def _spawn(self) -> PoolProcess:
         """Start a process and check its sandbox, if the settings require one."""
-        timeout_s = self._settings.start_timeout_s
-        worker = await start_worker(
-            self._start_options,
-            timeout_s=timeout_s,
-            wall_factor=self._settings.wall_clock_factor,
-            supervisor=self._supervisor,
-        )
+        worker = await self._start_process()
         gaps = _gaps(worker.hello)
         if gaps and self._settings.require_sandbox:
             worker.kill()
@@ -347,6 +348,14 @@ class WorkerPool:
             listed = "; ".join(f"{feature}: {reason}" for feature, reason in gaps.items())
             raise WorkerUnfit(f"require_sandbox is set, but the sandbox is incomplete: {listed}")
         return worker
+
+    async def _start_worker(self) -> PoolProcess:
+        return await start_worker(
+            self._start_options,
+            timeout_s=self._settings.start_timeout_s,
+            wall_factor=self._settings.wall_clock_factor,
+            supervisor=self._supervisor,
+        )
 
     async def check(self) -> None:
         """Return when an idle worker has replied, or when all workers are busy.
@@ -403,11 +412,11 @@ class WorkerPool:
         return {**counts, **jobs, **restarts}
 
 
-def _death_error(death: WorkerDied, deaths: int) -> SmartserveError:
+def _death_error(death: WorkerDied, *, repeated: bool) -> SmartserveError:
     """Return the error for a job that is not repeated (again)."""
     if death.reason == "deadline":
         return RenderTimeout("the image took too long to render")
-    if deaths == _MAX_ATTEMPTS:
+    if repeated:
         return SourceQuarantined("the image made its workers crash and is refused for a while")
     return RenderFault("the worker process ended while it was writing the image")
 

@@ -16,7 +16,7 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from proxy.domain.errors import QueueFull, RenderFault, SourceTooLarge
 from proxy.domain.worker_protocol import (
@@ -43,8 +43,8 @@ _CLOSE_S = 1.0
 _CPUCLOCK_SCHED = 2
 _MAX_CHECK_S = 1.0
 
-OnFree = Callable[["WorkerProcess"], None]
-OnLost = Callable[["WorkerProcess", str], None]
+OnFree = Callable[["PoolProcess"], None]
+OnLost = Callable[["PoolProcess", str], None]
 
 
 class WorkerDied(Exception):
@@ -136,11 +136,17 @@ class PendingJob:
     """
 
     def __init__(
-        self, job: Job[Any], source: int | None, sink: Sink, *, max_bytes: int = 0
+        self,
+        job: Job[Any],
+        source: int | None,
+        sink: Sink,
+        *,
+        max_bytes: int = 0,
+        attachment: int | None = None,
     ) -> None:
-        """Without a ``source`` (a `Ping`) there is no pipe; the descriptor remains the caller's.
+        """Without a ``source`` (a `Ping`) there is no pipe; descriptors remain the caller's.
 
-        ``max_bytes`` limits one rendition.
+        ``max_bytes`` limits one rendition. An ``attachment`` is a second file to read.
         """
         loop = asyncio.get_running_loop()
         self._loop = loop
@@ -150,6 +156,7 @@ class PendingJob:
         if len(self._datagram) > MAX_DATAGRAM:
             raise RenderFault("the job is too large for a message to a worker process")
         self._source = source
+        self._attached = [] if attachment is None else [attachment]
         self._sink = sink
         streams = isinstance(job, RenditionSet) and job.streams
         self._buffer: list[bytes] | None = None if streams else []
@@ -205,7 +212,9 @@ class PendingJob:
 
     def send(self, connection: socket.socket) -> bool:
         """Send the job to a worker; return False if the worker is gone."""
-        descriptors = [] if self._source is None else [self._source, self._pipe[1]]
+        descriptors = []
+        if self._source is not None:
+            descriptors = [self._source, self._pipe[1], *self._attached]
         if isinstance(self._sink, FrameDecoder):
             self._sink.restart()
         try:
@@ -313,6 +322,42 @@ class PendingJob:
         return True
 
 
+class PoolProcess(Protocol):
+    """What the pool needs of a process: a `WorkerProcess`, or a program that is resident."""
+
+    hello: WorkerInfo
+    jobs: int
+    """Number of jobs done."""
+    outgrown: bool
+    """Whether it has to be replaced before `jobs` reaches its limit."""
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+
+    @property
+    def alive(self) -> bool:
+        """Return whether the process has not ended."""
+
+    def attend(self, *, on_free: OnFree, on_lost: OnLost) -> None:
+        """Call ``on_free`` after each reply, and ``on_lost`` with a reason at its end."""
+
+    def begin(self, job: PendingJob) -> bool:
+        """Give a job to this idle process; return False if it is gone."""
+
+    def works_on(self, job: PendingJob) -> bool:
+        """Return whether this is the job in progress."""
+
+    def end(self, death: WorkerDied) -> None:
+        """Kill the process and fail the job in progress."""
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+
+    async def aclose(self) -> None:
+        """End the process and wait for its end."""
+
+
 class WorkerProcess:
     """A child process that does one job at a time."""
 
@@ -335,6 +380,8 @@ class WorkerProcess:
         self.hello = hello
         self.jobs = 0
         """Number of jobs done."""
+        self.outgrown = False
+        """Whether it has to be replaced before `jobs` reaches its limit."""
 
     def attend(self, *, on_free: OnFree, on_lost: OnLost) -> None:
         """Start to process messages of the worker.

@@ -25,6 +25,8 @@ _ENVIRONMENT = {
 """The complete environment of a worker: nothing is inherited from the server. libvips reports
 errors through its API and must not also print a warning for every damaged image."""
 
+RENDER_WORKER = "proxy.rendering.worker"
+
 _STDERR_BYTES = 16 * 1024
 _STDERR_BATCH_S = 0.1
 _STDERR_MAX_ENTRIES = 20
@@ -52,6 +54,8 @@ class WorkerStartOptions:
     """Added to the server's niceness, see nice(2)."""
     idle: bool
     """Run only while the processor is otherwise idle."""
+    module: str = RENDER_WORKER
+    """The program of the process."""
 
 
 async def start_worker(
@@ -92,7 +96,7 @@ async def _spawn(descriptor: int, options: WorkerStartOptions) -> asyncio.subpro
     # A session of its own: the terminal sends Ctrl-C to the server alone.
     return await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-I", "-m", "proxy.rendering.worker", str(descriptor), json.dumps(asdict(options))),
+        *("-I", "-m", options.module, str(descriptor), json.dumps(asdict(options))),
         stdin=asyncio.subprocess.DEVNULL,
         # Not the server's own: that may be a terminal, or a pipe that others read as its output.
         stdout=asyncio.subprocess.DEVNULL,

@@ -41,7 +41,8 @@ from proxy.domain.worker_protocol import (
 from proxy.rendering.pool import pool as pool_module
 from proxy.rendering.pool import process as process_module
 from proxy.rendering.pool.pool import WorkerPool
-from proxy.rendering.pool.process import WorkerDied, WorkerProcess
+from proxy.rendering.pool.process import PoolProcess, WorkerDied, WorkerProcess
+from proxy.rendering.pool.worker_start import WorkerStartOptions, start_worker
 from proxy.rendering.worker.imaging import libvips
 from proxy.runtime.supervised_task import BackgroundTask
 from proxy.settings import EncoderSettings, LimitSettings, WorkerSettings
@@ -124,12 +125,16 @@ def has_read(worker: WorkerProcess) -> bool:
     return int.from_bytes(unread, sys.byteorder) == 0
 
 
+def rendering(pool: WorkerPool) -> list[WorkerProcess]:
+    return [one for one in pool._workers if isinstance(one, WorkerProcess)]
+
+
 async def until_at_work(pool: WorkerPool) -> WorkerProcess:
     """Return the only worker once it has read a job."""
 
     def started() -> list[WorkerProcess]:
         # A worker that was just killed still has its job.
-        workers = (one for one in pool._workers if one.alive)
+        workers = (one for one in rendering(pool) if one.alive)
         return [one for one in workers if one._job is not None and has_read(one)]
 
     await eventually(started)
@@ -241,7 +246,7 @@ FAULTY = """
 import os, socket, sys
 from pathlib import Path
 from proxy.domain.worker_protocol import *
-from proxy.rendering.worker.__main__ import serve
+from proxy.rendering.worker.job_loop import serve
 
 def handle(job, source, target):
     faults = Path(sys.argv[2])
@@ -412,7 +417,7 @@ def failing_starts(monkeypatch: pytest.MonkeyPatch, *errors: Exception) -> list[
     """Make the next starts of processes fail; the errors that are left are in the list."""
     left, spawn = list(errors), WorkerPool._spawn
 
-    async def fail_first(pool: WorkerPool) -> WorkerProcess:
+    async def fail_first(pool: WorkerPool) -> PoolProcess:
         if left:
             raise left.pop(0)
         return await spawn(pool)
@@ -525,7 +530,7 @@ async def test_a_job_that_is_cancelled_as_it_starts_does_not_affect_the_one_befo
     source: int,
 ) -> None:
     async with pool_of(deadline_s=LONG_S) as pool:
-        (worker,) = pool._workers
+        (worker,) = rendering(pool)
         on_free = worker._on_free
         # The first gets the worker and the second waits, both before the first reply.
         first = asyncio.create_task(render(pool, source))
@@ -550,7 +555,7 @@ async def test_an_unforeseen_error_does_not_prevent_the_replacement_of_a_worker(
     ) as pool:
         errors = iter([LookupError("unforeseen")])
 
-        async def fail_once(self: WorkerPool) -> WorkerProcess:
+        async def fail_once(self: WorkerPool) -> PoolProcess:
             if error := next(errors, None):
                 raise error
             return await spawn(self)
@@ -560,3 +565,53 @@ async def test_an_unforeseen_error_does_not_prevent_the_replacement_of_a_worker(
         os.kill(first, signal.SIGKILL)
         await eventually(lambda: pool.pids and first not in pool.pids)
     assert restarts.tasks == [BackgroundTask.WORKER_START]
+
+
+async def test_a_job_of_a_pool_with_one_attempt_is_not_repeated(source: int) -> None:
+    settings = WorkerSettings(count=1, deadline_s=LONG_S)
+    async with WorkerPool(
+        settings, source_types=LIMITS.source_types, max_output_bytes=10**8, max_attempts=1
+    ) as pool:
+        running = asyncio.create_task(render(pool, source, job_of(SLOW_AVIF, 4000, 4000)))
+        worker = await until_at_work(pool)
+        os.kill(worker.pid, signal.SIGKILL)
+        with pytest.raises(SourceQuarantined):
+            await running
+        assert pool.statistics()["jobs"] == 1
+
+
+async def test_a_process_that_has_outgrown_its_limit_is_replaced_after_its_job(source: int) -> None:
+    async with pool_of() as pool:
+        (worker,) = rendering(pool)
+        worker.outgrown = True
+        assert await render(pool, source)
+        await until_up(pool, 1)
+        assert pool.statistics()["restarts_recycled"] == 1
+        assert worker.pid not in pool.pids
+
+
+async def test_a_pool_starts_the_processes_that_it_is_given(source: int) -> None:
+    started: list[int] = []
+
+    async def start() -> PoolProcess:
+        worker = await start_worker(
+            WorkerStartOptions(
+                source_types=("png",),
+                max_memory_bytes=settings.max_memory_bytes,
+                max_cpu_s=LONG_S,
+                sandbox=True,
+                uid=settings.uid,
+                nice=0,
+                idle=False,
+                module="proxy.rendering.worker",
+            ),
+            timeout_s=LONG_S,
+        )
+        started.append(worker.pid)
+        return worker
+
+    settings = WorkerSettings(count=1)
+    async with WorkerPool(settings, source_types=(), max_output_bytes=10**8, start=start) as pool:
+        assert await render(pool, source)
+        assert list(pool.pids) == started
+        assert pool.hello.source_types == ("png",)
