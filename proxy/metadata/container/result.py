@@ -103,4 +103,4 @@ class Walk:
 
     def block(self, kind: BlockKind) -> Block | None:
         """Return the first block of a kind."""
-        return next((one for one in self.blocks if one.kind is kind), None)
+        return next((one for one in self.blocks if one.kind == kind), None)
