@@ -1,0 +1,280 @@
+"""Hits spread over many renditions on disk, against nginx with the same files.
+
+The database has more rows than the row cache, and the directory more renditions than memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import re
+import sqlite3
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from threading import Lock
+
+from proxy.app.services import open_services
+from proxy.domain.media import Focus, Media, MediaFacts
+from proxy.domain.render_plan import RenderPlanner
+from proxy.domain.request import parse_request
+from proxy.domain.variant import Variant
+from proxy.settings import load_settings
+from proxy.storage.renditions.disk_state import RenditionPaths
+from proxy.storage.renditions.rendition_file import WriteTicket, write_file
+from tests.benchmarks import stills
+from tests.benchmarks.processes import family
+from tests.benchmarks.report import Row, Table
+from tests.benchmarks.servers import (
+    Address,
+    Unmeasurable,
+    nginx,
+    nginx_version,
+    program,
+    smartserve,
+)
+from tests.benchmarks.turns import in_turns
+from tests.support.server import CHROME
+
+TARGET = 0.15
+"""Of nginx's rate over the same files (issue 14, line 1)."""
+CPU_MS = 0.3
+P99_OF_P50 = 3
+
+ROWS, FILES = 1_000_000, 300_000
+CONNECTIONS = 16
+
+_TURNS = 5
+_SECONDS = 4
+_QUERY = "size=thumbnail"
+_NGINX, _SERVED = "nginx, static files", "smartserve"
+_SETTINGS = {"LOG__ACCESS": "false", **stills.ONE_SIZE}
+_CAMERAS = ((6000, 4000), (4032, 3024), (4608, 3456), (5472, 3648), (1920, 1080), (3000, 2000))
+_UPDATED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+_BATCH = 10_000
+_SUMMARY = re.compile(r"^SUMMARY (\d+) (\d+) (\d+) ([\d.]+) ([\d.]+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """One turn of random requests."""
+
+    rate: float
+    """Requests per second."""
+    p50_ms: float
+    p99_ms: float
+    cpu_ms: float = 0.0
+    """Processor time of the server per request."""
+
+
+def measure() -> Table:
+    """Measure requests per second, latencies and processor time per request."""
+    for needed in ("nginx", "wrk"):
+        program(needed)
+    with ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="smartserve-tail-")))
+        data = place / "data"
+        fill(data)
+        server = stack.enter_context(smartserve(data, settings=_SETTINGS))
+        static = stack.enter_context(nginx(place / "nginx", data / "renditions"))
+        contestants: dict[str, Callable[[int], Spread]] = {
+            _NGINX: lambda turn: spread(static, data / "files.txt", seed=turn),
+            _SERVED: lambda turn: spread(
+                server.address, data / "targets.txt", seed=turn, pid=server.pid
+            ),
+        }
+        for warm_up in contestants.values():
+            warm_up(_TURNS)
+        taken = in_turns(contestants, turns=_TURNS, alternate=True)
+    return _table(taken)
+
+
+def spread(address: Address, targets: Path, *, seed: int, pid: int | None = None) -> Spread:
+    """Request random targets of a file for one turn; ``pid`` is the server's process.
+
+    Raises:
+        Unmeasurable: a response was no success, or a connection failed.
+    """
+    script = Path(__file__).with_name("longtail.lua")
+    arguments: list[str | Path] = [
+        *("--threads", "1", "--connections", str(CONNECTIONS), "--duration", f"{_SECONDS}s"),
+        *("--script", script, "--header", f"Accept: {CHROME}"),
+        *(f"http://{address[0]}:{address[1]}", "--", targets, str(seed)),
+    ]
+    before = cpu_s(pid)
+    done = subprocess.run([program("wrk"), *arguments], check=False, capture_output=True, text=True)
+    match = _SUMMARY.search(done.stdout)
+    if match is None or int(match[3]) or not int(match[1]):
+        raise Unmeasurable(f"wrk failed, or not all answers were 200: {done.stdout}{done.stderr}")
+    requests, seconds = int(match[1]), int(match[2]) / 1e6
+    cpu_ms = 1000 * (cpu_s(pid) - before) / requests
+    return Spread(requests / seconds, float(match[4]) / 1000, float(match[5]) / 1000, cpu_ms)
+
+
+def cpu_s(pid: int | None) -> float:
+    """Return the processor time that a process and its descendants have used."""
+    ticks = 0
+    for member in family(pid) if pid is not None else ():
+        # The name in the second field may contain spaces.
+        fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def fill(data_dir: Path, *, rows: int = ROWS, files: int = FILES) -> None:
+    """Create a data directory: rows with their facts, and a final of some of them.
+
+    ``targets.txt`` has the targets that are stored, ``files.txt`` their paths below
+    ``renditions``, in the same order.
+    """
+    planner = asyncio.run(_prepare(data_dir))
+    with closing(sqlite3.connect(data_dir / "smartserve.db")) as database:
+        database.execute("PRAGMA synchronous = OFF")
+        media = library(rows)
+        while some := list(islice(media, _BATCH)):
+            for statement, values in inserts(some).items():
+                database.executemany(statement.replace("%s", "?"), values)
+        database.commit()
+    step = rows // files
+    stored = (one for one in library(rows) if one.id % step == 0)
+    store(data_dir, planner, islice(stored, files))
+
+
+async def _prepare(data_dir: Path) -> RenderPlanner:
+    """Create the database, and return what plans requests."""
+    settings = load_settings(overrides={"data_dir": str(data_dir)})
+    async with open_services(settings) as services:
+        return services.serving.planner
+
+
+def library(rows: int) -> Iterator[Media]:
+    """Yield media with facts, always the same: half of a camera's size, half cropped."""
+    random_ = random.Random(1)
+    for media_id in range(1, rows + 1):
+        width, height = random_.choice(_CAMERAS)
+        if media_id % 2:
+            width, height = random_.randint(width // 2, width), random_.randint(height // 2, height)
+        path = f"{media_id % 1000:03}/{media_id}.jpg"
+        media = Media(
+            id=media_id,
+            user_id=media_id % 1000 + 1,
+            data_type="product",
+            original_name=f"IMG_{media_id}.jpg",
+            mime_type="image/jpeg",
+            file_size=2_500_000,
+            bulk_path=path,
+            library_path=None,
+            status="completed",
+            updated_at=_UPDATED,
+        )
+        facts = MediaFacts(
+            content_hash=sha256(path.encode()).hexdigest(),
+            byte_size=2_500_000,
+            source_type="jpeg",
+            width=width,
+            height=height,
+            has_alpha=False,
+            pages=1,
+            flat_background=False,
+            focus=Focus(round(random_.random(), 4), round(random_.random(), 4)),
+            source_path=path,
+            row_version=media.row_version,
+        )
+        yield replace(media, facts=facts)
+
+
+def inserts(media: Sequence[Media]) -> dict[str, list[tuple[object, ...]]]:
+    """Return statements, with ``%s`` for parameters, and their values."""
+    names = (
+        *("id", "user_id", "data_type", "original_name", "mime_type", "file_size"),
+        *("bulk_path", "status"),
+    )
+    rows = [
+        (0, f"{_UPDATED:%Y-%m-%d %H:%M:%S}", *(getattr(one, name) for name in names))
+        for one in media
+    ]
+    of_facts = (
+        *("content_hash", "byte_size", "source_type", "width", "height", "has_alpha", "pages"),
+        *("flat_background", "source_path", "row_version"),
+    )
+    known = [(one.id, one.facts) for one in media if one.facts is not None]
+    facts = [
+        (
+            media_id,
+            one.focus and one.focus.x,
+            one.focus and one.focus.y,
+            *(getattr(one, name) for name in of_facts),
+        )
+        for media_id, one in known
+    ]
+    return {
+        _insert("media_files", ("main_api_id", "updated_at", *names)): rows,
+        _insert("media_facts", ("media_id", "focus_x", "focus_y", *of_facts)): facts,
+    }
+
+
+def _insert(table: str, columns: Sequence[str]) -> str:
+    values = ", ".join(["%s"] * len(columns))
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({values})"
+
+
+def store(data_dir: Path, planner: RenderPlanner, media: Iterator[Media]) -> None:
+    """Write the final of each medium, and the lists of targets and files."""
+    paths = RenditionPaths(str(data_dir / "renditions"))
+    request = parse_request(_QUERY, sizes=planner.rules.sizes)
+    body, publishing = _body(), Lock()
+    with (data_dir / "targets.txt").open("w") as targets, (data_dir / "files.txt").open("w") as of:
+        for one in media:
+            if one.facts is None:
+                raise AssertionError
+            variant: Variant = planner.plan(one, one.facts, request, CHROME).variant
+            write_file(paths, WriteTicket(variant), body, publishing=publishing)
+            targets.write(f"/serve/{one.id}?{_QUERY}\n")
+            of.write(f"{paths.rendition(variant).removeprefix(paths.root)}\n")
+
+
+def _body() -> bytes:
+    """Return a thumbnail as a server renders it."""
+    with (
+        tempfile.TemporaryDirectory(prefix="smartserve-tail-") as place,
+        smartserve(Path(place) / "data", "--samples", settings=stills.ONE_SIZE) as server,
+    ):
+        return stills.picture(server, tier="memory").body
+
+
+def _table(taken: Mapping[str, Sequence[Spread]]) -> Table:
+    rates = {name: [one.rate for one in turns] for name, turns in taken.items()}
+    rows = [
+        Row(
+            name,
+            rates[name],
+            yardstick=rates[_NGINX],
+            target=TARGET if name == _SERVED else None,
+            remark=_remark(taken[name]),
+        )
+        for name in taken
+    ]
+    return Table(
+        f"requests per second; {FILES:,} thumbnails in random order, {ROWS:,} rows in SQLite; one"
+        f" process each, wrk with {CONNECTIONS} connections, {_TURNS} turns of {_SECONDS} s",
+        rows,
+        [
+            f"Targets: at most {CPU_MS} ms of processor time, p99 at most {P99_OF_P50} times p50.",
+            f"All answers were 200; {nginx_version()}, one worker, sendfile, no access log.",
+        ],
+    )
+
+
+def _remark(turns: Sequence[Spread]) -> str:
+    p50, p99 = median(one.p50_ms for one in turns), median(one.p99_ms for one in turns)
+    cpu_ms = median(one.cpu_ms for one in turns)
+    used = f", {cpu_ms:.3f} ms of CPU each" if cpu_ms else ""
+    return f"p50 {p50:.2f} ms, p99 {p99:.2f} ms{used}"
