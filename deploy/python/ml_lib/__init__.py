@@ -1,0 +1,1 @@
+"""Part of the path of `services.image_metadata`."""
