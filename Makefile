@@ -62,12 +62,14 @@ format: $(DEVELOPMENT)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-# Measures the server against its peers on this machine, in about ten minutes, and writes
-# tests/benchmarks/RESULTS.md. Needs nginx and wrk, and node and npm for one peer (Debian packages).
-# Peers from PyPI and npm are installed in environments of their own in ~/.cache/smartserve-bench.
+# Measures the server beside its peers on this machine, in about 25 minutes, and writes
+# tests/benchmarks/RESULTS.md and README's table. Needs nginx and wrk, and node and npm for one peer
+# (Debian packages). thumbor and IPX are installed in ~/.cache/smartserve-bench. imgproxy and imagor are
+# measured if SMARTSERVE_BENCH_IMGPROXY and SMARTSERVE_BENCH_IMAGOR name their binaries.
+# Some benchmarks: make bench BENCH='hits disk'. The results of the others are kept.
 bench: $(DEVELOPMENT)
 	@sh tests/servers.sh nginx wrk node npm
-	$(BIN)/python -m tests.benchmarks --results
+	$(BIN)/python -m tests.benchmarks --results $(BENCH)
 
 $(RUNTIME): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -127,11 +127,21 @@ def file_response(directory: Path, root: Path) -> Iterator[Address]:
 
 
 @contextmanager
-def listening(arguments: Sequence[str | Path], port: int, *, log: Path) -> Iterator[int]:
+def listening(
+    arguments: Sequence[str | Path],
+    port: int,
+    *,
+    log: Path,
+    variables: Mapping[str, str] | None = None,
+) -> Iterator[int]:
     """Run a server for the length of the block; yield its process id when it listens."""
     with log.open("ab") as output:
         process = subprocess.Popen(
-            arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **(variables or {})},
         )
     with ended(process):
         _await_listening(("127.0.0.1", port), process, log)

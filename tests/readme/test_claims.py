@@ -17,6 +17,7 @@ from proxy.cli import app, load
 from proxy.settings import Settings
 from proxy.settings.load import RENAMED
 from proxy.settings.reference import tables
+from tests.benchmarks.peers import IMAGOR_BINARY, IMGPROXY_BINARY
 from tests.readme.blocks import blocks, headings, inline, links
 from tests.support.server import ROOT
 
@@ -39,6 +40,8 @@ COMMAND = re.compile(r"(?:[\w./]*/)?smartserve ((?:[a-z-]+ ?)+)(.*)")
 SHARED = {"--config", "--data-dir", "--help"}
 """Options that the page of commands describes once for all commands."""
 SETTINGS_FILE = {"SMARTSERVE_CONFIG"}
+BINARIES = {IMGPROXY_BINARY, IMAGOR_BINARY}
+"""The peers that `make bench` measures if they are named."""
 
 
 load()
@@ -117,7 +120,7 @@ def test_every_setting_that_is_named_is_there(page: Path) -> None:
 def test_every_variable_that_is_named_sets_something(page: Path) -> None:
     named = set(re.findall(r"SMARTSERVE_[A-Z_]+[A-Z]", page.read_text()))
     tables_of = {name.rpartition("__")[0] for name in VARIABLES}
-    known = VARIABLES | tables_of | SETTINGS_FILE
+    known = VARIABLES | tables_of | SETTINGS_FILE | BINARIES
     assert {name for name in named if name not in known} == set()
 
 
