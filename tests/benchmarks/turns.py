@@ -1,6 +1,7 @@
-"""Turns: contestants are measured one after the other, round after round.
+"""Turns: contestants are measured one after the other, round after round, in alternating order.
 
-So the load of other programs affects all of them alike.
+So the load of other programs affects all of them alike. On a shared machine the second of a pair is
+often slower, because its share of time is used up: every other round runs backwards.
 """
 
 from __future__ import annotations
@@ -13,12 +14,11 @@ T = TypeVar("T")
 
 
 def in_turns(
-    contestants: Mapping[str, Callable[[int], T]], *, turns: int, alternate: bool = False
+    contestants: Mapping[str, Callable[[int], T]], *, turns: int, alternate: bool = True
 ) -> dict[str, list[T]]:
     """Return the figures of each contestant; a measurement receives the number of its turn."""
     taken: dict[str, list[T]] = {name: [] for name in contestants}
     for turn in range(turns):
-        # On a shared machine the second of a pair is often slower: its share of time is used up.
         step = -1 if alternate and turn % 2 else 1
         for name, measure in list(contestants.items())[::step]:
             print(f"  turn {turn + 1} of {turns}: {name}", file=sys.stderr, flush=True)
