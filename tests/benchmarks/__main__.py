@@ -1,6 +1,8 @@
 """Entry point of ``python -m tests.benchmarks``: run the named benchmarks, or all.
 
-The exit code says whether everything was measured, not whether targets were met.
+Each runs in a process group of its own with a time limit. One that fails is reported as NOT
+MEASURED with its cause, and the others go on. The exit code says whether everything was measured,
+not whether targets were met.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 
 from tests.benchmarks import (
     analysis,
@@ -29,8 +32,9 @@ from tests.benchmarks import (
     warm,
 )
 from tests.benchmarks.company import Company
+from tests.benchmarks.guard import guarded
 from tests.benchmarks.report import Table, circumstances, heading
-from tests.benchmarks.servers import Unmeasurable
+from tests.benchmarks.results import Result
 
 BENCHMARKS: Mapping[str, Callable[[], Table]] = {
     "hits": hits.measure,
@@ -50,37 +54,47 @@ BENCHMARKS: Mapping[str, Callable[[], Table]] = {
     "ingest": ingest.measure,
     "lcp": lcp.measure,
 }
+LIMIT_S = 300
+"""Seconds for one benchmark; all together take about 25 minutes."""
 
 
 def main() -> int:
     """Print the results; return 1 if something could not be measured."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
-    parser.add_argument("--results", action="store_true", help=f"also write {results.FILE.name}")
+    parser.add_argument(
+        "--results", action="store_true", help="also write RESULTS.md and README's table"
+    )
     arguments = parser.parse_args()
     names = arguments.names or list(BENCHMARKS)
     if unknown := set(names) - set(BENCHMARKS):
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
     told = circumstances()
     print(heading(told))
-    found = {name: _run(name) for name in names}
-    if arguments.results:
-        results.write(told, found)
-    return int(any(isinstance(table, str) for table in found.values()))
+    found = {}
+    for name in names:
+        found[name] = _measured(name, told)
+        if arguments.results:
+            # After each one, so that a run that is stopped loses nothing.
+            results.write(found, list(BENCHMARKS))
+    return int(any(isinstance(result.table, str) for result in found.values()))
 
 
-def _run(name: str) -> Table | str:
-    """Return the table, or the reason why there is none."""
+def _measured(name: str, told: Mapping[str, str]) -> Result:
+    """Run one benchmark and print its table, or why there is none."""
     company, began = Company(), time.monotonic()
-    try:
-        table = BENCHMARKS[name]()
-    except Unmeasurable as error:
-        print(f"\n{name}: NOT MEASURED: {error}", file=sys.stderr, flush=True)
-        return str(error)
-    print(f"\n{name}: {table.text()}")
+    now = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    table = guarded(BENCHMARKS[name], LIMIT_S)
     others, seconds = company.cores(), time.monotonic() - began
-    print(f"  In {seconds:.0f} s; others kept {others:.2f} cores busy meanwhile.", flush=True)
-    return table
+    ran = (
+        f"Measured on {now}: {told['machine']}; {told['versions']}; in {seconds:.0f} s, in which "
+        f"others kept {others:.2f} cores busy."
+    )
+    if isinstance(table, str):
+        print(f"\n{name}: NOT MEASURED: {table}", file=sys.stderr, flush=True)
+    else:
+        print(f"\n{name}: {table.text()}\n  {ran}", flush=True)
+    return Result(table, ran)
 
 
 if __name__ == "__main__":
