@@ -35,7 +35,7 @@ async def _measure() -> Table:
         settings, source_types=limits.source_types, max_output_bytes=1024
     ) as pool:
         rows, stages = [], dict[str, Stages]()
-        for name, paths in (("768 x 512", kodak()), ("4 to 6 megapixels", large())):
+        for name, paths in (("768 x 512", kodak()), ("6 megapixels", large())):
             probes, analyses = [], []
             for _ in range(_TURNS):
                 probes.append(await _rate(pool, probe, paths))

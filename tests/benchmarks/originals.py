@@ -1,4 +1,4 @@
-"""Images in many copies with equal pixels but different files.
+"""Photographs, large ones with the noise of a camera, and many copies of each.
 
 Smartserve recognises equal content. A number in a comment makes each copy a separate original, so
 each has to be rendered. The work for the decoder is the same.
@@ -7,13 +7,18 @@ each has to be rendered. The work for the decoder is the same.
 from __future__ import annotations
 
 import json
+import os
 import struct
 import subprocess
 import sys
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import pyvips
+
+from tests.benchmarks.peers import cache
 from tests.benchmarks.servers import Unmeasurable, command, environment
 from tests.support.server import SAMPLES
 
@@ -22,6 +27,9 @@ _PNG_START = 8 + 25
 """Signature and IHDR chunk."""
 _JPEG_START = 2
 """SOI marker."""
+_RECIPE = 1
+"""A part of the names of cached files; to be raised with each change of `with_noise`."""
+_SAVING: dict[str, dict[str, Any]] = {"jpg": {"Q": 92}, "png": {"compression": 1}}
 
 
 def kodak() -> tuple[Path, ...]:
@@ -33,11 +41,50 @@ def kodak() -> tuple[Path, ...]:
 
 
 def large() -> tuple[Path, ...]:
-    """Return photographs that are larger than 1200 pixels."""
-    found = tuple(_PHOTOS / name for name in ("photo-6mp.jpg", "flowers.jpg"))
-    if not all(path.exists() for path in found):
-        raise Unmeasurable("the large photographs are not there")
-    return found
+    """Return photographs of 6 megapixels as JPEG, a real one first if it is there."""
+    real = _PHOTOS / "photo-6mp.jpg"
+    made = tuple(enlarged(photo, 3000, 2000) for photo in kodak()[:3])
+    return (real, *made) if real.exists() else made
+
+
+def huge() -> tuple[Path, ...]:
+    """Return photographs of 24 megapixels as JPEG."""
+    return tuple(enlarged(photo, 6000, 4000) for photo in kodak()[:2])
+
+
+def enlarged(photo: Path, width: int, height: int, suffix: str = "jpg") -> Path:
+    """Return a photograph cropped and enlarged, with the noise of a camera; made once per machine.
+
+    An enlarged photograph alone is smooth: it would be decoded and encoded faster than a real one.
+    """
+    path = cache() / f"{photo.stem}-{width}x{height}-{_RECIPE}.{suffix}"
+    if not path.exists():
+        image = pyvips.Image.thumbnail(str(photo), width, height=height, crop="centre")
+        noisy = with_noise(image.copy_memory())
+        partial = path.with_suffix(f".{os.getpid()}.{suffix}")
+        noisy.write_to_file(str(partial), **_SAVING[suffix])
+        partial.rename(path)
+    return path
+
+
+def with_noise(image: Any) -> Any:
+    """Return an sRGB image with noise like that of a camera at ISO 400, the same in each run.
+
+    Its standard deviation falls from 5 levels in the shadows to 2 in the highlights. Noise of
+    colour is coarser than that of brightness, because a sensor has fewer pixels of each colour.
+    """
+    width, height = image.width, image.height
+
+    def gauss(seed: int, blur: float) -> Any:
+        noise = pyvips.Image.gaussnoise(width, height, sigma=1, mean=0, seed=seed).gaussblur(blur)
+        # Blurring takes most of the deviation away.
+        return noise * (1 / noise.crop(0, 0, min(width, 512), min(height, 512)).deviate())
+
+    brightness = gauss(1, 0.5)
+    colour = brightness.bandjoin([gauss(2, 1.0), gauss(3, 1.0)])
+    mixed = colour.recomb([[0.9, 0.4, 0.0], [0.9, -0.2, -0.2], [0.9, 0.0, 0.4]])
+    strength = image.linear(-3 / 255, 5)
+    return (image + mixed * strength).rint().cast("uchar").copy(interpretation="srgb")
 
 
 def imported(paths: Sequence[Path], data_dir: Path, config: Path | None = None) -> list[int]:
