@@ -133,8 +133,14 @@ async def test_a_server_that_was_away_has_applied_what_it_missed_when_it_is_open
 ) -> None:
     here, there = await pair.server("here"), await pair.server("there")
     await fill(there)
+    now = await there.purge_feed._table.now()
     await pair.stop("there")
+    # It stopped two hours ago and missed a purge an hour ago: longer than what is read again.
+    (pair.root / "there" / "renditions" / "purged-until").write_text(str(now - 7200))
     await here.purger.medium(1)
+    await here.writer.run(
+        lambda one: one.execute(update(purges).values(purged_at=DatabaseClock() - 3600))
+    )
     there = await pair.server("there")
     assert await read(there.renditions.disk, variant(1, 300)) is None
     assert await read(there.renditions.disk, variant(2, 300)) is not None
