@@ -191,6 +191,23 @@ async def test_entries_that_cannot_be_processed_are_kept_and_reported_to_the_ope
     assert plain.server.metric("smartserve_ingest_unreadable_entries") == 1
 
 
+async def test_finished_uploads_are_deleted_from_the_queue_after_their_retention(
+    fake: FakeMainApi, work: Work
+) -> None:
+    plain = await work(**PLAIN, retention_days=2)
+    for _ in range(2):
+        fake.add(PHOTO)
+    await plain.ingest.run_once()
+    old, recent = 3 * 86_400, 86_400
+    for main_api_id, age_s in ((1, old), (2, recent)):
+        plain.sql(
+            f"UPDATE ingest_items SET finished_at = finished_at - {age_s}"
+            f" WHERE main_api_id = {main_api_id}; SELECT 1"
+        )
+    await plain.ingest.run_once()
+    assert plain.sql("SELECT main_api_id FROM ingest_items") == ["2"]
+
+
 @pytest.mark.parametrize(
     ("count", "concurrency"), [(5, 1), (8, 4), pytest.param(70, 4, marks=pytest.mark.slow)]
 )
