@@ -40,7 +40,9 @@ class Embedding:
         which two embeddings differ is about their angle divided by pi (M. Charikar, Similarity
         estimation techniques from rounding algorithms, 2002).
         """
-        sides = [sum(map(mul, self.vector, plane)) > 0 for plane in _planes(len(self.vector))]
+        # Exact, because `sum` rounds differently since Python 3.12.
+        planes = _planes(len(self.vector))
+        sides = [math.fsum(map(mul, self.vector, plane)) > 0 for plane in planes]
         words = [sides[at : at + _WORD_BITS] for at in range(0, len(sides), _WORD_BITS)]
         return [_signed(sum(side << at for at, side in enumerate(word))) for word in words]
 

@@ -175,6 +175,14 @@ class Server:
         """Return when ``count`` worker processes live."""
         await eventually(lambda: len(self.workers()) >= count, timeout_s=within_s, interval_s=0.001)
 
+    async def until_workers_ready(self, count: int) -> None:
+        """Return when ``count`` workers are ready: each has set its parent-death signal by then."""
+
+        async def ready() -> bool:
+            return await self.metric("smartserve_workers") >= count
+
+        await eventually(ready)
+
     async def until_ready(self, within_s: float = 10.0) -> float:
         """Return the seconds until ``/readyz`` answers 200."""
         began = time.monotonic()

@@ -272,12 +272,7 @@ async def test_tempfiles_of_a_killed_server_are_deleted_and_its_workers_end(
 
 async def test_a_hanging_worker_ends_with_its_killed_server(launch: Launch) -> None:
     server = await launch()
-
-    # Ready, not only started: a worker sets its parent-death signal first of all.
-    async def reached() -> bool:
-        return await server.metric("smartserve_workers") >= 2
-
-    await eventually(reached, timeout_s=10)
+    await server.until_workers_ready(2)
     for worker in server.workers():
         os.kill(worker, signal.SIGSTOP)
     await kill_with_workers(server)

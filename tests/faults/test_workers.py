@@ -180,8 +180,8 @@ async def test_no_worker_outlives_its_server_even_if_it_hangs(
 ) -> None:
     """The kernel kills a worker with its parent: a hanging one would not see a closed socket."""
     server = await launch({"workers": {"count": 2}})
+    await server.until_workers_ready(2)
     workers = server.workers()
-    assert len(workers) == 2
     with paused(workers[0]):
         await server.kill()
         await until_ended(workers)
