@@ -15,16 +15,13 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import structlog
 import typer
 import uvloop
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.text import Text
 
-from proxy import __version__
+from proxy.cli import SUMMARIES, app
 from proxy.domain.errors import (
     CapacityError,
     ConfigurationError,
@@ -36,6 +33,10 @@ from proxy.settings import Settings, load_settings
 from proxy.settings.sections import ServerSettings
 from proxy.telemetry.logging import OUTPUT, configure_logs
 
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
 CLOSE_S = 5.0
 """Time for closing everything once no response is sent any more."""
 
@@ -45,19 +46,8 @@ T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 _LOG_S = 1.0
-_SUMMARY = "Serve images by id in the requested size and the best format that the client accepts."
-app = typer.Typer(
-    name="smartserve",
-    help=_SUMMARY,
-    no_args_is_help=True,
-    # A traceback with local variables could contain keys.
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-    add_completion=False,
-)
-database_app = typer.Typer(help="Manage the media database.", no_args_is_help=True)
+database_app = typer.Typer(help=SUMMARIES["db"], no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(database_app, name="db")
-errors = Console(stderr=True)
 
 ConfigOption = Annotated[
     Path | None,
@@ -82,20 +72,13 @@ IdsArgument = Annotated[
 ]
 
 
-def _version(requested: bool) -> None:
-    if requested:
-        print(f"smartserve {__version__}")
-        raise typer.Exit
+@functools.cache
+def errors() -> Console:
+    """Return the console of standard error."""
+    # Imported here: the server prints nothing through it, and rich takes 50 ms to import.
+    from rich.console import Console  # noqa: PLC0415
 
-
-@app.callback(help=_SUMMARY)
-def _options(
-    version: Annotated[
-        bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print it and exit."),
-    ] = False,
-) -> None:
-    """Options of the program itself; the callback of each does its work."""
+    return Console(stderr=True)
 
 
 def fail(error: SmartserveError) -> NoReturn:
@@ -115,7 +98,9 @@ def reason_of(error: SmartserveError) -> str:
 
 def print_error(label: str, text: str) -> None:
     """Print a line to standard error; ``text`` may contain any characters."""
-    errors.print(Text.assemble((label, "red"), " ", printable(text)), soft_wrap=True)
+    from rich.text import Text  # noqa: PLC0415 - see `errors`
+
+    errors().print(Text.assemble((label, "red"), " ", printable(text)), soft_wrap=True)
 
 
 def printable(text: str) -> str:
@@ -134,7 +119,7 @@ def printable(text: str) -> str:
 def print_summary(command: str, **counts: int) -> None:
     """Print a last line with the counts of a command to standard error."""
     listed = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
-    errors.print(Text(f"{command}: {listed}"), soft_wrap=True)
+    errors().print(f"{command}: {listed}", markup=False, highlight=False, soft_wrap=True)
 
 
 def read_settings(config: Path | None, data_dir: Path | None = None, **server: object) -> Settings:
@@ -330,19 +315,23 @@ async def _retried(process: Callable[[T], Awaitable[bool]], item: T) -> bool:
         try:
             return await process(item)
         except CapacityError as error:
-            errors.print(f"{error.reason or error.detail} Retrying in {delay_s:g} s.", markup=False)
+            errors().print(
+                f"{error.reason or error.detail} Retrying in {delay_s:g} s.", markup=False
+            )
         await asyncio.sleep(delay_s)
     return await process(item)
 
 
 def progress_bar(label: str, total: int) -> Progress:
     """Return a progress bar on standard error, with one task; hidden if it is not a terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn  # noqa: PLC0415
+
     progress = Progress(
         # transient: the bar disappears at the end, so that only results remain.
         TextColumn(label),
         BarColumn(),
         MofNCompleteColumn(),
-        console=errors,
+        console=errors(),
         transient=True,
     )
     progress.add_task(label, total=total)

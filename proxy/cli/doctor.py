@@ -94,7 +94,7 @@ def doctor(
 
 async def _examine(opening: AbstractAsyncContextManager[Installation]) -> list[Finding]:
     # Checks take seconds: show in a terminal that the command works.
-    with errors.status("checking ..."):
+    with errors().status("checking ..."):
         async with opening as installation:
             return await examine(installation)
 
@@ -120,7 +120,7 @@ def _print(findings: Sequence[Finding]) -> None:
             print("\t".join(" ".join(part.split()) for part in parts))
     if console.is_terminal:
         console.print(table)
-    errors.print(_summary(findings), highlight=False, soft_wrap=True)
+    errors().print(_summary(findings), highlight=False, soft_wrap=True)
 
 
 def _summary(findings: Sequence[Finding]) -> str:

@@ -8,7 +8,7 @@ import sys
 import pytest
 import typer
 
-from proxy.cli import MODULES, app, load
+from proxy.cli import MODULES, SUMMARIES, app, load
 from tests.cli.conftest import Invoke
 from tests.support.commands import run
 
@@ -28,6 +28,43 @@ def test_each_command_is_imported_from_the_module_that_defines_it() -> None:
 def test_a_short_command_does_not_import_the_modules_of_the_server() -> None:
     script = "import sys, proxy.cli; proxy.cli.load('purge'); sys.exit('aiohttp' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_the_list_of_commands_shows_the_first_paragraph_of_the_help_of_each() -> None:
+    load()
+    commands = typer.main.get_command(app)
+    assert isinstance(commands, typer.core.TyperGroup)
+    first = {
+        name: " ".join(str(command.help).partition("\n\n")[0].split())
+        for name, command in commands.commands.items()
+    }
+    assert first == SUMMARIES
+
+
+@pytest.mark.parametrize("words", [["--help"], [], ["--version"]])
+def test_the_list_of_commands_needs_no_module_of_a_command(words: list[str]) -> None:
+    # Each of these takes longer to import than typer.
+    heavy = "{'rich', 'structlog', 'pydantic', 'uvloop', 'asyncio', 'sqlalchemy', 'aiohttp'}"
+    script = (
+        "import sys, proxy.cli\n"
+        f"sys.argv = ['smartserve', *{words}]\n"
+        "try:\n    proxy.cli.main()\n"
+        "finally:\n"
+        f"    print(sorted({heavy} & set(sys.modules)), 'proxy.cli.base' in sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=False, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines()[-1] == "[] False", done.stderr
+
+
+def test_the_list_of_commands_is_not_truncated(invoke: Invoke) -> None:
+    listed = " ".join(invoke("--help").stdout.split())
+    assert all(f"{name} {summary}" in listed for name, summary in SUMMARIES.items())
+
+
+def test_a_command_after_two_dashes_is_run(invoke: Invoke) -> None:
+    assert "server.port" in invoke("--", "settings", "server").stdout
 
 
 def test_the_command_runs_as_a_module_and_prints_its_version() -> None:
