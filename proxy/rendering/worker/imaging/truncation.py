@@ -138,6 +138,8 @@ class _JpegLayout:
     arithmetic: bool = False
     missing_bits: dict[int, list[int]] = field(default_factory=dict)
     """Low bits of each coefficient that no scan has sent, by component."""
+    frame: int = 0
+    """Start of the contents of the frame header: precision, height, width, components."""
 
     @property
     def complete(self) -> bool:
@@ -161,6 +163,7 @@ def _jpeg_layout(file: mmap.mmap) -> _JpegLayout:
             at += length
             layout.arithmetic |= marker in _ARITHMETIC and marker != 0xCC  # noqa: PLR2004 - DAC
             if marker in _FRAMES:
+                layout.frame = at - length + 2
                 ids = segment[6 : 6 + 3 * segment[5] : 3]
                 layout.missing_bits = {one: [1] * _COEFFICIENTS for one in ids}
             elif marker == _SOS:
@@ -185,13 +188,48 @@ def _check_jpeg(opened: load.OpenedSource, file: mmap.mmap) -> None:
     if not layout.scans or layout.arithmetic:
         _decode(opened)
         return
-    row = _jpeg_row(file[: layout.end].rstrip(b"\xff"), layout.start, height, zeros=zeros)
+    content = file[: layout.end].rstrip(b"\xff")
+    if layout.complete and not zeros and _decodes_without_warning(content, layout):
+        return
+    row = _jpeg_row(content, layout.start, height, zeros=zeros)
     if not layout.complete:
         detail = f"the source is truncated: its data ends in scan {layout.scans}"
         detail += f" at row {row:,} of {height:,}" if row < height else ""
         raise SourceRefused("undecodable", f"{detail}, and later scans are missing")
     if row < height:
         raise _refused(row, height, "")
+
+
+def _decodes_without_warning(content: bytes, layout: _JpegLayout) -> bool:
+    """Return True if one decode shows that all pixels are there, False if that is not certain.
+
+    The decoder warns when it needs a bit after the end of the data. libvips tests for a warning
+    before it reads the next rows, so one in the last row of blocks must come earlier, or the image
+    must have more rows.
+    """
+    if layout.scans == 1:
+        height, width, count = struct.unpack_from(">HHB", content, layout.frame + 1)
+        factors = content[layout.frame + 7 : layout.frame + 6 + 3 * count : 3]
+        across, down = {one >> 4 for one in factors}, {one & 15 for one in factors}
+        if count == 1 or down == {1}:
+            # Rows of blocks are decoded one by one. There is no data for one more, whose own
+            # warning comes too late to be seen.
+            frame = bytearray(content[layout.frame : layout.frame + 6 + 3 * count])
+            struct.pack_into(">H", frame, 1, (height + _BLOCK - 1) // _BLOCK * _BLOCK + _BLOCK)
+            if count == 1:
+                frame[7] = 0x11  # its factors have no meaning
+            content = content[: layout.frame] + frame + content[layout.frame + len(frame) :]
+        elif not (down == {1, 2} and across <= {1, 2} and min(width, height) > 2 * _BLOCK):
+            return False
+        # Otherwise chroma is interpolated between rows: the last row of blocks is decoded together
+        # with the row before it.
+    try:
+        image = _from_memory(content + _END, "warning")
+        # Sequential access decodes all rows before the last one.
+        image.crop(0, image.height - 1, image.width, 1).avg()
+    except pyvips.Error:
+        return False
+    return True
 
 
 def _jpeg_row(content: bytes, start: int, height: int, *, zeros: bool) -> int:

@@ -89,6 +89,36 @@ def test_the_last_byte_of_the_pixels_is_missed(jpeg: bytes) -> None:
     assert row_of(jpeg[:-3] + EOI) >= SIDE - 16
 
 
+SAMPLINGS = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2}
+ENCODINGS: dict[str, dict[str, int]] = {
+    "baseline": {},
+    "progressive": {"progressive": 1},
+    "restarts": {"restart_marker_blocks": 3},
+    "rows of restarts": {"restart_marker_rows": 1},
+}
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("encoding", ENCODINGS.values(), ids=ENCODINGS)
+@pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
+def test_one_decode_is_enough_and_misses_no_lost_byte(
+    mode: str, encoding: dict[str, int], sampling: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The last row of blocks is complete, has one row of pixels, or is not a multiple of either.
+    for height in (SIDE, 145, 129, 70):
+        image = busy(mode).crop((0, 0, 97, height))
+        jpeg = studio.saved(image, "JPEG", subsampling=sampling, **encoding)
+        with monkeypatch.context() as patch:
+            patch.delattr(truncation, "_row_checksums")
+            assert refusal(jpeg) is None, height
+        data = jpeg.removesuffix(EOI)
+        for lost in range(1, 20):
+            layout = truncation._jpeg_layout(data[:-lost] + EOI)  # type: ignore[arg-type]
+            content = data[:-lost].rstrip(b"\xff")
+            accepted = layout.complete and truncation._decodes_without_warning(content, layout)
+            assert not accepted, (height, lost)
+
+
 def test_a_jpeg_that_ends_between_two_restarts_is_refused() -> None:
     jpeg = JPEGS["with restarts"]
     middle = jpeg.index(b"\xff\xd3", len(jpeg) // 2)
