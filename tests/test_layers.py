@@ -328,8 +328,9 @@ def test_imports_are_read_in_all_their_forms(tmp_path: Path) -> None:
 def test_no_command_loads_libvips() -> None:
     script = (
         "import sys\n"
-        "from proxy.cli import load\n"
+        "from proxy.cli import import_frozen, load\n"
         "load()\n"
+        "import_frozen('proxy.cli.run_server')\n"
         "assert 'proxy.app.web' in sys.modules\n"
         "loaded = {name.partition('.')[0] for name in sys.modules}\n"
         "print(sorted(loaded & {'pyvips', '_libvips', 'proxy', 'PIL', 'numpy'}))\n"

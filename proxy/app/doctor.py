@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 
 from proxy.app.ingest import has_worker, open_main_api
-from proxy.app.rendering import one_worker
 from proxy.app.startup_checks import installation_faults
 from proxy.app.storage import schemas
+from proxy.app.workers import one_worker
 from proxy.doctor.installation import Installation
 from proxy.doctor.probe import HttpProbe
 from proxy.domain.errors import DatabaseUnavailable

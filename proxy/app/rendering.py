@@ -7,12 +7,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from proxy.app.startup_checks import check_worker
+from proxy.app.workers import StartingWorkers, idle_worker, one_worker
 from proxy.domain.render_plan import RenderRules
 from proxy.domain.variant import recipe
 from proxy.domain.worker_protocol import WorkerInfo
 from proxy.rendering.pool.admission import Admission, FailureCache
 from proxy.rendering.pool.pool import WorkerPool
-from proxy.runtime.supervised_task import UNCOUNTED, TaskSupervisor
 from proxy.serving.job_dispatch import JobDispatcher
 from proxy.settings import Settings
 from proxy.storage.originals.local_store import LocalOriginals
@@ -37,19 +37,19 @@ class RenderingServices:
 
 @asynccontextmanager
 async def open_rendering(
-    settings: Settings, originals: LocalOriginals, supervisor: TaskSupervisor
+    settings: Settings, originals: LocalOriginals, workers: StartingWorkers
 ) -> AsyncIterator[RenderingServices]:
-    """Start the worker pool and end it after the block.
+    """Start all processes of the worker pool and end them after the block.
 
     Raises:
         ConfigurationError: no worker starts, or its libvips is too old.
     """
-    async with _new_pool(settings, supervisor) as pool:
+    async with workers.pool as pool:
         # Only a worker knows the version of libvips: the server process never loads it.
         check_worker(pool.hello)
         admission = Admission(settings.workers)
         # One worker: finals must not compete with the renders that clients wait for.
-        background = _new_pool(_with_one_worker(settings), supervisor, idle=True)
+        background = idle_worker(settings, workers.supervisor)
         dispatcher = _new_dispatcher(settings, originals, pool, admission)
         yield RenderingServices(
             pool=pool,
@@ -66,11 +66,6 @@ async def open_rendering(
         )
 
 
-def one_worker(settings: Settings) -> WorkerPool:
-    """Return a pool of one worker, configured as for rendering; the caller enters it."""
-    return _new_pool(_with_one_worker(settings), UNCOUNTED)
-
-
 async def worker_info(settings: Settings) -> WorkerInfo:
     """Start a worker, and return the versions and formats that it reports.
 
@@ -79,23 +74,6 @@ async def worker_info(settings: Settings) -> WorkerInfo:
     """
     async with one_worker(settings) as pool:
         return pool.hello
-
-
-def _with_one_worker(settings: Settings) -> Settings:
-    workers = settings.workers.model_copy(update={"count": 1})
-    return settings.model_copy(update={"workers": workers})
-
-
-def _new_pool(settings: Settings, supervisor: TaskSupervisor, *, idle: bool = False) -> WorkerPool:
-    return WorkerPool(
-        settings.workers,
-        source_types=settings.limits.source_types,
-        max_output_bytes=settings.renditions.max_rendition_bytes,
-        # Above every deadline: the kernel's limit only matters if the server cannot enforce them.
-        max_cpu_s=2 * max(settings.workers.deadline_s, settings.upgrades.deadline_s),
-        idle=idle,
-        supervisor=supervisor,
-    )
 
 
 def _new_dispatcher(

@@ -11,6 +11,7 @@ from functools import partial
 from proxy.app.rendering import RenderingServices, open_rendering
 from proxy.app.serving import ServingServices, open_serving
 from proxy.app.storage import StorageServices, open_storage
+from proxy.app.workers import StartingWorkers, workers_starting
 from proxy.ingest.item_runner import StepTimeouts
 from proxy.ingest.worker_loop import QueueMetrics
 from proxy.library.adoption.fallback_renditions import FallbackRenderer
@@ -45,19 +46,24 @@ class Services:
 
 
 @asynccontextmanager
-async def open_services(settings: Settings, *, tracing: Tracing = OFF) -> AsyncIterator[Services]:
+async def open_services(
+    settings: Settings, *, tracing: Tracing = OFF, workers: StartingWorkers | None = None
+) -> AsyncIterator[Services]:
     """Open everything and start the workers; at the end, stop the work under way and close it.
+
+    ``workers`` may have been started before.
 
     Raises:
         ConfigurationError: the settings or the machine are unfit, or libvips is too old.
     """
-    metrics = Metrics()
-    supervisor = TaskSupervisor(metrics.background_restarted)
     async with AsyncExitStack() as stack:
-        # Storage first: a wrong database URL or schema is reported before a worker is started.
+        if workers is None:
+            workers = await stack.enter_async_context(workers_starting(settings))
+        metrics, supervisor = workers.metrics, workers.supervisor
+        # Storage first: the workers start meanwhile.
         storage = await stack.enter_async_context(open_storage(settings, supervisor))
         rendering = await stack.enter_async_context(
-            open_rendering(settings, storage.originals, supervisor)
+            open_rendering(settings, storage.originals, workers)
         )
         serving = await stack.enter_async_context(
             open_serving(settings, storage, rendering, metrics=metrics, supervisor=supervisor)

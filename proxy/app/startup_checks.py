@@ -10,11 +10,9 @@ from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
 
-from proxy.analysis.providers.factory import provider_faults
 from proxy.domain.errors import ConfigurationError
 from proxy.domain.worker_protocol import WorkerInfo
 from proxy.settings import Settings, TracingSettings, access_faults
-from proxy.storage.database.engine import parse_url
 from proxy.telemetry.tracing import Tracing, open_tracing
 
 FLOORS = {"aiohttp": "3.14.4", "aiomysql": "0.3.2", "libvips": "8.18.7", "pyvips": "3.2"}
@@ -94,6 +92,10 @@ def check_worker(hello: WorkerInfo) -> None:
 
 def installation_faults(settings: Settings) -> list[str]:
     """Return a sentence for each setting that this machine does not satisfy."""
+    # Imported here: `serve` checks its settings before it imports the database and HTTP clients.
+    from proxy.analysis.providers.factory import provider_faults  # noqa: PLC0415
+    from proxy.storage.database.engine import parse_url  # noqa: PLC0415
+
     faults = [*access_faults(settings), *_package_faults()]
     urls = {"database.url": settings.database_url, "main.url": settings.main.url}
     for setting, url in urls.items():

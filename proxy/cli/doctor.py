@@ -15,11 +15,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from proxy.app.doctor import open_installation
+from proxy.cli import app
 from proxy.cli.base import (
     ConfigOption,
     DataDirOption,
     JsonOption,
-    app,
     errors,
     run,
     with_running_server,

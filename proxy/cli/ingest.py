@@ -7,13 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import structlog
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from proxy.app.ingest import IngestUrls, has_worker, open_ingest, open_main_api
 from proxy.app.services import open_services
@@ -30,6 +27,9 @@ from proxy.storage.database.ingest_queue import IngestQueue
 from proxy.storage.database.ingest_report import queue_report
 from proxy.telemetry.logging import OUTPUT
 from proxy.web.server.runner import StopSignals, interruptible
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 log = structlog.get_logger(__name__)
 
@@ -125,6 +125,9 @@ async def _uploads(settings: Settings) -> Uploads:
 
 
 def _print(report: QueueReport, uploads: Uploads) -> None:
+    # Imported here: `serve` uses this module, and rich takes 50 ms to import.
+    from rich.console import Console  # noqa: PLC0415
+
     console = Console()
     console.print(_table("Uploads", (), _overview(report, uploads).items()))
     title = "Steps that are unfinished, or finished in the last hour"
@@ -158,6 +161,9 @@ def _overview(report: QueueReport, uploads: Uploads) -> Mapping[str, object]:
 
 
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    from rich.table import Table  # noqa: PLC0415 - see `_print`
+    from rich.text import Text  # noqa: PLC0415
+
     table = Table(*columns, title=title, title_justify="left", show_header=bool(columns))
     for row in rows:
         # Text: reasons may contain names of files, which rich must not read as markup.

@@ -13,10 +13,10 @@ import typer
 from proxy.app.rendering import worker_info
 from proxy.app.startup_checks import check_worker, installation_faults
 from proxy.app.storage import schemas
+from proxy.cli import app
 from proxy.cli.base import (
     ConfigOption,
     DataDirOption,
-    app,
     command,
     database_app,
     read_settings,

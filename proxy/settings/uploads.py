@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from jwt.algorithms import RSAAlgorithm
-from jwt.exceptions import InvalidKeyError
 from pydantic import Field
 
 from proxy.settings.secrets import MAKE_KEY, Key, checked, generated_key, stored_key
@@ -221,6 +219,10 @@ def _check_public_key(text: str) -> None:
     # PyJWT would also accept a private key, which does not belong on this machine.
     if "PRIVATE KEY" in text or "PUBLIC KEY" not in text:
         raise ValueError(fault)
+    # Imported here: cryptography takes 40 ms and 8 MB, and most servers have no such key.
+    from jwt.algorithms import RSAAlgorithm  # noqa: PLC0415
+    from jwt.exceptions import InvalidKeyError  # noqa: PLC0415
+
     try:
         RSAAlgorithm(RSAAlgorithm.SHA256).prepare_key(text)
     except InvalidKeyError as error:

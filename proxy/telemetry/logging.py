@@ -263,7 +263,10 @@ def _rendering(
     settings: LogSettings, serializer: Callable[..., str | bytes] = orjson.dumps
 ) -> list[Processor]:
     if settings.format == "console":
-        return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        # The default prints local variables, which may be keys, where rich is imported.
+        plain = structlog.dev.plain_traceback
+        colors = sys.stderr.isatty()
+        return [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain)]
     return [
         structlog.processors.format_exc_info,
         structlog.processors.JSONRenderer(serializer=serializer),

@@ -13,7 +13,6 @@ from hashlib import sha256
 from ipaddress import IPv6Address, ip_network
 from typing import Any, ClassVar, NamedTuple
 
-import jwt
 import structlog
 from aiohttp import web
 from cachetools import TTLCache
@@ -205,6 +204,9 @@ class TokenVerifier(BearerGuard):
             AccessError: there is no valid token.
         """
         token = self._token(request)
+        # With the first token: it imports cryptography, which takes 40 ms and 8 MB.
+        import jwt  # noqa: PLC0415
+
         try:
             claims = self._decode(token)
         except jwt.ExpiredSignatureError:
@@ -228,6 +230,8 @@ class TokenVerifier(BearerGuard):
         return user_id
 
     def _decode(self, token: str) -> dict[str, Any]:
+        import jwt  # noqa: PLC0415 - see `identify`
+
         section = self.section
         return jwt.decode(
             token,
@@ -251,6 +255,8 @@ class TokenVerifier(BearerGuard):
 
 def issue(key: TokenKey, section: UserSettings, *, user_id: int, ttl_s: int) -> str:
     """Return a token that `TokenVerifier.identify` accepts for this user; ``key`` is a secret."""
+    import jwt  # noqa: PLC0415 - see `TokenVerifier.identify`
+
     now = int(time.time())
     claims = {"sub": str(user_id), "iat": now, "exp": now + ttl_s}
     optional = {"iss": section.jwt_issuer, "aud": section.jwt_audience}

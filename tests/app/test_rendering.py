@@ -6,7 +6,7 @@ from pathlib import Path
 
 from proxy.app.rendering import open_rendering, worker_info
 from proxy.app.startup_checks import check_worker
-from proxy.runtime.supervised_task import UNCOUNTED
+from proxy.app.workers import workers_starting
 from proxy.settings import Settings
 from proxy.storage.originals.local_store import LocalOriginals
 from tests.support.server import make_settings
@@ -26,14 +26,20 @@ async def test_the_rules_allow_what_both_settings_and_libvips_can_load(tmp_path:
     settings = make_settings(
         tmp_path / "data", workers={"count": 1}, limits={"source_types": ["jpeg", "png"]}
     )
-    async with open_rendering(settings, originals(settings), UNCOUNTED) as rendering:
+    async with (
+        workers_starting(settings) as workers,
+        open_rendering(settings, originals(settings), workers) as rendering,
+    ):
         assert rendering.rules.limits.source_types == ("jpeg", "png")
         assert set(rendering.rules.limits.source_types) <= set(rendering.pool.hello.source_types)
 
 
 async def test_the_pool_runs_and_the_background_pool_waits_for_the_queue(tmp_path: Path) -> None:
     settings = make_settings(tmp_path / "data", workers={"count": 1})
-    async with open_rendering(settings, originals(settings), UNCOUNTED) as rendering:
+    async with (
+        workers_starting(settings) as workers,
+        open_rendering(settings, originals(settings), workers) as rendering,
+    ):
         assert len(rendering.pool.pids) == 1
         assert not rendering.background_pool.pids
     assert not rendering.pool.pids

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 import subprocess
@@ -10,34 +9,56 @@ import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-from proxy.cli.serve import _print
 from tests.benchmarks.servers import free_port
 from tests.cli.conftest import Invoke
 from tests.support.commands import KEY, SMARTSERVE, fetch, run, running, started
 from tests.support.server import SAMPLES
 from tests.support.waiting import wait_until
 
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
+
+def test_the_worker_starts_before_most_of_the_program_is_imported() -> None:
+    heavy = "{'aiohttp', 'sqlalchemy', 'jwt', 'rich', 'proxy.app.services'}"
+    script = (
+        "import sys; from proxy.cli import load; load('serve');"
+        "assert 'proxy.rendering.pool.pool' in sys.modules;"
+        f"print(sorted({heavy} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+    assert done.stdout.strip() == b"[]"
 
 
-def test_a_line_is_written_at_once_even_if_output_is_unbuffered(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    writes: list[bytes] = []
-
-    class Unbuffered(io.BytesIO):
-        def write(self, data: Buffer) -> int:
-            writes.append(bytes(data))
-            return len(writes[-1])
-
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(Unbuffered(), write_through=True))
-    _print("smartserve on http://127.0.0.1:1")
-    assert [one for one in writes if one] == [b"smartserve on http://127.0.0.1:1\n"]
+@pytest.mark.slow
+def test_a_server_runs_without_packages_that_it_does_not_use(data: Path) -> None:
+    with running("--data-dir", data) as (process, _):
+        # The first start creates the tables, with alembic.
+        process.kill()
+        process.wait(20)
+    unused = "{'alembic', 'cryptography', 'jwt', 'mako', 'pymysql', 'rich', 'sqlalchemy.orm'}"
+    script = (
+        "import sys, proxy.cli\n"
+        f"sys.argv = ['smartserve', 'serve', '--port', '0', '--data-dir', {str(data)!r}]\n"
+        "try:\n    proxy.cli.main()\n"
+        f"finally:\n    print(sorted({unused} & set(sys.modules)))\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "SMARTSERVE_SERVER__LAME_DUCK_S": "0"},
+    ) as process:
+        assert process.stdout is not None
+        try:
+            base = process.stdout.readline().split()[-1]
+            with urllib.request.urlopen(f"{base}/readyz", timeout=60) as answer:
+                assert answer.status == 200
+            process.send_signal(signal.SIGTERM)
+            assert process.stdout.read().splitlines()[-1] == "[]"
+        finally:
+            process.kill()
 
 
 def test_serve_prints_urls_that_answer_and_exits_on_sigterm(data: Path) -> None:

@@ -62,6 +62,22 @@ async def test_console_lines_have_the_same_fields() -> None:
     assert b"\x1b" not in stream.getvalue(), "no colours outside a terminal"
 
 
+def test_tracebacks_in_a_console_have_no_local_variables() -> None:
+    script = (
+        "import rich, structlog; from proxy.telemetry.logging import configure_logs;"
+        " from proxy.settings import *;"
+        "configure_logs(LogSettings(format='console'))\n"
+        "def fails():\n    key = 'val' + 'ue of a key'\n    raise ZeroDivisionError\n"
+        "try:\n    fails()\n"
+        "except ZeroDivisionError:\n    structlog.get_logger().exception('failed')\n"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    ).stderr
+    assert "ZeroDivisionError" in output
+    assert "value of a key" not in output
+
+
 async def test_lines_for_a_closed_stream_are_dropped() -> None:
     stream = Stream()
     access_log = AccessLog(LogSettings(), LogWriter(stream))

@@ -100,6 +100,7 @@ class WorkerPool:
         self._waiting: deque[PendingJob] = deque()
         self._workers: set[PoolProcess] = set()
         self._starting: set[asyncio.Task[Any]] = set()
+        self._begun: list[asyncio.Task[bool]] = []
         self._ending: set[asyncio.Task[Any]] = set()
         self._restarts: Counter[str] = Counter()
         self._jobs = 0
@@ -115,6 +116,14 @@ class WorkerPool:
         if self._hello is None:
             raise ShuttingDown("the workers are not running")
         return self._hello
+
+    def begin(self) -> None:
+        """Start the first process and return at once; then enter the pool, or close it.
+
+        Only one: with as many as processors, they would delay what is started beside them.
+        """
+        self._closed = False
+        self._begun = self._start_tasks(1)
 
     async def __aenter__(self) -> Self:
         """Start the processes; return when the first is ready.
@@ -135,9 +144,8 @@ class WorkerPool:
     async def _start_all(self) -> None:
         """Start all processes; return once the first is ready. Retry if none was in time."""
         for delay_s in (*_START_DELAYS_S, None):
-            starts = [asyncio.create_task(self._start()) for _ in range(self._settings.processes)]
-            for start in starts:
-                _track(start, self._starting)
+            missing = self._settings.processes - len(self._begun)
+            starts, self._begun = [*self._begun, *self._start_tasks(missing)], []
             if await _first_ready(starts):
                 for start in starts:
                     start.add_done_callback(self._start_again)
@@ -148,6 +156,12 @@ class WorkerPool:
             log.warning("worker_start_retried", reason=self._start_error, delay_s=delay_s)
             await asyncio.sleep(delay_s)
         raise ConfigurationError([f"workers: {self._start_error}"])
+
+    def _start_tasks(self, count: int) -> list[asyncio.Task[bool]]:
+        starts = [asyncio.create_task(self._start()) for _ in range(count)]
+        for start in starts:
+            _track(start, self._starting)
+        return starts
 
     def _start_again(self, start: asyncio.Task[bool]) -> None:
         """Start another process for one that failed while others became ready."""

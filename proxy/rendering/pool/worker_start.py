@@ -77,7 +77,7 @@ async def start_worker(
     with contextlib.ExitStack() as undo:
         undo.callback(ours.close)
         with theirs:
-            process = await _spawn(theirs.fileno(), options)
+            process = await _spawned(theirs.fileno(), options)
         limit = TimeLimit(process.pid, timeout_s, wall_factor=wall_factor)
         hello = await _first_message(process, ours, limit)
         undo.pop_all()
@@ -89,6 +89,23 @@ async def start_worker(
         stderr_log=supervisor.start(BackgroundTask.WORKER_STDERR, printed),
         max_cpu_s=options.max_cpu_s,
     )
+
+
+async def _spawned(descriptor: int, options: WorkerStartOptions) -> asyncio.subprocess.Process:
+    """As `_spawn`; a process that is being started when this call is cancelled is ended."""
+    spawning = asyncio.ensure_future(_spawn(descriptor, options))
+    try:
+        return await asyncio.shield(spawning)
+    except asyncio.CancelledError:
+        await _end(await spawning)
+        raise
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()
+    await log_stderr(process.stderr, process.pid)
 
 
 async def _spawn(descriptor: int, options: WorkerStartOptions) -> asyncio.subprocess.Process:
@@ -117,10 +134,7 @@ async def _first_message(
         return receiving.result()
     except BaseException:
         receiving.cancel()
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-        await log_stderr(process.stderr, process.pid)
+        await _end(process)
         raise
 
 

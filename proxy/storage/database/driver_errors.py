@@ -5,21 +5,33 @@ from __future__ import annotations
 import socket
 import sqlite3
 import ssl
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from pymysql.err import MySQLError
 from sqlalchemy import URL, ExceptionContext
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from proxy.domain.errors import DatabaseUnavailable
 
-CONNECTION_ERRORS = (OSError, EOFError, MySQLError)
-"""What the drivers raise if a connection is lost."""
-DRIVER_ERRORS = (SQLAlchemyError, *CONNECTION_ERRORS, RuntimeError)
-"""What a driver call or SQLAlchemy's pool may raise; see `is_bug`."""
+
+def driver_errors() -> tuple[type[Exception], ...]:
+    """Return what a driver call or SQLAlchemy's pool may raise; see `is_bug`."""
+    return (SQLAlchemyError, *_connection_errors(), RuntimeError)
+
+
+def _connection_errors() -> tuple[type[Exception], ...]:
+    """Return what the drivers raise if a connection is lost."""
+    return (OSError, EOFError, *_mysql_errors())
+
+
+def _mysql_errors() -> tuple[type[Exception], ...]:
+    # Only the driver imports it: with SQLite, pymysql and cryptography would take 8 MB for nothing.
+    module = sys.modules.get("pymysql.err")
+    return () if module is None else (module.MySQLError,)
+
 
 _DENIED = (
     "User or password is wrong, or the account may not connect from this machine: check {setting}"
@@ -164,7 +176,7 @@ def _advice(error: BaseException) -> str:
     if isinstance(cause, sqlite3.Error):
         missing = any(text in str(cause) for text in _MISSING)
         return _OLD_SCHEMA if missing else _SQLITE_ADVICE.get(primary_code(cause), _BUG)
-    if isinstance(cause, MySQLError):
+    if isinstance(cause, _mysql_errors()):
         full = any(text in str(cause) for text in _NO_SPACE)
         code = next(iter(cause.args), 0)
         return _DISK_FULL if full else _ADVICE.get(code, "See the log of the database.")
@@ -179,7 +191,7 @@ def lost_connection(context: ExceptionContext) -> BaseException | None:
     error = context.original_exception
     # Without an execution context, a statement has not been compiled yet: the error is a bug.
     compiling = context.statement is not None and context.execution_context is None
-    if compiling or not isinstance(error, (*CONNECTION_ERRORS, RuntimeError)) or is_bug(error):
+    if compiling or not isinstance(error, (*_connection_errors(), RuntimeError)) or is_bug(error):
         return None
     # Errors of the driver's own classes are wrapped already.
     if context.sqlalchemy_exception is not None:

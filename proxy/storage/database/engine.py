@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from proxy.domain.errors import ConfigurationError
 from proxy.settings import DatabaseSettings
-from proxy.storage.database.driver_errors import DRIVER_ERRORS, lost_connection
+from proxy.storage.database.driver_errors import driver_errors, lost_connection
 
 _ALLOWED = "must be sqlite+aiosqlite:///FILE or mysql+aiomysql://USER@HOST/NAME"
 _SQLITE, _MYSQL = "sqlite+aiosqlite", "mysql+aiomysql"
@@ -191,7 +191,7 @@ def _ping_listener(settings: DatabaseSettings) -> Callable[[Any, Any, object], N
             return
         try:
             connection.run_async(ping)
-        except DRIVER_ERRORS as error:
+        except driver_errors() as error:
             raise InvalidatePoolError from error
 
     return check

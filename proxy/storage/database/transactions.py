@@ -25,9 +25,9 @@ from proxy.domain.errors import CommitUncertain, DatabaseUnavailable
 from proxy.runtime.thread_pool import ThreadPool
 from proxy.settings import DatabaseSettings
 from proxy.storage.database.driver_errors import (
-    DRIVER_ERRORS,
     DatabaseAddress,
     driver_error,
+    driver_errors,
     is_bug,
     primary_code,
     unavailable,
@@ -56,13 +56,16 @@ class _DriverCalls:
 
     @contextmanager
     def translated(
-        self, *, connecting: bool = False, errors: tuple[type[Exception], ...] = DRIVER_ERRORS
+        self, *, connecting: bool = False, errors: tuple[type[Exception], ...] = ()
     ) -> Iterator[None]:
-        """Raise `DatabaseUnavailable` for these errors of a block that consists of driver calls."""
+        """Raise `DatabaseUnavailable` for errors of a block that consists of driver calls.
+
+        ``errors`` limits it to these.
+        """
         try:
             yield
-        except errors as error:
-            if is_bug(error):
+        except Exception as error:
+            if not isinstance(error, errors or driver_errors()) or is_bug(error):
                 raise
             raise self.unavailable(error, connecting=connecting) from error
 

@@ -10,6 +10,7 @@ import signal
 import sys
 import termios
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -499,6 +500,39 @@ async def test_the_check_detects_a_worker_that_does_not_reply() -> None:
             await pool.check()
         await eventually(lambda: pool.pids not in ((), (pid,)))
         await pool.check()
+
+
+async def test_a_pool_that_was_begun_starts_only_the_missing_processes() -> None:
+    pool = pool_of(2)
+    pool.begin()
+    await eventually(lambda: pool.pids)
+    begun = pool.pids
+    async with pool:
+        await eventually(lambda: len(pool.pids) == 2)
+        assert set(begun) < set(pool.pids)
+        assert pool.statistics()["restarts_start"] == 0
+
+
+async def test_a_start_that_is_cancelled_leaves_no_process_behind() -> None:
+    before = workers_of_this_process()
+    pool = pool_of(1)
+    pool.begin()
+    # The process is being started.
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    await pool.aclose()
+    assert workers_of_this_process() <= before
+
+
+def workers_of_this_process() -> set[str]:
+    """Return the process ids of the workers of all pools."""
+    found = set()
+    for task in Path("/proc/self/task").iterdir():
+        for pid in (task / "children").read_text().split():
+            with suppress(FileNotFoundError):
+                if b"proxy.rendering.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    found.add(pid)
+    return found
 
 
 async def test_no_process_outlives_the_pool(source: int) -> None:

@@ -132,3 +132,14 @@ def test_a_process_of_a_user_without_a_name_connects_to_a_server() -> None:
         [sys.executable, "-c", _NAMELESS], env=unnamed, capture_output=True, text=True, check=True
     )
     assert done.stdout == "app\n"
+
+
+def test_the_engines_do_not_import_the_orm_but_leave_it_importable() -> None:
+    script = (
+        "import sys, proxy.storage.database.engine\n"
+        "assert 'sqlalchemy.orm' not in sys.modules\n"
+        "from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine\n"
+        "assert AsyncSession.__module__ == 'sqlalchemy.ext.asyncio.session'\n"
+        "assert proxy.storage.database.engine.create_async_engine is create_async_engine\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -112,7 +112,10 @@ def existing(mariadb_backend: MariaDBBackend) -> str:
 
 
 def test_a_server_starts_without_alembic() -> None:
-    script = "import sys; from proxy.cli import load; load(); sys.exit('alembic' in sys.modules)"
+    script = (
+        "import sys, proxy.cli.run_server;"
+        "from proxy.cli import load; load(); sys.exit('alembic' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 

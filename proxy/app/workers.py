@@ -1,0 +1,61 @@
+"""Creates worker pools from the settings; the server starts its first worker before its imports."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from proxy.rendering.pool.pool import WorkerPool
+from proxy.runtime.supervised_task import UNCOUNTED, TaskSupervisor
+from proxy.settings import Settings
+from proxy.telemetry.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class StartingWorkers:
+    """A pool whose first process is starting, and what counts its restarts."""
+
+    pool: WorkerPool
+    metrics: Metrics
+    supervisor: TaskSupervisor
+
+
+@asynccontextmanager
+async def workers_starting(settings: Settings) -> AsyncIterator[StartingWorkers]:
+    """Start the first worker without waiting for it; close the pool after the block."""
+    metrics = Metrics()
+    supervisor = TaskSupervisor(metrics.background_restarted)
+    pool = _new_pool(settings, supervisor)
+    pool.begin()
+    try:
+        yield StartingWorkers(pool, metrics, supervisor)
+    finally:
+        await pool.aclose()
+
+
+def one_worker(settings: Settings) -> WorkerPool:
+    """Return a pool of one worker, configured as for rendering; the caller enters it."""
+    return _new_pool(_with_one_worker(settings), UNCOUNTED)
+
+
+def idle_worker(settings: Settings, supervisor: TaskSupervisor) -> WorkerPool:
+    """Return a pool of one worker that runs only while the processor is otherwise idle."""
+    return _new_pool(_with_one_worker(settings), supervisor, idle=True)
+
+
+def _with_one_worker(settings: Settings) -> Settings:
+    workers = settings.workers.model_copy(update={"count": 1})
+    return settings.model_copy(update={"workers": workers})
+
+
+def _new_pool(settings: Settings, supervisor: TaskSupervisor, *, idle: bool = False) -> WorkerPool:
+    return WorkerPool(
+        settings.workers,
+        source_types=settings.limits.source_types,
+        max_output_bytes=settings.renditions.max_rendition_bytes,
+        # Above every deadline: the kernel's limit only matters if the server cannot enforce them.
+        max_cpu_s=2 * max(settings.workers.deadline_s, settings.upgrades.deadline_s),
+        idle=idle,
+        supervisor=supervisor,
+    )

@@ -1,0 +1,30 @@
+"""Worker pools that start before the rest of the program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from proxy.app.services import open_services
+from proxy.app.workers import workers_starting
+from tests.support.server import make_settings
+from tests.support.waiting import eventually
+
+
+async def test_the_first_worker_starts_before_anything_else_is_opened(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path / "data", workers={"count": 2})
+    async with workers_starting(settings) as workers:
+        await eventually(lambda: workers.pool.pids)
+        (early,) = workers.pool.pids
+        async with open_services(settings, workers=workers) as services:
+            assert services.rendering.pool is workers.pool
+            assert services.metrics is workers.metrics
+            await eventually(lambda: len(workers.pool.pids) == 2)
+            assert early in workers.pool.pids
+    assert not workers.pool.pids
+
+
+async def test_a_start_that_fails_ends_the_worker(tmp_path: Path) -> None:
+    async with workers_starting(make_settings(tmp_path / "data")) as workers:
+        await eventually(lambda: workers.pool.pids)
+        (pid,) = workers.pool.pids
+    assert not Path(f"/proc/{pid}").exists()
