@@ -17,7 +17,10 @@ OTHER_EXIF = exif_of({0x0131: b"Camera 1.0"}, {})
 
 
 def encoded(kind: str, mode: str = "RGB", **options: Any) -> bytes:
-    image = Image.effect_noise((33, 17), 64).convert(mode)
+    noise = Image.effect_noise((33, 17), 64)
+    image = noise.convert(mode)
+    if mode.endswith("A"):
+        image.putalpha(noise)
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
@@ -49,7 +52,7 @@ FILES = {
     "webp, lossy": encoded("WEBP"),
     "webp, lossless": encoded("WEBP", lossless=True),
     "webp, lossless with alpha": encoded("WEBP", "RGBA", lossless=True),
-    "webp, lossy with alpha": encoded("WEBP", "LA"),
+    "webp, lossy with alpha": encoded("WEBP", "RGBA"),
     "webp with a profile and XMP": encoded("WEBP", icc_profile=b"profile", xmp=b"<x:xmpmeta/>"),
     "webp, animated": encoded("WEBP", save_all=True, append_images=[Image.new("RGB", (33, 17))]),
 }
@@ -66,6 +69,13 @@ def test_the_pixels_stay_and_other_readers_find_the_exif_data(name: str) -> None
     exif = after.getexif()
     assert exif[0x010E].encode("latin-1").decode() == "a cat, Größe 日本"
     assert dict(exif.get_ifd(0x8769)) == {0x9010: "+00:00", 0x9286: b"UNICODE\0{\0}\0"}
+
+
+def test_the_extended_header_of_webp_declares_exif_data_and_transparency() -> None:
+    flags = {name: with_metadata(FILES[name], {}, EXIF)[20] for name in FILES if "webp" in name}
+    assert flags["webp, lossless with alpha"] == flags["webp, lossy with alpha"] == 0x18
+    assert FILES["webp, lossless with alpha"][12:16] == b"VP8L", "it gets the header here"
+    assert flags["webp, lossless"] == flags["webp, lossy"] == 0x08
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -94,7 +104,9 @@ def test_text_and_exif_data_of_another_program_stay_in_a_png() -> None:
     info = PngImagePlugin.PngInfo()
     info.add_text("prompt", '{"3": {"class_type": "KSampler"}}')
     other = encoded("PNG", pnginfo=info, exif=b"Exif\0\0" + OTHER_EXIF)
-    image = opened(with_metadata(other, {"prompt": "a cat", "seed": "42"}, EXIF))
+    content = with_metadata(other, {"prompt": "a cat", "seed": "42"}, EXIF)
+    image = opened(content)
+    assert b"a cat" not in content
     assert image.text == {"prompt": '{"3": {"class_type": "KSampler"}}', "seed": "42"}
     assert image.getexif()[0x0131] == "Camera 1.0"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -65,9 +66,14 @@ def test_an_id_cannot_lead_out_of_the_folder() -> None:
         ("2025-01-11T14:30:22.999+00:00", "20250111_143022"),
     ],
 )
-def test_the_time_is_in_utc(timestamp: str, expected: str) -> None:
+def test_the_time_is_in_utc(timestamp: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config = ImageNamingConfig(include_guid=False)
-    assert name(config, generation_timestamp=timestamp) == f"{expected}.png"
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "America/New_York")
+        time.tzset()
+        found = name(config, generation_timestamp=timestamp)
+    time.tzset()
+    assert found == f"{expected}.png"
 
 
 @pytest.mark.parametrize("timestamp", ["", "yesterday", "11.01.2025", "0001-01-01T00:00:00+14:00"])
