@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import logging
 import os
 import select
@@ -20,6 +21,7 @@ import orjson
 import structlog
 from structlog.typing import Processor
 
+from proxy.domain.request import Outcome
 from proxy.settings import LogSettings
 
 _FLUSH_S = 0.25
@@ -126,7 +128,10 @@ class LogWriter:
             text, dropped = self._next()
             report = b""
             if dropped > self._reported:
-                fields = {"lines": dropped - self._reported, "timestamp": _timestamp()}
+                fields = {
+                    "lines": dropped - self._reported,
+                    "timestamp": _timestamp(_milliseconds()),
+                }
                 report = _line(self._render, "log_lines_dropped", level="warning", **fields)
             try:
                 _write_all(descriptor, report + text)
@@ -274,7 +279,7 @@ def _rendering(
 
 
 class AccessLog:
-    """Writes one line per request, rendered by structlog's renderer, in batches.
+    """Writes one line per request, in the format of all other lines, in batches.
 
     One system call per line would cost a cache hit more time than everything else together, so
     lines are collected for 0.25 s. If the process is killed, these lines are lost.
@@ -284,15 +289,65 @@ class AccessLog:
         """``output`` receives the lines."""
         self._output = output
         # Only the renderer: a line has all its fields, and no exception.
-        self._render = _rendering(settings)[-1]
+        self._render = None if settings.format == "json" else _rendering(settings)[-1]
         self._lines: list[bytes] = []
         self._due: asyncio.TimerHandle | None = None
+        self._milliseconds = 0
+        self._now = ""
 
-    def line(self, **fields: object) -> None:
-        """Add a line. Call it on the event loop."""
-        self._lines.append(
-            _line(self._render, "request", level="info", timestamp=_timestamp(), **fields)
-        )
+    def line(  # noqa: PLR0913 - one for each field of a line
+        self,
+        *,
+        request_id: str,
+        remote: str | None,
+        method: str,
+        target: str,
+        status: int,
+        sent: int,
+        seconds: float,
+        outcome: Outcome,
+        trace_id: str | None = None,
+    ) -> None:
+        """Add a line; ``sent`` is the number of bytes of the body. Call it on the event loop."""
+        milliseconds = _milliseconds()
+        # Many lines share a millisecond.
+        if milliseconds != self._milliseconds:
+            self._milliseconds, self._now = milliseconds, _timestamp(milliseconds)
+        source, fmt, media_id = outcome.source, outcome.format, outcome.media_id
+        if self._render is None:
+            # Written out: a renderer takes three times as long. Each text that a client can choose
+            # is encoded by itself; the others are of closed sets.
+            text = _LINE % (
+                self._now.encode(),
+                request_id.encode(),
+                _quoted(remote),
+                _quoted(method),
+                _quoted(target),
+                status,
+                sent,
+                seconds,
+                source.encode(),
+                fmt.encode(),
+                b"null" if media_id is None else b"%d" % media_id,
+                b"" if trace_id is None else b',"trace_id":"%b"' % trace_id.encode(),
+            )
+        else:
+            fields: dict[str, object] = {
+                "timestamp": self._now,
+                "request_id": request_id,
+                "remote": remote,
+                "method": method,
+                "target": target,
+                "status": status,
+                "bytes": sent,
+                "seconds": round(seconds, 6),
+                "source": source,
+                "format": fmt,
+                "media_id": media_id,
+                **({} if trace_id is None else {"trace_id": trace_id}),
+            }
+            text = _line(self._render, "request", level="info", **fields)
+        self._lines.append(text)
         if self._due is None:
             self._due = asyncio.get_running_loop().call_later(_FLUSH_S, self.flush)
 
@@ -306,10 +361,30 @@ class AccessLog:
             self._output.write(b"".join(lines))
 
 
-def _timestamp() -> str:
-    """Return the time as ISO 8601 in UTC with milliseconds."""
-    moment = time.time()
-    return f"{_second(int(moment))}.{int(moment % 1 * 1000):03d}Z"
+_LINE = (
+    b'{"event":"request","level":"info","timestamp":"%b","request_id":"%b","remote":%b,'
+    b'"method":%b,"target":%b,"status":%d,"bytes":%d,"seconds":%.6f,"source":"%b","format":"%b",'
+    b'"media_id":%b%b}\n'
+)
+
+
+def _quoted(text: str | None) -> bytes:
+    """Return a text of a client as a JSON string."""
+    try:
+        return orjson.dumps(text)
+    # Bytes of a target that are no UTF-8 are surrogates in it, which orjson refuses.
+    except TypeError:
+        return json.dumps(text).encode()
+
+
+def _milliseconds() -> int:
+    """Return the time in milliseconds since 1970."""
+    return int(time.time() * 1000)
+
+
+def _timestamp(milliseconds: int) -> str:
+    """Return a time as ISO 8601 in UTC with milliseconds."""
+    return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03d}Z"
 
 
 # Many lines share a second, and strftime takes longer than the rest of the time stamp.

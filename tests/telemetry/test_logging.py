@@ -7,14 +7,19 @@ import io
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import BinaryIO
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, BinaryIO
 
 import pytest
 from aiohttp.http_exceptions import BadStatusLine
 
+from proxy.domain.formats import Format
+from proxy.domain.request import Origin, Outcome
 from proxy.settings import LogSettings
 from proxy.telemetry.logging import AccessLog, LogWriter, _is_relevant
 from tests.support.waiting import eventually
@@ -30,36 +35,122 @@ class Stream(io.BytesIO):
         return super().write(data)
 
 
+HIT = Outcome("serve", "thumbnail", Format.AVIF, Origin.MEMORY, 7)
+HOSTILE = '/serve/1\n{"event": "forged"}\x1b[31m\\%s\x00\x7f\u2028\U0001f600'
+
+
+def add(access_log: AccessLog, **changes: Any) -> None:
+    """Add the line of a hit with these differences."""
+    fields: dict[str, Any] = {
+        "request_id": "12ab-1",
+        "remote": "192.0.2.1",
+        "method": "GET",
+        "target": "/serve/7",
+        "status": 200,
+        "sent": 22_000,
+        "seconds": 0.00012345,
+        "outcome": HIT,
+    }
+    access_log.line(**fields | changes)
+
+
 async def test_lines_are_collected_and_written_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxy.telemetry.logging._FLUSH_S", 0)
     stream = Stream()
     access_log = AccessLog(LogSettings(), LogWriter(stream))
     for number in range(100):
-        access_log.line(status=200, number=number)
+        add(access_log, sent=number)
     assert stream.writes == 0
     await eventually(lambda: stream.writes)
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert stream.writes == 1
-    assert [line["number"] for line in lines] == list(range(100))
+    assert [line["bytes"] for line in lines] == list(range(100))
     assert {line["event"] for line in lines} == {"request"}
 
 
-async def test_a_client_cannot_forge_a_line() -> None:
+@pytest.mark.parametrize(
+    ("changes", "logged"),
+    [
+        ({}, {}),
+        ({"trace_id": "0af7"}, {"trace_id": "0af7"}),
+        ({"remote": None, "outcome": Outcome("other")}, {"remote": None, "media_id": None}),
+        ({"seconds": 1e-9}, {"seconds": 0.0}),
+        ({"seconds": 86_400.5}, {"seconds": 86_400.5}),
+    ],
+)
+async def test_a_line_has_these_fields_in_this_order(
+    changes: dict[str, Any], logged: dict[str, Any]
+) -> None:
     stream = Stream()
     access_log = AccessLog(LogSettings(), LogWriter(stream))
-    access_log.line(target='/serve/1\n{"event": "forged"}\x1b[31m')
+    add(access_log, **changes)
+    access_log.flush()
+    line = json.loads(stream.getvalue())
+    outcome = changes.get("outcome", HIT)
+    expected = {
+        "event": "request",
+        "level": "info",
+        "timestamp": line["timestamp"],
+        "request_id": "12ab-1",
+        "remote": "192.0.2.1",
+        "method": "GET",
+        "target": "/serve/7",
+        "status": 200,
+        "bytes": 22_000,
+        "seconds": 0.000123,
+        "source": str(outcome.source),
+        "format": str(outcome.format),
+        "media_id": outcome.media_id,
+        **logged,
+    }
+    assert list(line.items()) == list(expected.items())
+    moment = datetime.fromisoformat(line["timestamp"])
+    assert re.fullmatch(r".{19}\.\d{3}Z", line["timestamp"])
+    assert abs((datetime.now(UTC) - moment).total_seconds()) < 3600
+
+
+async def test_time_stamps_follow_the_clock_to_the_millisecond(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stream = Stream()
+    access_log = AccessLog(LogSettings(), LogWriter(stream))
+    for now in (1_700_000_000.0, 1_700_000_000.0004, 1_700_000_000.001, 1_700_000_001.9999):
+        monkeypatch.setattr("proxy.telemetry.logging.time.time", partial(float, now))
+        add(access_log)
+    access_log.flush()
+    stamps = [json.loads(line)["timestamp"] for line in stream.getvalue().splitlines()]
+    assert [stamp.rpartition(":")[2] for stamp in stamps] == [
+        "20.000Z",
+        "20.000Z",
+        "20.001Z",
+        "21.999Z",
+    ]
+
+
+@pytest.mark.parametrize("field", ["remote", "method", "target"])
+@pytest.mark.parametrize("text", [HOSTILE, "/serve/1\udcff", '"', ""])
+@pytest.mark.parametrize("fmt", ["json", "console"])
+async def test_a_client_cannot_forge_a_line(fmt: Any, text: str, field: str) -> None:
+    stream = Stream()
+    access_log = AccessLog(LogSettings(format=fmt), LogWriter(stream))
+    add(access_log, **{field: text})
     access_log.flush()
     (line,) = stream.getvalue().splitlines()
-    assert json.loads(line)["target"].startswith("/serve/1\n")
+    assert b"\x1b" not in line, "no control characters for a terminal"
+    if fmt == "json":
+        assert json.loads(line)[field] == text
 
 
 async def test_console_lines_have_the_same_fields() -> None:
     stream = Stream()
     access_log = AccessLog(LogSettings(format="console"), LogWriter(stream))
-    access_log.line(status=404)
+    add(access_log, status=404, trace_id="0af7")
     access_log.flush()
-    assert b"status=404" in stream.getvalue()
-    assert b"\x1b" not in stream.getvalue(), "no colours outside a terminal"
+    line = stream.getvalue()
+    for field in (b"status=404", b"bytes=22000", b"seconds=0.000123", b"media_id=7", b"source="):
+        assert field in line
+    assert b"trace_id=0af7" in line
+    assert b"\x1b" not in line, "no colours outside a terminal"
 
 
 def test_tracebacks_in_a_console_have_no_local_variables() -> None:
@@ -82,7 +173,7 @@ async def test_lines_for_a_closed_stream_are_dropped() -> None:
     stream = Stream()
     access_log = AccessLog(LogSettings(), LogWriter(stream))
     stream.close()
-    access_log.line(status=200)
+    add(access_log)
     access_log.flush()
 
 

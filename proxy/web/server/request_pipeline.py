@@ -242,28 +242,23 @@ class RequestPipeline:
         if histogram is None:
             histogram = self._metrics.histogram_of(answered.outcome, answered.status)
         histogram.add(first_byte_s, last_byte_s, answered.sent)
-        traced = {}
+        traced = None
         if span is not None:
-            identity = trace_id(span.get_span_context())
-            histogram.exemplify(first_byte_s, last_byte_s, identity)
+            traced = trace_id(span.get_span_context())
+            histogram.exemplify(first_byte_s, last_byte_s, traced)
             end_request(span, answered)
-            traced = {"trace_id": identity}
-        if self._access_log is None:
-            return
-        outcome = answered.outcome
-        self._access_log.line(
-            request_id=answered.request_id,
-            remote=answered.remote,
-            method=answered.request.method,
-            target=answered.target,
-            status=answered.status,
-            bytes=answered.sent,
-            seconds=round(last_byte_s, 6),
-            source=outcome.source,
-            format=outcome.format,
-            media_id=outcome.media_id,
-            **traced,
-        )
+        if self._access_log is not None:
+            self._access_log.line(
+                request_id=answered.request_id,
+                remote=answered.remote,
+                method=answered.request.method,
+                target=answered.target,
+                status=answered.status,
+                sent=answered.sent,
+                seconds=last_byte_s,
+                outcome=answered.outcome,
+                trace_id=traced,
+            )
 
 
 _DETAILS = {404: "there is nothing at this address"}
