@@ -27,6 +27,9 @@ from proxy.web.server.request_pipeline import RequestPipeline
 _BACKLOG = 1024
 """Connections that may wait to be accepted. Beyond it the kernel drops their SYN packets and
 clients retry after 1, 3 and 7 seconds. aiohttp's 128 are full after a moment of overload."""
+_ACCEPTS = 64
+"""Connections accepted before the loop runs other work. With one at a time, each waits for a round
+of responses to all that were accepted before it: at 1,024 busy clients the last for seconds."""
 _ACCEPT_PAUSE_S = 0.05
 _FORCE_CLOSE_S = 0.5
 _CLOSE_IDLE_S = 0.02
@@ -148,21 +151,32 @@ class ServerRunner(web.AppRunner):
             asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
     def _accept(self, listener: socket.socket) -> None:
-        """Accept one connection; called again at once if more wait."""
-        if not self._accept_one(listener):
-            loop = asyncio.get_running_loop()
-            # No descriptor or memory is left (accept(2)). What cannot be accepted waits in the
-            # kernel's backlog. The listener stays readable: without the pause, the loop would
-            # occupy a core until a descriptor is free.
-            loop.remove_reader(listener)
-            loop.call_later(_ACCEPT_PAUSE_S, self._watch, listener)
+        """Accept the connections that wait; called again at once if more do."""
+        for _ in range(_ACCEPTS):
+            try:
+                if not self._accept_one(listener):
+                    return
+            except OSError:
+                loop = asyncio.get_running_loop()
+                # No descriptor or memory is left (accept(2)). What cannot be accepted waits in the
+                # kernel's backlog. The listener stays readable: without the pause, the loop would
+                # occupy a core until a descriptor is free.
+                loop.remove_reader(listener)
+                loop.call_later(_ACCEPT_PAUSE_S, self._watch, listener)
+                return
 
     def _accept_one(self, listener: socket.socket) -> bool:
-        """Accept one connection; return False if none waits or can be accepted."""
+        """Accept one connection, unless its client has left; return False if none waits.
+
+        Raises:
+            OSError: it cannot be accepted.
+        """
         try:
             client, _ = listener.accept()
-        except OSError:
+        except BlockingIOError:
             return False
+        except ConnectionAbortedError:
+            return True
         client.setblocking(False)  # noqa: FBT003 - the socket's own signature
         task = asyncio.create_task(self._open(client))
         self._opening.add(task)
@@ -182,8 +196,9 @@ class ServerRunner(web.AppRunner):
         for listener in listeners:
             asyncio.get_running_loop().remove_reader(listener)
             # The close resets connections that wait in the backlog.
-            while self._accept_one(listener):
-                pass
+            with suppress(OSError):
+                while self._accept_one(listener):
+                    pass
             listener.close()
 
     async def cleanup(self) -> None:

@@ -116,6 +116,18 @@ async def test_without_descriptors_clients_wait_and_accepting_pauses(
     assert tries[3] - tries[0] > 0.1
 
 
+async def test_connections_that_wait_together_are_accepted_together() -> None:
+    """One at a time, each would wait for the responses to all before it."""
+    server = Server()
+    async with server.listening() as port:
+        # Nothing is awaited meanwhile, so they wait in the kernel's backlog.
+        waiting = [socket.create_connection((HOST, port)) for _ in range(40)]
+        server.runner._accept(server.runner._listeners[0])
+        assert len(server.runner._opening) == 40
+        for client in waiting:
+            client.close()
+
+
 async def test_the_limit_of_open_files_lowers_that_of_connections(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
