@@ -25,7 +25,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.settings import ServerSettings
 from proxy.web.server.client_address import CLIENT, TrustedProxies
-from proxy.web.server.parser import OVER_LIMIT, TOO_SLOW, Parser, RejectedRequest
+from proxy.web.server.parser import OVER_LIMIT, TOO_SLOW, ParsedHeads, Parser, RejectedRequest
 from proxy.web.server.request_pipeline import RequestPipeline
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ class ConnectionServer(web.Server):
         self.settings = settings
         self.max_connections = max_connections
         self.proxies = TrustedProxies(settings.trusted_proxies, settings.forwarded_header)
+        self.parsed_heads = ParsedHeads()
         self.draining = False
         """Each response closes its connection, so that clients move to another server."""
         self.open: dict[Connection, None] = {}
@@ -218,6 +219,7 @@ class Connection(RequestHandler):
             self._parser,
             self.answer_at_once,
             self._loop.time,
+            parsed_heads=server.parsed_heads,
             max_head_bytes=settings.max_head_bytes,
             max_line_bytes=settings.max_header_bytes,
             max_target_bytes=server.options["max_line_size"],
@@ -287,8 +289,11 @@ class Connection(RequestHandler):
     def _process_keepalive(self) -> None:
         """Disable aiohttp's timer, which counts a request that has begun as idle; see `review`."""
 
-    def answer_at_once(self, message: RawRequestMessage, began: float) -> bool:
-        """Write the cached response to a request; return False if aiohttp must answer it."""
+    def answer_at_once(self, message: RawRequestMessage, target: str, began: float) -> bool:
+        """Write the cached response to a request; return False if aiohttp must answer it.
+
+        ``target`` replaces that of the message.
+        """
         waiter, transport = self._waiter, self.transport
         if (
             # Without an idle waiter, the task of this connection is busy with an earlier request.
@@ -303,7 +308,7 @@ class Connection(RequestHandler):
             or self._server.draining
         ):
             return False
-        answer = self._server.pipeline.ready(message, self._remote, began, self.proxies)
+        answer = self._server.pipeline.ready(message, target, self._remote, began, self.proxies)
         if answer is None:
             return False
         transport.write(answer)

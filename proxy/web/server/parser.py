@@ -38,6 +38,10 @@ _BODILESS = frozenset(("GET", "HEAD", "DELETE", "OPTIONS", "TRACE"))
 _BODY_PATHS = re.compile(r"/info|/users/me|/api/media/complete/[^/?]+")
 """Paths that accept a body. The application decides with which method, by a 405."""
 PROBES = frozenset(("/healthz", "/readyz", "/metrics"))
+_REQUEST_LINE = re.compile(rb"GET (/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*) HTTP/1\.1\r\n")
+_MAX_PARSED = 1024
+_LONGEST_PARSED = 2048
+"""Bytes. Parsed, a head takes about ten times as much memory."""
 _LINE_EXTRA = 4
 """Bytes of the colon, a space and the line end of each header line."""
 
@@ -95,6 +99,43 @@ class RejectedRequest(HttpProcessingError):
         return _ErrInfo(self.rejection.status, self, self.rejection.detail), EMPTY_PAYLOAD
 
 
+class ParsedHeads:
+    """Request heads that were parsed and answered at once, without their targets.
+
+    Browsers, caches and proxies send the same header lines with many requests, and to parse them
+    takes longer than the rest of a hit. A GET that differs from a parsed one only in its target is
+    parsed in the same way: nothing else in the head depends on the target. The connections of a
+    server share the bounded number of heads.
+    """
+
+    def __init__(self) -> None:
+        self._messages: dict[bytes, RawRequestMessage] = {}
+
+    def find(self, data: bytes) -> tuple[RawRequestMessage, str] | None:
+        """Return the message of an equal head, and the target; None if ``data`` is not just that.
+
+        The target consists of characters of a path and a query that need no escaping, so it ends
+        where llhttp ends it.
+        """
+        match = _REQUEST_LINE.match(data)
+        if match is None:
+            return None
+        message = self._messages.get(data[match.end(1) :])
+        return None if message is None else (message, match[1].decode("ascii"))
+
+    def keep(self, data: bytes, message: RawRequestMessage) -> None:
+        """Keep a head that is valid and has no body, and after which the connection stays open."""
+        match = _REQUEST_LINE.match(data)
+        if match is None or match[1].decode("ascii") != message.path:
+            return
+        head = data[match.end(1) :]
+        if len(head) <= _LONGEST_PARSED and head not in self._messages:
+            if len(self._messages) >= _MAX_PARSED:
+                # Dicts keep the order of insertion, so the first head is the oldest.
+                del self._messages[next(iter(self._messages))]
+            self._messages[head] = message
+
+
 class Parser:
     """A connection's parser with the interface of aiohttp's.
 
@@ -110,6 +151,7 @@ class Parser:
         "_max_head_bytes",
         "_max_line_bytes",
         "_max_target_bytes",
+        "_parsed_heads",
         "_parser",
         "_tail",
         "begun",
@@ -121,14 +163,18 @@ class Parser:
     def __init__(
         self,
         parser: Any,
-        answer: Callable[[RawRequestMessage, float], bool],
+        answer: Callable[[RawRequestMessage, str, float], bool],
         clock: Callable[[], float],
         *,
+        parsed_heads: ParsedHeads,
         max_head_bytes: int,
         max_line_bytes: int,
         max_target_bytes: int,
     ) -> None:
-        """``parser`` is aiohttp's; ``answer`` returns whether it has answered a request.
+        """``parser`` is aiohttp's.
+
+        ``answer`` gets a message and the target, which replaces that of the message. It returns
+        whether it has answered the request.
 
         ``max_target_bytes`` is the limit that the parser was given for the target. It must differ
         from the one for header lines: the parser's error only names the limit.
@@ -136,6 +182,7 @@ class Parser:
         self._parser = parser
         self._answer = answer
         self._clock = clock
+        self._parsed_heads = parsed_heads
         self._max_head_bytes = max_head_bytes
         self._max_line_bytes = max_line_bytes
         self._max_target_bytes = max_target_bytes
@@ -180,6 +227,8 @@ class Parser:
         if self._body is not None:
             return self._feed_body(data, self._body)
         began = time.perf_counter()
+        if self._answer_again(data, began):
+            return _NOTHING
         before = self._first if self.begun else b""
         self._first = before if len(before) == len(_HEAD) else (before + data)[: len(_HEAD)]
         try:
@@ -190,6 +239,22 @@ class Parser:
             method = METH_HEAD if self._first == _HEAD else ""
             return self._end_with([], RejectedRequest(self._reason(error), method).as_message())
         return self._validated(data, parsed, began)
+
+    def _answer_again(self, data: bytes, began: float) -> bool:
+        """Answer a request whose head is that of an earlier one; return False to parse it.
+
+        It was validated then, and nothing but its target differs.
+        """
+        # aiohttp's parser is in the middle of a head, or the connection is on a reserve slot.
+        if self.begun or self.restricted or len(data) > self._max_head_bytes:
+            return False
+        found = self._parsed_heads.find(data)
+        if found is None or len(found[1]) > self._max_target_bytes:
+            return False
+        if not self._answer(found[0], found[1], began):
+            return False
+        self.head_since = 0.0
+        return True
 
     def _reason(self, error: HttpProcessingError) -> RequestRejection:
         """Return what is sent for an error of aiohttp's parser."""
@@ -240,8 +305,9 @@ class Parser:
             # The last response of a connection needs aiohttp, which closes it.
             and not messages[0][0].should_close
             and messages[0][0].version == HttpVersion11
-            and self._answer(messages[0][0], began)
+            and self._answer(messages[0][0], messages[0][0].path, began)
         ):
+            self._parsed_heads.keep(data, messages[0][0])
             self._parser.message_consumed()
             self.head_since = 0.0
             return _NOTHING

@@ -115,17 +115,18 @@ class RequestPipeline:
     def ready(
         self,
         message: RawRequestMessage,
+        target: str,
         peer: str | None,
         began: float,
         proxies: TrustedProxies | None = None,
     ) -> bytes | None:
         """Return all bytes of a cached response and count it as sent; None if there is none.
 
-        Only a body of at most `JOINED_BYTES`: a longer one has to wait for the client. ``proxies``
-        is None if the peer is none of them.
+        Only a body of at most `JOINED_BYTES`: a longer one has to wait for the client. ``target``
+        replaces that of the message; ``proxies`` is None if the peer is none of them.
         """
         answer = self._response_cache.find(
-            message.path, message.method, message.headers, longest=JOINED_BYTES
+            target, message.method, message.headers, longest=JOINED_BYTES
         )
         if answer is None:
             return None
@@ -135,13 +136,13 @@ class RequestPipeline:
         span = None
         # While tracing is off, a response from the cache costs only this comparison more.
         if self._tracing.enabled:
-            span = self._start_span(message.path, message.headers, began)
+            span = self._start_span(target, message.headers, began)
         client = None
         if proxies is not None and proxies.header in message.headers:
             client = proxies.find_client(message.headers)
         answered = AnsweredRequest(
             message,
-            message.path,
+            target,
             client or peer,
             peer,
             request_id,

@@ -6,15 +6,17 @@ import asyncio
 import json
 import re
 from collections.abc import Sequence
+from random import Random
 from typing import Any
 
 import pytest
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_parser import HttpRequestParser
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
-from aiohttp.web_protocol import RequestPayloadError
+from aiohttp.web_protocol import RequestPayloadError, _ErrInfo
 
-from proxy.web.server.parser import TOO_SLOW, Message, Parser, RejectedRequest
+from proxy.web.server import parser as parser_module
+from proxy.web.server.parser import TOO_SLOW, Message, ParsedHeads, Parser, RejectedRequest
 from tests.support.server import Library, Serve, Serving
 from tests.web.wire import Told, answers, exchange, until
 
@@ -27,9 +29,19 @@ MAX_HEAD_BYTES = 1000
 class Bench:
     """A parser before a real one of aiohttp; the time is set by the test."""
 
-    def __init__(self, *, cached: bool = False, max_head_bytes: int = MAX_HEAD_BYTES) -> None:
+    def __init__(
+        self,
+        *,
+        cached: bool = False,
+        max_head_bytes: int = MAX_HEAD_BYTES,
+        parsed_heads: ParsedHeads | None = None,
+    ) -> None:
         self.cached = cached
         self.requested: list[str] = []
+        self.heads: list[tuple[Any, ...]] = []
+        """Method and headers of each requested target."""
+        self.parsed = 0
+        """Chunks that aiohttp's parser got."""
         self.now = 1.0
         loop = asyncio.get_running_loop()
         behind = HttpRequestParser(
@@ -41,22 +53,39 @@ class Bench:
             max_field_size=8190,
         )
         self.parser = Parser(
-            behind,
+            Counting(self, behind),
             self.answer,
             lambda: self.now,
+            parsed_heads=parsed_heads or ParsedHeads(),
             max_head_bytes=max_head_bytes,
             max_line_bytes=8190,
             max_target_bytes=8177,
         )
 
-    def answer(self, message: Any, began: float) -> bool:
+    def answer(self, message: Any, target: str, began: float) -> bool:
         assert began > 0
-        self.requested.append(message.path)
+        self.requested.append(target)
+        self.heads.append((message.method, *message.headers.items()))
         return self.cached
 
     def feed(self, *chunks: bytes) -> list[Message]:
         """Return the messages of all chunks."""
         return [message for chunk in chunks for message in self.parser.feed_data(chunk)[0]]
+
+
+class Counting:
+    """A parser of aiohttp that counts its calls."""
+
+    def __init__(self, bench: Bench, behind: HttpRequestParser) -> None:
+        self._bench = bench
+        self._behind = behind
+
+    def feed_data(self, data: bytes) -> Any:
+        self._bench.parsed += 1
+        return self._behind.feed_data(data)
+
+    def message_consumed(self) -> None:
+        self._behind.message_consumed()
 
 
 @pytest.fixture
@@ -99,6 +128,129 @@ async def test_only_a_request_that_is_exactly_a_chunk_is_answered_at_once(
     bench = Bench(cached=True)
     assert len(bench.feed(*chunks)) >= 1
     assert bench.requested == []
+
+
+async def test_a_head_is_parsed_once_for_all_targets_and_connections() -> None:
+    heads = ParsedHeads()
+    bench, other = (Bench(cached=True, parsed_heads=heads) for _ in range(2))
+    second = GET.replace(b"/serve/1", b"/serve/22?size=thumbnail&v=%20a")
+    assert bench.feed(GET, second, GET) == []
+    assert other.feed(second) == []
+    assert bench.requested == ["/serve/1", "/serve/22?size=thumbnail&v=%20a", "/serve/1"]
+    assert other.requested == ["/serve/22?size=thumbnail&v=%20a"]
+    assert (bench.parsed, other.parsed) == (1, 0)
+    assert bench.parser.head_since == other.parser.head_since == 0
+
+
+async def test_a_request_that_only_its_head_was_answered_for_is_parsed_and_passed() -> None:
+    heads = ParsedHeads()
+    Bench(cached=True, parsed_heads=heads).feed(GET)
+    bench = Bench(parsed_heads=heads)
+    assert paths(bench.feed(GET.replace(b"/serve/1", b"/serve/2"))) == ["/serve/2"]
+    assert bench.parsed == 1
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        GET.replace(b"GET", b"HEAD"),
+        GET.replace(b"Host: x\r\n", b"Host: x\r\nX: 1\r\n"),
+        GET.replace(b" /serve/1", b"  /serve/1"),
+        GET.replace(b"/serve/1", b"/serve/1#x"),
+        GET.replace(b"/serve/1", b"http://x/serve/1"),
+        GET.replace(b"/serve/1", b"/serve/" + b"1" * 8200),
+        GET.replace(b"/serve/1", b"/serve/\xc3\xa9"),
+        GET.replace(b"HTTP/1.1", b"HTTP/1.0"),
+        GET + GET,
+        b"\r\n" + GET,
+    ],
+)
+async def test_a_request_that_differs_in_more_than_a_plain_target_is_parsed(changed: bytes) -> None:
+    for max_head_bytes in (MAX_HEAD_BYTES, 32_768):
+        heads = ParsedHeads()
+        Bench(cached=True, parsed_heads=heads).feed(GET)
+        bench = Bench(cached=True, parsed_heads=heads, max_head_bytes=max_head_bytes)
+        bench.feed(changed)
+        assert bench.parsed == 1
+
+
+async def test_a_kept_head_with_a_longer_target_may_exceed_the_limit_of_a_head() -> None:
+    heads = ParsedHeads()
+    bench = Bench(cached=True, parsed_heads=heads)
+    (rejected,) = bench.feed(GET, GET.replace(b"/serve/1", b"/serve/" + b"1" * MAX_HEAD_BYTES))
+    assert status(rejected) == 431
+
+
+async def test_behind_the_beginning_of_a_head_nothing_is_taken_for_another_head() -> None:
+    heads = ParsedHeads()
+    Bench(cached=True, parsed_heads=heads).feed(GET)
+    bench = Bench(cached=True, parsed_heads=heads)
+    (rejected,) = bench.feed(b"GET /a HTTP/1.1\r\n", GET)
+    assert status(rejected) == 400
+    assert bench.requested == []
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"),
+        GET.replace(b"HTTP/1.1", b"HTTP/1.0"),
+        GET.replace(b"GET", b"HEAD"),
+        GET.replace(b"\r\n\r\n", b"\r\nContent-Length: 1\r\n\r\n"),
+        GET.replace(b"\r\n\r\n", b"\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n"),
+        GET.replace(b"\r\n\r\n", b"\r\nX: " + b"x" * 2048 + b"\r\n\r\n"),
+        GET + GET,
+    ],
+)
+async def test_only_short_heads_after_which_a_connection_stays_open_are_kept(sent: bytes) -> None:
+    heads = ParsedHeads()
+    Bench(cached=True, parsed_heads=heads, max_head_bytes=32_768).feed(sent)
+    assert not heads._messages
+
+
+async def test_the_number_of_kept_heads_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parser_module, "_MAX_PARSED", 3)
+    heads = ParsedHeads()
+    bench = Bench(cached=True, parsed_heads=heads)
+    sent = [GET.replace(b"\r\n\r\n", b"\r\nX: %d\r\n\r\n" % one) for one in range(5)]
+    bench.feed(*sent)
+    assert len(heads._messages) == 3
+    bench.feed(*sent[2:])
+    assert bench.parsed == 5, "the oldest are dropped"
+
+
+async def test_no_change_of_a_kept_request_is_taken_for_another_than_aiohttp_parses() -> None:
+    """Neither more nor other requests are answered, rejected or passed than without kept heads."""
+    heads, chance = ParsedHeads(), Random(14)
+    warm = GET.replace(b"\r\n\r\n", b"\r\nAccept: image/avif\r\nX-A: b\r\n\r\n")
+    Bench(cached=True, parsed_heads=heads).feed(GET, warm)
+    inserted = [b"\r", b"\n", b"\r\n", b"\r\n\r\n", b" ", b"\t", b":", b"#", b"/", b"\0", b"\xff"]
+    inserted += [b"GET ", b"HEAD ", b" HTTP/1.1\r\n", b"Content-Length: 3\r\n", b"%", b"?a=b", GET]
+    taken = 0
+    for _ in range(3000):
+        sent = bytearray(chance.choice((GET, warm)))
+        for _ in range(chance.randrange(3)):
+            start = chance.randrange(len(sent) + 1)
+            sent[start : start + chance.randrange(3)] = chance.choice(inserted)
+        split = chance.choice((len(sent), chance.randrange(len(sent) + 1)))
+        chunks = [bytes(sent[:split]), bytes(sent[split:]), GET]
+        with_heads, without = Bench(cached=True, parsed_heads=heads), Bench(cached=True)
+        found = [described(with_heads, chunk) for chunk in chunks if chunk]
+        without.parser._parsed_heads.keep = lambda *_: None  # type: ignore[method-assign]
+        assert found == [described(without, chunk) for chunk in chunks if chunk], bytes(sent)
+        taken += without.parsed - with_heads.parsed
+    assert taken > 1000
+
+
+def described(bench: Bench, chunk: bytes) -> tuple[Any, ...]:
+    """Feed a chunk; return what was answered, passed and rejected, and the state after it."""
+    messages = [
+        (one.status, str(one.message)) if isinstance(one, _ErrInfo) else (one.path, one.method)
+        for one, _ in bench.feed(chunk)
+    ]
+    parser = bench.parser
+    answered = list(zip(bench.requested, bench.heads, strict=True))
+    return answered, messages, parser.begun, parser.discards, parser.head_since
 
 
 @pytest.mark.parametrize("step", [1, 3, 10, 1000])
@@ -232,6 +384,16 @@ async def test_an_offered_upgrade_is_ignored_and_ends_the_connection(
     ((message, _),) = bench.feed(offer + PROBE)
     assert (message.upgrade, message.should_close) == (False, True)
     assert bench.parser.discards
+
+
+async def test_a_restricted_parser_answers_no_kept_head() -> None:
+    heads = ParsedHeads()
+    Bench(cached=True, parsed_heads=heads).feed(GET)
+    bench = Bench(cached=True, parsed_heads=heads)
+    bench.parser.restricted = True
+    (rejected,) = bench.feed(GET)
+    assert status(rejected) == 503
+    assert bench.requested == []
 
 
 async def test_a_restricted_parser_passes_one_probe_only() -> None:
