@@ -148,6 +148,7 @@ class TieredStore:
             supervisor=supervisor,
         )
         self.check = self.disk.check
+        self.read_now = self.disk.read_now
         self._reads: dict[tuple[str, ...], _Read] = {}
         # Weak: a write has ended when nobody has its ticket, neither its task nor a thread.
         self._tickets: WeakSet[WriteTicket] = WeakSet()

@@ -217,6 +217,9 @@ class ResponseCache:
         if entry.draft:
             return self._find_draft(entry, method, headers, longest)
         answer, rendition = entry.answer, entry.rendition()
+        in_memory = rendition is not None
+        if rendition is None:
+            rendition = self._read_now(answer, method, longest)
         # The rendition is on disk, or was evicted or purged. In its place a draft or another size
         # may be served now, so this decides nothing, not even a 304.
         if rendition is None:
@@ -225,8 +228,24 @@ class ResponseCache:
             return _not_modified(entry)
         if rendition.length > longest:
             return None
-        self._mark_used(entry, now)
+        if in_memory:
+            self._mark_used(entry, now)
         return CachedResponse(200, answer.head, rendition.body, answer.outcome, entry.histogram)
+
+    def _read_now(
+        self, answer: ResolvedResponse, method: str, longest: int
+    ) -> MemoryRendition | None:
+        """Return a rendition on disk that can be read without a thread."""
+        if answer.origin is not Origin.DISK or method != "GET" or answer.length > longest:
+            return None
+        # Promoted meanwhile: the handler replaces this entry by one for the memory tier.
+        if answer.variant.digest in self._memory:
+            return None
+        rendition = self._store.read_now(answer.variant)
+        # The encoded head has the Content-Length of the file that the handler found.
+        if rendition is None or rendition.length != answer.length:
+            return None
+        return rendition
 
     def _find_draft(
         self, entry: _Entry, method: str, headers: MultiMapping[str], longest: int

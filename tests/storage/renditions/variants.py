@@ -1,10 +1,13 @@
 """Variants and bodies for the tests of rendition stores."""
 
 import asyncio
+import os
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+
+import pytest
 
 from proxy.domain.formats import Format
 from proxy.domain.variant import EncoderProfile, Geometry, Variant
@@ -63,6 +66,20 @@ async def read(store: DiskStore | TieredStore, key: Variant) -> bytes | None:
 
 async def whole(rendition: Rendition) -> bytes:
     return b"".join([piece async for piece in rendition.chunks(0, rendition.length)])
+
+
+def supports_nowait(directory: Path) -> None:
+    """Skip the test where files cannot be read with RWF_NOWAIT, as in tmpfs."""
+    file = directory / "probe"
+    file.write_bytes(b"x")
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.preadv(descriptor, [bytearray(1)], 0, os.RWF_NOWAIT)
+    except OSError as error:
+        pytest.skip(f"RWF_NOWAIT cannot be used in {directory}: {error}")
+    finally:
+        os.close(descriptor)
+        file.unlink()
 
 
 def unnamed_sizes(root: str) -> list[int]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 from multidict import CIMultiDict
@@ -25,6 +28,8 @@ from proxy.web.server.response_cache import (
     ResolvedResponse,
     ResponseCache,
 )
+from tests.storage.renditions.variants import supports_nowait
+from tests.support.waiting import eventually
 
 SIZES = {name: SizeSpec(name, side, side) for name, side in (("detail", 640), ("thumbnail", 150))}
 ORDER = (Format.AVIF, Format.WEBP, Format.JPEG)
@@ -78,21 +83,26 @@ class Bench:
             clock=lambda: self.now,
         )
 
-    def keep(self, raw: str, accept: str = AVIF, *, draft: bool = False) -> RenderPlan:
-        """Store the rendition of a target in memory and keep the response for it."""
+    def keep(
+        self,
+        raw: str,
+        accept: str = AVIF,
+        *,
+        draft: bool = False,
+        origin: Origin = Origin.MEMORY,
+    ) -> RenderPlan:
+        """Keep the response for a target; store its rendition in memory if it comes from there."""
         path, _, query = raw.partition("?")
         target = ImageTarget(
             ImageRoute.SERVE, int(path.rpartition("/")[2]), parse_request(query, sizes=SIZES)
         )
         plan = a_plan(target)
         variant = plan.draft if draft and plan.draft is not None else plan.variant
-        if self.store.memory.peek(variant.digest) is None:
+        if origin is Origin.MEMORY and self.store.memory.peek(variant.digest) is None:
             self.store.memory.put(variant, BODY)
-        outcome = Outcome(ImageRoute.SERVE, "detail", Format.AVIF, Origin.MEMORY)
+        outcome = Outcome(ImageRoute.SERVE, "detail", Format.AVIF, origin)
         missed = outcome._replace(source=Origin.NOT_MODIFIED)
-        answer = ResolvedResponse(
-            plan, variant, Origin.MEMORY, len(BODY), b"200", outcome, b"304", missed
-        )
+        answer = ResolvedResponse(plan, variant, origin, len(BODY), b"200", outcome, b"304", missed)
         self.cache.keep(raw, accept, target, answer)
         return plan
 
@@ -331,3 +341,71 @@ def test_a_target_in_any_case_is_remembered_like_the_plain_one(bench: Bench) -> 
         assert bench.find(target) is not None
         assert (target, AVIF) in bench.cache._aliases
     assert not plan.is_fallback
+
+
+@dataclass
+class OnDisk:
+    """A kept response whose rendition is on disk; nothing is kept in memory."""
+
+    bench: Bench
+    plan: RenderPlan
+
+    def find(self, **changes: Any) -> CachedResponse | None:
+        """Return the response if it needs no thread."""
+        return self.bench.find(TARGET, **changes)
+
+    async def heat(self) -> None:
+        """Store the rendition and request it until no thread is needed."""
+        store = self.bench.store
+        await store.put(store.ticket(self.plan.variant), BODY)
+        headers = CIMultiDict(Accept=AVIF)
+        for _ in range(2):
+            found = await self.bench.cache.get(TARGET, "GET", headers)
+            assert found is not None
+            assert found.body == BODY
+        await eventually(lambda: self.plan.variant.digest in store.disk._hot_files._files)
+
+
+TARGET = "/serve/1?size=thumbnail"
+
+
+@pytest.fixture
+async def on_disk(tmp_path: Path) -> AsyncIterator[OnDisk]:
+    supports_nowait(tmp_path)
+    async with TieredStore(tmp_path / "renditions", RenditionSettings(memory_max_bytes=0)) as store:
+        bench = Bench(store)
+        yield OnDisk(bench, bench.keep(TARGET, origin=Origin.DISK))
+
+
+async def test_a_hot_rendition_on_disk_is_found_without_a_wait(on_disk: OnDisk) -> None:
+    assert on_disk.find() is None, "nothing is stored"
+    await on_disk.heat()
+    found = on_disk.find()
+    assert found is not None
+    assert (found.status, found.head, found.body) == (200, b"200", BODY)
+    assert found.outcome.source is Origin.DISK
+    etag = on_disk.plan.variant.etag
+    not_modified = on_disk.find(If_None_Match=etag)
+    assert not_modified is not None
+    assert (not_modified.status, not_modified.body) == (304, b"")
+
+
+async def test_a_hot_rendition_is_left_to_the_handler_where_it_decides(on_disk: OnDisk) -> None:
+    await on_disk.heat()
+    assert on_disk.find(method="HEAD") is None
+    assert on_disk.find(Range="bytes=0-1") is None
+    assert on_disk.bench.cache.find(TARGET, "GET", CIMultiDict(Accept=AVIF), longest=999) is None
+    on_disk.bench.fresh_until = 0
+    on_disk.bench.cache.forget(1)
+    assert on_disk.find() is None
+
+
+async def test_a_purged_or_replaced_hot_rendition_is_never_found(on_disk: OnDisk) -> None:
+    await on_disk.heat()
+    await on_disk.bench.store.purge(1)
+    assert on_disk.find() is None
+    assert on_disk.find(If_None_Match=on_disk.plan.variant.etag) is None
+    await on_disk.heat()
+    store = on_disk.bench.store
+    await store.put(store.ticket(on_disk.plan.variant), b"of another length")
+    assert on_disk.find() is None
