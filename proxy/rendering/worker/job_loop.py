@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from proxy.domain.worker_protocol import (
 from proxy.rendering.worker.sandbox.restrictions import end_with_parent
 
 _LOWEST_PRIORITY = 19
+_AUTOGROUP_ATTEMPTS, _AUTOGROUP_PAUSE_S = 20, 0.1
 _MAX_DESCRIPTORS = 3
 
 Handler = Callable[..., Any]
@@ -72,7 +74,7 @@ def _datagrams(reply: Any) -> list[bytes]:
         return fragments(JobFailure("fault", str(error)))
 
 
-def _lower_priority(nice: int, *, idle: bool) -> None:
+def lower_priority(nice: int, *, idle: bool) -> None:
     """Let the server run first; if ``idle``, run only while the processor is otherwise idle."""
     if idle:
         nice = _LOWEST_PRIORITY  # nearly idle, if the kernel refuses SCHED_IDLE
@@ -81,8 +83,16 @@ def _lower_priority(nice: int, *, idle: bool) -> None:
     os.nice(nice)
     # With autogroups (sched(7)) niceness only counts within a session, and this process has its
     # own: the weight of the session has to be lowered, too.
-    with contextlib.suppress(OSError):
-        Path("/proc/self/autogroup").write_text(str(nice))
+    for _ in range(_AUTOGROUP_ATTEMPTS if nice else 0):
+        try:
+            Path("/proc/self/autogroup").write_text(str(nice))
+        except BlockingIOError:
+            # Only root may do so more than ten times a second on the whole machine.
+            time.sleep(_AUTOGROUP_PAUSE_S)
+        except OSError:
+            break
+        else:
+            break
 
 
 def run_worker(prepare: Prepare, handle: Handler) -> None:
@@ -98,7 +108,7 @@ def run_worker(prepare: Prepare, handle: Handler) -> None:
             # at its end.
             if not connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
                 return
-        _lower_priority(options["nice"], idle=options["idle"])
+        lower_priority(options["nice"], idle=options["idle"])
         try:
             info = prepare(options)
         except ConfigurationError as error:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -133,3 +135,41 @@ def test_a_server_that_ends_during_a_job_is_no_error(loop: Loop) -> None:
     loop.thread.join(30)
     assert not loop.thread.is_alive()
     os.close(reader)
+
+
+_AUTOGROUP = Path("/proc/self/autogroup")
+_LOWER_PRIORITY = f"""
+import sys
+from pathlib import Path
+from proxy.rendering.worker.job_loop import lower_priority
+from proxy.rendering.worker.sandbox.restrictions import drop_capabilities
+drop_capabilities()
+print("ready", flush=True)
+sys.stdin.read()
+lower_priority(7, idle=False)
+print(Path("{_AUTOGROUP}").read_text(), end="")
+"""
+
+
+@pytest.mark.skipif(not _AUTOGROUP.exists(), reason="this kernel has no autogroups")
+def test_workers_that_start_at_once_lower_the_priority_of_their_sessions() -> None:
+    """Without privileges the kernel refuses the second of two such calls within 0.1 s."""
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", _LOWER_PRIORITY],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        for _ in range(4)
+    ]
+    for worker in workers:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "ready\n"
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.close()
+        worker.stdin = None
+    said = [worker.communicate(timeout=60)[0] for worker in workers]
+    assert all(one.endswith("nice 7\n") for one in said), said
