@@ -62,7 +62,7 @@ format: $(DEVELOPMENT)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-# Measures the server beside its peers on this machine, in about 25 minutes, and writes
+# Measures the server beside its peers on this machine, in at most 25 minutes, and writes
 # tests/benchmarks/RESULTS.md and README's table. Needs nginx and wrk, and node and npm for one peer
 # (Debian packages). thumbor and IPX are installed in ~/.cache/smartserve-bench. imgproxy and imagor are
 # measured if SMARTSERVE_BENCH_IMGPROXY and SMARTSERVE_BENCH_IMAGOR name their binaries.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import resource
 import socket
 import time
 from collections.abc import Mapping, Sequence
@@ -15,7 +17,11 @@ from typing import Self
 from tests.benchmarks.servers import Address, Unmeasurable
 
 _READ_BYTES = 256 * 1024
-_TIMEOUT_S = 30
+_TIMEOUT_S = 60
+_CROWD_TIMEOUT_S = 120
+_POLL_S = 0.002
+_SPARE_FILES = 200
+"""Descriptors of this process beside the connections of a crowd."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +74,10 @@ class Connection:
         return Answer(status, headers, body, first_byte_s, time.perf_counter() - began)
 
     def _receive(self) -> bytes:
-        received = self._socket.recv(_READ_BYTES)
+        try:
+            received = self._socket.recv(_READ_BYTES)
+        except TimeoutError as error:
+            raise Unmeasurable(f"{self._host} sent nothing for {_TIMEOUT_S} s") from error
         if not received:
             raise Unmeasurable(f"{self._host} closed the connection before its answer was whole")
         return received
@@ -81,6 +90,19 @@ def get(address: Address, target: str, *, accept: str = "*/*") -> Answer:
     if answer.status != HTTPStatus.OK:
         raise Unmeasurable(f"{target} was answered with {answer.status}: {answer.body[:200]!r}")
     return answer
+
+
+def await_ready(address: Address) -> None:
+    """Return when ``/readyz`` is 200: all workers have started.
+
+    Raises:
+        Unmeasurable: it has another status than 200 and 503.
+    """
+    with Connection(address) as connection:
+        while (status := connection.get("/readyz").status) != HTTPStatus.OK:
+            if status != HTTPStatus.SERVICE_UNAVAILABLE:
+                raise Unmeasurable(f"/readyz was answered with {status}")
+            time.sleep(_POLL_S)
 
 
 def fetched(
@@ -109,6 +131,58 @@ def fetched(
     if failed := [answer for answer in answers.values() if answer.status != HTTPStatus.OK]:
         raise Unmeasurable(f"{len(failed)} failures, such as {failed[0].body[:200]!r}")
     return seconds, [answers[number] for number in range(len(targets))]
+
+
+def all_at_once(address: Address, targets: Sequence[str]) -> tuple[float, list[Answer]]:
+    """Request all targets at the same moment, each on its own connection.
+
+    Return the seconds to the end of the last response, and the responses in order of the targets,
+    whatever their status.
+
+    Raises:
+        Unmeasurable: a response was incomplete or took too long, or there are too few descriptors.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = len(targets) + _SPARE_FILES
+    if most < needed and most != resource.RLIM_INFINITY:
+        raise Unmeasurable(f"{needed} file descriptors are needed, and {most} are allowed")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, most))
+    return asyncio.run(_crowd(address, targets))
+
+
+async def _crowd(address: Address, targets: Sequence[str]) -> tuple[float, list[Answer]]:
+    opened = [await asyncio.open_connection(*address) for _ in targets]
+    host = f"{address[0]}:{address[1]}"
+    try:
+        began = time.perf_counter()
+        for target, (_, writer) in zip(targets, opened, strict=True):
+            request = f"GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+            writer.write(request.encode())
+        async with asyncio.timeout(_CROWD_TIMEOUT_S):
+            answers = await asyncio.gather(*(_whole(reader, began) for reader, _ in opened))
+    except (OSError, TimeoutError) as error:
+        raise Unmeasurable(f"{host} did not answer {len(targets)} requests: {error!r}") from error
+    finally:
+        for _, writer in opened:
+            writer.close()
+    return max(answer.last_byte_s for answer in answers), list(answers)
+
+
+async def _whole(reader: asyncio.StreamReader, began: float) -> Answer:
+    """Return the response on a connection that the server closes after it."""
+    first = await reader.read(_READ_BYTES)
+    first_byte_s = time.perf_counter() - began
+    received = first + await reader.read()
+    last_byte_s = time.perf_counter() - began
+    head, end, rest = received.partition(b"\r\n\r\n")
+    if not end:
+        raise Unmeasurable(f"a connection was closed without an answer: {received[:200]!r}")
+    status, headers = _head(head.decode("latin-1"))
+    read = _chunked if "chunked" in headers.get("transfer-encoding", "") else _counted
+    body = read(bytearray(rest), headers)
+    if body is None:
+        raise Unmeasurable(f"an answer ended after {len(rest)} bytes: {head[:300]!r}")
+    return Answer(status, headers, body, first_byte_s, last_byte_s)
 
 
 def _head(text: str) -> tuple[int, dict[str, str]]:

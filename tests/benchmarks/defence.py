@@ -20,7 +20,7 @@ from tests.benchmarks.wrk import CONNECTIONS
 LIMIT = 1.02
 """Of the time without the defence (issue 4: at most 2 % more)."""
 
-_TURNS = 25
+_TURNS = 11
 _TIER = "memory"
 _IDLE = 1000
 _WITHOUT, _WITH = "without deadlines and cap", "with them"

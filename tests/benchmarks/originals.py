@@ -27,8 +27,10 @@ _PNG_START = 8 + 25
 """Signature and IHDR chunk."""
 _JPEG_START = 2
 """SOI marker."""
-_RECIPE = 1
+_RECIPE = 2
 """A part of the names of cached files; to be raised with each change of `with_noise`."""
+_TILE = 1021
+"""Side of the noise that is repeated: an encoder works on much smaller blocks."""
 _SAVING: dict[str, dict[str, Any]] = {"jpg": {"Q": 92}, "png": {"compression": 1}}
 
 
@@ -76,9 +78,10 @@ def with_noise(image: Any) -> Any:
     width, height = image.width, image.height
 
     def gauss(seed: int, blur: float) -> Any:
-        noise = pyvips.Image.gaussnoise(width, height, sigma=1, mean=0, seed=seed).gaussblur(blur)
+        noise = pyvips.Image.gaussnoise(_TILE, _TILE, sigma=1, mean=0, seed=seed).gaussblur(blur)
         # Blurring takes most of the deviation away.
-        return noise * (1 / noise.crop(0, 0, min(width, 512), min(height, 512)).deviate())
+        tile = (noise * (1 / noise.deviate())).copy_memory()
+        return tile.replicate(width // _TILE + 1, height // _TILE + 1).crop(0, 0, width, height)
 
     brightness = gauss(1, 0.5)
     colour = brightness.bandjoin([gauss(2, 1.0), gauss(3, 1.0)])

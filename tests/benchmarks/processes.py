@@ -24,9 +24,18 @@ def family(pid: int) -> list[int]:
 
 def peak_bytes(pid: int) -> int:
     """Return the peak resident memory of a process (VmHWM, proc_pid_status(5))."""
+    return _status_bytes(pid, "VmHWM")
+
+
+def resident_bytes(pid: int) -> int:
+    """Return the resident memory of a process (VmRSS, proc_pid_status(5))."""
+    return _status_bytes(pid, "VmRSS")
+
+
+def _status_bytes(pid: int, name: str) -> int:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     fields = dict(line.split(":", 1) for line in lines)
-    return int(fields["VmHWM"].split()[0]) * 1024
+    return int(fields[name].split()[0]) * 1024
 
 
 class Paused:

@@ -7,20 +7,42 @@ often slower, because its share of time is used up: every other round runs backw
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TypeVar
+
+from tests.benchmarks.servers import Unmeasurable
 
 T = TypeVar("T")
 
 
 def in_turns(
-    contestants: Mapping[str, Callable[[int], T]], *, turns: int, alternate: bool = True
+    contestants: Mapping[str, Callable[[int], T]],
+    *,
+    turns: int,
+    alternate: bool = True,
+    warm_up: bool = False,
+    may_fail: Collection[str] = (),
+    notes: list[str] | None = None,
 ) -> dict[str, list[T]]:
-    """Return the figures of each contestant; a measurement receives the number of its turn."""
+    """Return the figures of each contestant; a measurement receives the number of its turn.
+
+    With ``warm_up``, the turn after the last one comes first and is not counted. A contestant of
+    ``may_fail`` that fails is left out, and its cause is added to ``notes``.
+    """
     taken: dict[str, list[T]] = {name: [] for name in contestants}
-    for turn in range(turns):
+    for turn in (*([turns] if warm_up else []), *range(turns)):
         step = -1 if alternate and turn % 2 else 1
-        for name, measure in list(contestants.items())[::step]:
-            print(f"  turn {turn + 1} of {turns}: {name}", file=sys.stderr, flush=True)
-            taken[name].append(measure(turn))
+        for name in list(taken)[::step]:
+            shown = f"turn {turn + 1} of {turns}" if turn < turns else "warm-up"
+            print(f"  {shown}: {name}", file=sys.stderr, flush=True)
+            try:
+                figure = contestants[name](turn)
+            except Unmeasurable as error:
+                if name not in may_fail or notes is None:
+                    raise
+                notes.append(f"{name}: NOT MEASURED: {error}.")
+                del taken[name]
+            else:
+                if turn < turns:
+                    taken[name].append(figure)
     return taken

@@ -12,7 +12,7 @@ from tests.benchmarks.originals import copies, imported, kodak
 from tests.benchmarks.report import Row, Table
 from tests.benchmarks.servers import Unmeasurable, command, environment
 
-_PICTURES = 20
+_PICTURES = 6
 _RENDERED = re.compile(r"^\d+\t(\d+) rendered, (\d+) present$", re.MULTILINE)
 
 
