@@ -116,9 +116,11 @@ def printable(text: str) -> str:
     )
 
 
-def print_summary(command: str, **counts: int) -> None:
-    """Print a last line with the counts of a command to standard error."""
+def print_summary(command: str, *, seconds: float = 0.0, **counts: int) -> None:
+    """Print a last line to standard error: the counts of a command, and its rate if it has one."""
     listed = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
+    if seconds:
+        listed += f", in {seconds:.1f} s ({sum(counts.values()) / seconds:.1f}/s)"
     errors().print(f"{command}: {listed}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -324,13 +326,26 @@ async def _retried(process: Callable[[T], Awaitable[bool]], item: T) -> bool:
 
 def progress_bar(label: str, total: int) -> Progress:
     """Return a progress bar on standard error, with one task; hidden if it is not a terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn  # noqa: PLC0415
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+    )
+    from rich.text import Text  # noqa: PLC0415
+
+    class RateColumn(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:.1f}/s" if task.speed else "")
 
     progress = Progress(
         # transient: the bar disappears at the end, so that only results remain.
         TextColumn(label),
         BarColumn(),
         MofNCompleteColumn(),
+        RateColumn(),
         console=errors(),
         transient=True,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -66,14 +67,18 @@ async def import_(
 
         # In a thread: on a file system that does not respond, Ctrl-C would have no effect.
         files = await asyncio.to_thread(list, walk(paths))
-        # More at a time would only wait for a worker.
-        concurrency = settings.workers.processes
+        # Twice as many as workers, unless the queue is too short: the one half is decoded while
+        # the other half is stored.
+        workers = settings.workers
+        concurrency = workers.processes + min(workers.processes, workers.max_queue)
+        began = time.perf_counter()
         with progress_bar("importing", len(files)) as progress:
             skipped = await process_each(
                 files, import_one, progress=progress, concurrency=concurrency, on_error=reject
             )
     added = len(files) - sum(known) - skipped
-    print_summary("import", imported=added, known=sum(known), skipped=skipped)
+    seconds = time.perf_counter() - began
+    print_summary("import", seconds=seconds, imported=added, known=sum(known), skipped=skipped)
     return skipped
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import aiofiles
 
@@ -77,7 +78,10 @@ class FileImporter:
     originals: LocalOriginals
     checker: SourceChecker
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
-    _adding: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+    _adding: WeakValueDictionary[str, asyncio.Lock] = field(
+        default_factory=WeakValueDictionary, init=False
+    )
+    """Locks of the contents that are being added."""
 
     async def import_file(
         self, path: Path, *, user_id: int, data_type: DataType
@@ -96,8 +100,10 @@ class FileImporter:
             return RejectedFile(path, error.strerror or "cannot be read")
         except (SourceTooLarge, UndecodableSource, UnsupportedSource) as error:
             return RejectedFile(path, error.detail)
-        # One at a time: of two equal files, the second must find the row of the first.
-        async with self._adding:
+        # Of two equal files, the second must find the row of the first. Others are stored at the
+        # same time: a commit and a synchronisation take as long as the check of an image.
+        lock = self._adding.setdefault(result.content_hash, asyncio.Lock())
+        async with lock:
             known = await self.catalogue.find_by_hash(result.content_hash)
             if known is not None:
                 return ImportedFile(path, known.id, known=True)

@@ -174,7 +174,36 @@ def check(done: Completed, failing: Collection[int], reason: str, summary: str) 
     assert len(named) == len(failing)
     for number in failing:
         assert sum(f"{number}: " in one or f"{number}.jpg: " in one for one in named) == 1
-    assert lines[-1] == summary.format(done=sound, failed=len(failing))
+    # The rate follows, where a command reports it.
+    assert lines[-1].partition(", in ")[0] == summary.format(done=sound, failed=len(failing))
+
+
+@pytest.mark.parametrize(("queue", "at_a_time"), [("1000", 4), ("1", 3), ("0", 2)])
+def test_workers_decode_while_other_files_are_stored(
+    queue: str, at_a_time: int, tmp_path: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    active = most = 0
+    full = asyncio.Event()
+
+    async def import_file(path: Path, **_: object) -> ImportedFile:
+        nonlocal active, most
+        active += 1
+        most = max(most, active)
+        if active == at_a_time:
+            full.set()
+        async with asyncio.timeout(60):
+            await full.wait()
+        # All others that could start have started now.
+        await asyncio.sleep(0)
+        active -= 1
+        return ImportedFile(path, int(path.stem), known=False)
+
+    importer = SimpleNamespace(import_file=import_file)
+    opened = context(services(make_settings(tmp_path), importer=importer))
+    monkeypatch.setattr("proxy.cli.images.open_services", opened)
+    limits = {"SMARTSERVE_WORKERS__COUNT": "2", "SMARTSERVE_WORKERS__MAX_QUEUE": queue}
+    done = invoke("import", *files(tmp_path), **limits)
+    assert (done.code, most) == (0, at_a_time), done.stderr
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
@@ -218,7 +247,8 @@ def test_a_temporary_error_is_repeated(
     done = COMMANDS[command](monkeypatch.setattr, invoke, tmp_path, fail)
     assert done.code == 0, done.stderr
     assert len(done.stdout.splitlines()) == COUNT
-    assert done.stderr.splitlines()[-1] == SUMMARIES[command].format(done=COUNT, failed=0)
+    last = done.stderr.splitlines()[-1].partition(", in ")[0]
+    assert last == SUMMARIES[command].format(done=COUNT, failed=0)
 
 
 @pytest.mark.parametrize("failing", [{1}, {2}, {4}, {1, 2, 3, 4}], ids=str)

@@ -104,7 +104,7 @@ def test_the_server_runs_although_nobody_reads_standard_output(data: Path) -> No
             except urllib.error.URLError:
                 return False
 
-        wait_until(answers)
+        wait_until(answers, timeout_s=120)
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
 import pytest
 
 from proxy.domain.errors import CommitUncertain, DatabaseUnavailable
-from proxy.domain.media import DataType, MediaFacts
+from proxy.domain.media import DataType, Media, MediaFacts
 from proxy.library.import_files import FileImporter, ImportedFile, RejectedFile, walk
 from proxy.storage.database import NewMedia
 from proxy.storage.database.media_repository import SqlMediaRepository
@@ -124,6 +125,61 @@ class Refusing(SqlMediaRepository):
 
     async def insert(self, new: NewMedia, facts: MediaFacts) -> int:
         raise self.error
+
+
+class Meeting(SqlMediaRepository):
+    """Lets a look-up end when two are under way, or, for equal contents, counts them."""
+
+    def __init__(self, server: Serving, *, parties: int) -> None:
+        settings = server.services.settings
+        super().__init__(settings.database_url, settings.database)
+        self._barrier = asyncio.Barrier(parties)
+        self.active = self.most = 0
+
+    async def find_by_hash(self, content_hash: str) -> Media | None:
+        """Wait for the other look-up, if there is another party."""
+        self.active += 1
+        self.most = max(self.most, self.active)
+        async with asyncio.timeout(60):
+            await self._barrier.wait()
+        return await super().find_by_hash(content_hash)
+
+    async def insert(self, new: NewMedia, facts: MediaFacts) -> int:
+        """Insert the row; the look-up and the storing of this file are over."""
+        self.active -= 1
+        return await super().insert(new, facts)
+
+
+async def import_two(server: Serving, catalogue: Meeting, tmp_path: Path, names: list[str]) -> None:
+    paths = []
+    for number, name in enumerate(names):
+        path = tmp_path / f"{number}.jpg"
+        # Bytes after the end marker make the content a new one.
+        path.write_bytes((SAMPLES / name).read_bytes() + b"other content")
+        paths.append(path)
+    services = server.services
+    async with catalogue:
+        importer = FileImporter(
+            catalogue=catalogue, originals=services.storage.originals, checker=services.checker
+        )
+        taken = await asyncio.gather(
+            *(importer.import_file(path, user_id=3, data_type=DataType.EVENT) for path in paths)
+        )
+    assert all(isinstance(one, ImportedFile) for one in taken), taken
+
+
+async def test_different_files_are_stored_at_the_same_time(server: Serving, tmp_path: Path) -> None:
+    catalogue = Meeting(server, parties=2)
+    await import_two(server, catalogue, tmp_path, ["kodak-23.jpg", "logo.png"])
+    assert catalogue.most == 2
+
+
+async def test_of_equal_files_the_second_waits_for_the_row_of_the_first(
+    server: Serving, tmp_path: Path
+) -> None:
+    catalogue = Meeting(server, parties=1)
+    await import_two(server, catalogue, tmp_path, ["kodak-23.jpg", "kodak-23.jpg"])
+    assert catalogue.most == 1
 
 
 async def refused(server: Serving, path: Path, error: DatabaseUnavailable) -> None:
