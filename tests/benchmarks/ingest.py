@@ -1,11 +1,16 @@
-"""Ingest: uploads per minute that one worker turns into served images."""
+"""Ingest: uploads per minute that one worker turns into served images, and imports per second."""
 
 from __future__ import annotations
 
 import asyncio
+import re
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +18,10 @@ from proxy.app.ingest import IngestUrls, open_ingest
 from proxy.app.services import open_services
 from proxy.settings import load_settings
 from proxy.telemetry.logging import configure_logs
-from tests.benchmarks.originals import kodak, large
+from tests.benchmarks.originals import copies, kodak, large
 from tests.benchmarks.report import Row, Table
-from tests.benchmarks.servers import Unmeasurable
+from tests.benchmarks.servers import Unmeasurable, command, environment
+from tests.benchmarks.turns import in_turns
 from tests.ingest.fake_main_api import KEY, FakeMainApi, fake_main_api
 
 _TURNS = 3
@@ -29,9 +35,87 @@ _WAYS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+_IMPORTS = 60
+"""Photographs of one turn."""
+_IMPORT, _PLAIN = "import, 6 megapixels, a minute", "two plain processes that decode strictly"
+_RATE = re.compile(r"\(([0-9.]+)/s\)$")
+_DECODE = """
+import sys, pyvips
+print(flush=True)
+input()
+for path in sys.argv[1:]:
+    pyvips.Image.new_from_file(path, access="sequential", fail_on="error").avg()
+"""
+"""Waits for a line, then decodes every pixel of each file."""
+
+
 def measure() -> Table:
     """Measure images per minute with and without analysis, for two sizes of photographs."""
-    return asyncio.run(_measure())
+    uploads = asyncio.run(_measure())
+    with tempfile.TemporaryDirectory(prefix="smartserve-import-") as folder:
+        taken = in_turns(
+            {_PLAIN: partial(_decoded, Path(folder)), _IMPORT: partial(_imported, Path(folder))},
+            turns=_TURNS,
+        )
+    plain = taken[_PLAIN]
+    rows = [
+        *uploads.rows,
+        Row(_PLAIN, plain, yardstick=plain),
+        Row(_IMPORT, taken[_IMPORT], yardstick=plain, target=0.9),
+    ]
+    note = f"Imports: {_IMPORTS} photographs a turn, two workers; without the start of the command."
+    return Table(uploads.title, rows, [*uploads.notes, note])
+
+
+def _photographs(place: Path, turn: int) -> list[Path]:
+    """Return photographs that no other turn has imported."""
+    folder = place / f"photographs-{turn}"
+    if not folder.exists():
+        folder.mkdir()
+        copies(large()[:1], folder, count=_IMPORTS)
+    return sorted(folder.iterdir())
+
+
+def _decoded(place: Path, turn: int) -> float:
+    paths = _photographs(place, turn)
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", _DECODE, *paths[half::2]],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    env=environment() | {"VIPS_CONCURRENCY": "1"},
+                )
+            )
+            for half in range(2)
+        ]
+        for process in processes:
+            assert process.stdout is not None
+            process.stdout.readline()
+        began = time.perf_counter()
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write(b"\n")
+            process.stdin.close()
+        if any(process.wait() for process in processes):
+            raise Unmeasurable("plain pyvips cannot decode the photographs")
+        return len(paths) / (time.perf_counter() - began) * _MINUTE
+
+
+def _imported(place: Path, turn: int) -> float:
+    paths = _photographs(place, turn)
+    done = subprocess.run(
+        command("import", "--data-dir", place / f"data-{turn}", *paths),
+        check=False,
+        capture_output=True,
+        env=environment(WORKERS__COUNT="2"),
+        text=True,
+    )
+    found = _RATE.search(done.stderr.strip())
+    if found is None or f"{len(paths)} imported" not in done.stderr:
+        raise Unmeasurable(f"the import failed: {done.stderr[-2000:]}")
+    return float(found[1]) * _MINUTE
 
 
 async def _measure() -> Table:

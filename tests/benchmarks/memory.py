@@ -1,4 +1,4 @@
-"""Peak memory of server and workers for images of a hundred megapixels."""
+"""Memory of server and workers: at rest, and the peak for images of a hundred megapixels."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pyvips
 from proxy.domain.formats import Format
 from proxy.settings import load_settings
 from tests.benchmarks.client import get
-from tests.benchmarks.originals import imported, large
-from tests.benchmarks.processes import family, peak_bytes
+from tests.benchmarks.originals import imported, kodak, large
+from tests.benchmarks.processes import family, peak_bytes, resident_bytes, share_bytes
 from tests.benchmarks.report import Row, Table
 from tests.benchmarks.servers import environment, smartserve
 
@@ -36,20 +36,55 @@ print(next(line.split()[1] for line in lines if line.startswith("VmHWM:")))
 """Prints its own peak in KiB; it has loaded only libvips."""
 
 
+_REST_MIB = {"server": 90.0, "worker": 35.0}
+"""At rest (issue 14, line 6)."""
+_BARE = {"server": "aiohttp.web", "worker": "pyvips"}
+"""A plain interpreter that has imported only this is the peer of each process."""
+
+
 def measure() -> Table:
-    """Measure the peak resident memory in MiB: before, and after an image of each kind."""
+    """Measure resident memory in MiB: at rest, and the peak after an image of each kind."""
     with tempfile.TemporaryDirectory(prefix="smartserve-memory-") as folder:
         place = Path(folder)
-        rows = [row for path in _pictures(place) for row in _rows(path, place)]
+        rows = [*_at_rest(place), *(row for path in _pictures(place) for row in _rows(path, place))]
     return Table(
-        f"MiB of peak resident memory; one WebP of {_SHOWN} pixels from {_SIDE} x {_SIDE}, one "
+        f"MiB of resident memory; peaks: one WebP of {_SHOWN} pixels from {_SIDE} x {_SIDE}, one "
         "worker, one turn",
         rows,
         [
+            "At rest: each process's proportional share (PSS) of the pages that several map.",
             "Plain pyvips: an interpreter with nothing else, smartserve's draft profile.",
             "Each of smartserve's processes is fresh, too; its import ran in others.",
         ],
     )
+
+
+def _at_rest(place: Path) -> Iterator[Row]:
+    """Yield the share of memory of a server that has answered one request, and of its worker."""
+    (media_id,) = imported(kodak()[:1], place / "rest")
+    with smartserve(place / "rest", settings=_SETTINGS) as server:
+        get(server.address, f"/serve/{media_id}?size=thumbnail&format={_FORMAT}")
+        pids = dict(zip(_REST_MIB, family(server.pid), strict=True))
+        found = {name: (resident_bytes(pid), share_bytes(pid)) for name, pid in pids.items()}
+    for name, (resident, share) in found.items():
+        bare = [_bare_share(_BARE[name])]
+        remark = f"{resident / _MIB:.0f} with all pages that it maps"
+        figures, most = [share / _MIB], _REST_MIB[name]
+        yield Row(f"at rest: python with {_BARE[name]}", bare, yardstick=bare)
+        yield Row(f"at rest: smartserve's {name}", figures, yardstick=bare, remark=remark)
+        yield Row(f"the same, to {most:.0f} MiB", figures, yardstick=[most], limit=1.0)
+
+
+def _bare_share(module: str) -> float:
+    """Return the share of memory of an interpreter that has imported one module."""
+    with subprocess.Popen(
+        [sys.executable, "-c", f"import sys, {module}; print(flush=True); sys.stdin.read()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        return share_bytes(process.pid) / _MIB
 
 
 def _pictures(place: Path) -> Iterator[Path]:

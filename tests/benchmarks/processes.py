@@ -38,6 +38,16 @@ def _status_bytes(pid: int, name: str) -> int:
     return int(fields[name].split()[0]) * 1024
 
 
+def share_bytes(pid: int) -> int:
+    """Return the proportional share of a process in resident memory (Pss, proc_pid_smaps(5)).
+
+    A page that n processes map, such as one of a library, counts as its n-th part.
+    """
+    _, *lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    fields = dict(line.split(":") for line in lines)
+    return int(fields["Pss"].split()[0]) * 1024
+
+
 class Paused:
     """A family of processes that is stopped except within `awake`."""
 
