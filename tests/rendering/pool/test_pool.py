@@ -398,6 +398,27 @@ async def test_a_job_past_its_deadline_twice_times_out(source: int) -> None:
         assert pool.statistics()["restarts_deadline"] == 2
 
 
+def page_faults(pid: int) -> int:
+    """Pages that the kernel has given to a process: field 10 of proc_pid_stat(5)."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[7])
+
+
+async def test_a_worker_uses_the_memory_of_earlier_images_again() -> None:
+    # By its defaults, the allocator returns most of the memory to the kernel after each image.
+    job = job_of(PROFILES[Format.WEBP], 1500, 1000)
+    photo = os.open(SAMPLE.with_name("kodak-23.jpg"), os.O_RDONLY)
+    async with pool_of() as pool:
+        (pid,) = pool.pids
+        for _ in range(2):
+            await render(pool, photo, job)
+        before = page_faults(pid)
+        for _ in range(3):
+            await render(pool, photo, job)
+        faults = page_faults(pid) - before
+    os.close(photo)
+    assert faults < 3 * 250
+
+
 @pytest.fixture
 def starved(monkeypatch: pytest.MonkeyPatch) -> None:
     """No worker gets CPU time, although it waits for a CPU."""
