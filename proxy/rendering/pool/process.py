@@ -39,6 +39,9 @@ a framed set may be a `FrameDecoder`, which is then checked against the reply.""
 _PIPE_BYTES = 1024 * 1024
 """Pipe capacity: most renditions fit, so the worker does not wait for the server to read."""
 _READ_BYTES = 256 * 1024
+_GATHER_S = 0.01
+"""Seconds between reads of a pipe after the first one. libvips writes 8 KiB at a time, and passing
+each piece on cost as much processor time in the server as a small render."""
 _CLOSE_S = 1.0
 _CPUCLOCK_SCHED = 2
 _MAX_CHECK_S = 1.0
@@ -168,6 +171,9 @@ class PendingJob:
         self._pipe: list[int] = []
         """The read end, then the write end until a worker has it."""
         self._reading = False
+        self._gathers = False
+        """Whether the pipe is large enough for the output of `_GATHER_S`."""
+        self._next_read: asyncio.TimerHandle | None = None
         self._received = 0
         self.worker: asyncio.Future[Any] = loop.create_future()
         """The `WorkerProcess` that has started the job."""
@@ -198,6 +204,7 @@ class PendingJob:
             # The kernel refuses a size beyond the user's pipe quota; the default then has to do.
             with contextlib.suppress(PermissionError):
                 fcntl.fcntl(self._pipe[0], fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+                self._gathers = True
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -224,8 +231,7 @@ class PendingJob:
         if self._pipe:
             # Only the worker may hold the write end: its close is the end of the output.
             os.close(self._pipe.pop())
-            self._loop.add_reader(self._pipe[0], self._on_readable)
-            self._reading = True
+            self._start_reading()
         return True
 
     async def result(self, deadline_s: float, *, wall_factor: float = 1.0) -> Any:
@@ -284,12 +290,24 @@ class PendingJob:
         if not self._reply.done():
             self._reply.set_exception(error)
 
+    def _start_reading(self) -> None:
+        self._next_read = None
+        self._loop.add_reader(self._pipe[0], self._on_readable)
+        self._reading = True
+
     def _on_readable(self) -> None:
         with contextlib.suppress(BlockingIOError):
             if not self._read():
                 self._stop_reading()
+            elif self._gathers:
+                # The rest of a short output is read when the reply arrives, without a wait.
+                self._stop_reading()
+                self._next_read = self._loop.call_later(_GATHER_S, self._start_reading)
 
     def _stop_reading(self) -> None:
+        if self._next_read is not None:
+            self._next_read.cancel()
+            self._next_read = None
         if self._reading:
             self._reading = False
             self._loop.remove_reader(self._pipe[0])

@@ -419,6 +419,38 @@ async def test_output_that_streams_is_passed_on_at_once(worker: WorkerEnd, sourc
         assert not pending.repeatable(WorkerDied("crash"))
 
 
+async def test_output_after_the_first_piece_is_gathered(
+    worker: WorkerEnd, source: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process_module, "_GATHER_S", HOUR_S)
+    received: list[bytes] = []
+    with PendingJob(job_of(JPEG), source, received.append, max_bytes=100) as pending:
+        pending.send(worker.ours)
+        worker.receive()
+        for piece in (b"1", b"2", b"3"):
+            worker.write(piece)
+            # Without a wait between the reads, each piece would be read in the next turn.
+            await eventually(lambda: received)
+            await asyncio.sleep(0)
+        worker.close()
+        pending.finish(RenditionSetResult(()))
+    assert received == [b"1", b"23"]
+
+
+async def test_gathered_output_needs_no_reply(
+    worker: WorkerEnd, source: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process_module, "_GATHER_S", 0.001)
+    received = bytearray()
+    with PendingJob(job_of(JPEG), source, received.extend, max_bytes=100) as pending:
+        pending.send(worker.ours)
+        worker.receive()
+        worker.write(b"1")
+        await eventually(lambda: received == b"1")
+        worker.write(b"2")
+        await eventually(lambda: received == b"12")
+
+
 async def test_other_output_is_passed_on_with_the_reply(worker: WorkerEnd, source: int) -> None:
     received: list[bytes] = []
     with PendingJob(job_of(WEBP), source, received.append, max_bytes=100) as pending:
