@@ -351,7 +351,8 @@ def _reader(kind: Any) -> Callable[[Any], Any]:
     arguments = get_args(kind)
     parts = [_reader(one) for one in arguments if one is not Ellipsis]
     if isinstance(kind, UnionType):
-        return partial(_read_first, parts)
+        plain = tuple(one for one in arguments if not is_dataclass(one) and not get_args(one))
+        return partial(_read_first, plain, parts)
     if get_origin(kind) is dict:
         return lambda value: {name: parts[1](one) for name, one in value.items()}
     if get_origin(kind) is tuple:
@@ -362,7 +363,12 @@ def _reader(kind: Any) -> Callable[[Any], Any]:
     return read
 
 
-def _read_first(readers: Sequence[Callable[[Any], Any]], value: Any) -> Any:
+def _read_first(
+    plain: tuple[type, ...], readers: Sequence[Callable[[Any], Any]], value: Any
+) -> Any:
+    # Most values are plain ones, such as None: trying the readers would raise an error for each.
+    if isinstance(value, plain):
+        return value
     # The results of a set are of two types without a common field, so the first that fits is right.
     for read in readers:
         with suppress(*_NO_MESSAGE):

@@ -33,6 +33,7 @@ _COLOURS = 3
 _MAX_FULL_CHROMA = 2.0
 _SOURCE_METADATA = (b"exif-", b"xmp-", b"iptc-", b"icc-", b"orientation", b"gif-", b"png-")
 _KEEP_NOTHING = 0
+_BARE = (Format.JPEG, Format.WEBP, Format.AVIF)
 # ``VipsForeignKeep``: EXIF and XMP, in which only the copyright is left.
 _KEEP_COPYRIGHT = 1 | 2
 # XMP (ISO 16684-1) with ``dc:rights`` alone. It must be ASCII: libvips writes XMP into a PNG as
@@ -122,8 +123,9 @@ def is_graphic(image: Any) -> bool:
     """
     if image.bands < _COLOURS:
         return False
-    # A sample takes a millisecond or two.
-    sampled = image[:_COLOURS].subsample(1, max(1, image.height // _SAMPLED_ROWS))
+    # A sample takes half a millisecond. Slicing the bands would cost as much again.
+    opaque = image if image.bands == _COLOURS else image.extract_band(0, n=_COLOURS)
+    sampled = opaque.subsample(1, max(1, image.height // _SAMPLED_ROWS))
     rows = bytes(sampled.write_to_memory())
     step = _COLOURS * max(1, len(rows) // _COLOURS // _SAMPLES)
     if len(set(_triples(rows.translate(_COARSE), step))) <= _MAX_COARSE:
@@ -151,7 +153,10 @@ def _prepared(
     image: Any, profile: EncoderProfile, copyright_notice: str | None
 ) -> tuple[Any, dict[str, Any]]:
     """Return the image without metadata of the source, and the options of the saver."""
-    bare = _without_metadata(image)
+    # Without a notice these savers write no metadata at all, so there is nothing to remove.
+    bare = image
+    if copyright_notice or profile.format not in _BARE:
+        bare = _without_metadata(image)
     options: dict[str, Any] = dict(profile.options)
     if profile.format is Format.AVIF:
         options["compression"] = "av1"

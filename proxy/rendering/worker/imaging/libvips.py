@@ -70,11 +70,14 @@ _BLOCKED = 32
 
 
 def configure() -> None:
-    """Configure libvips for a worker: no operation cache, one thread per pipeline."""
+    """Configure libvips for a worker: no operation cache, one thread per pipeline, no messages."""
     pyvips.cache_set_max(0)
     pyvips.cache_set_max_mem(0)
     pyvips.cache_set_max_files(0)
     pyvips.concurrency_set(1)
+    # It formats a dozen debug messages for each image, which nobody reads. Warnings of libvips are
+    # switched off by the environment of the process.
+    pyvips._remove_log_handler()  # noqa: SLF001 - there is no public name for it
 
 
 def lock_loaders(source_types: Sequence[str]) -> None:
