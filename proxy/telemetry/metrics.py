@@ -11,7 +11,7 @@ import time
 from bisect import bisect_left
 from collections import Counter as Totals
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
+from functools import cache, partial
 from itertools import accumulate, product
 from operator import attrgetter
 from typing import NamedTuple
@@ -129,12 +129,14 @@ class Metrics:
         histogram = partial(
             Histogram, namespace=_NAMESPACE, registry=self.registry, buckets=BUCKETS
         )
-        self._stages = histogram(
+        stages = histogram(
             "stage_seconds", "Duration of a stage of a request or of a render.", ["stage"]
         )
-        self._renders = histogram(
+        renders = histogram(
             "render_seconds", "Duration of a render in a worker.", ["size", "format"]
         )
+        # A render records six stages, and `labels` takes longer than `observe`.
+        self._stage, self._render = cache(stages.labels), cache(renders.labels)
         self.loop_lag = histogram(
             "loop_lag_seconds",
             "Delay of a timer of the event loop, measured at least once a second.",
@@ -190,11 +192,11 @@ class Metrics:
 
     def stage(self, stage: str, seconds: float) -> None:
         """Record one stage: database, queue, decode, transform, encode or store."""
-        self._stages.labels(stage).observe(seconds, _exemplar())
+        self._stage(stage).observe(seconds, _exemplar())
 
     def rendered(self, label: str, fmt: Format, seconds: float) -> None:
         """Record a render, from its start in a worker to the reply."""
-        self._renders.labels(label, fmt).observe(seconds, _exemplar())
+        self._render(label, fmt).observe(seconds, _exemplar())
 
     def upgraded(self, fmt: Format, *, seconds: float, lag_s: float, saved: int) -> None:
         """Record a final that replaced a draft; ``lag_s`` is the time since it was requested."""
