@@ -50,6 +50,7 @@ BENCHMARKS: Mapping[str, Callable[[], Table]] = {
     "growth": growth.measure,
     "detail": detail.measure,
     "cold": cold.measure,
+    "cold-24mp": cold.measure_huge,
     "defaults": cold.measure_defaults,
     "graphics": graphics.measure,
     "settled": settled.measure,

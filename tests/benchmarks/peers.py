@@ -242,17 +242,6 @@ def thumbor(
         yield server.address
 
 
-@contextmanager
-def ipx(place: Path, originals: Path) -> Iterator[Address]:
-    """Serve a folder of originals with IPX, which renders in threads of one process.
-
-    Raises:
-        Unmeasurable: node is missing, or IPX cannot be installed or does not start.
-    """
-    with running(IPX, place.parent, originals) as server:
-        yield server.address
-
-
 def cache() -> Path:
     """Return the cache folder; create it if it is missing."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

@@ -437,6 +437,35 @@ async def test_output_after_the_first_piece_is_gathered(
     assert received == [b"1", b"23"]
 
 
+@pytest.mark.parametrize(
+    ("profile", "framed", "pieces"),
+    [
+        (JPEG, False, (b"12345678", b"9")),
+        (WEBP, False, (b"1", b"2")),
+        (JPEG, True, (b"1", b"2")),
+    ],
+    ids=["a full pipe", "output that is kept", "a framed set"],
+)
+async def test_output_that_arrives_as_fast_as_it_is_read_is_not_gathered(
+    worker: WorkerEnd,
+    source: int,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    profile: EncoderProfile,
+    framed: bool,
+    pieces: tuple[bytes, ...],
+) -> None:
+    monkeypatch.setattr(process_module, "_GATHER_S", HOUR_S)
+    monkeypatch.setattr(process_module, "_READ_BYTES", 4)
+    job = job_of(profile, framed=framed)
+    with PendingJob(job, source, lambda _: None, max_bytes=100) as pending:
+        pending.send(worker.ours)
+        worker.receive()
+        for end, piece in enumerate(pieces, start=1):
+            worker.write(piece)
+            await eventually(lambda end=end: pending._received == len(b"".join(pieces[:end])))
+
+
 async def test_gathered_output_needs_no_reply(
     worker: WorkerEnd, source: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
