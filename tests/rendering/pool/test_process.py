@@ -427,11 +427,11 @@ async def test_output_after_the_first_piece_is_gathered(
     with PendingJob(job_of(JPEG), source, received.append, max_bytes=100) as pending:
         pending.send(worker.ours)
         worker.receive()
-        for piece in (b"1", b"2", b"3"):
-            worker.write(piece)
-            # Without a wait between the reads, each piece would be read in the next turn.
-            await eventually(lambda: received)
-            await asyncio.sleep(0)
+        worker.write(b"1")
+        await eventually(lambda: received)
+        assert not pending._reading
+        worker.write(b"2")
+        worker.write(b"3")
         worker.close()
         pending.finish(RenditionSetResult(()))
     assert received == [b"1", b"23"]
@@ -453,7 +453,7 @@ async def test_output_that_arrives_as_fast_as_it_is_read_is_not_gathered(
     *,
     profile: EncoderProfile,
     framed: bool,
-    pieces: tuple[bytes, ...],
+    pieces: tuple[bytes, bytes],
 ) -> None:
     monkeypatch.setattr(process_module, "_GATHER_S", HOUR_S)
     monkeypatch.setattr(process_module, "_READ_BYTES", 4)
@@ -461,9 +461,11 @@ async def test_output_that_arrives_as_fast_as_it_is_read_is_not_gathered(
     with PendingJob(job, source, lambda _: None, max_bytes=100) as pending:
         pending.send(worker.ours)
         worker.receive()
-        for end, piece in enumerate(pieces, start=1):
-            worker.write(piece)
-            await eventually(lambda end=end: pending._received == len(b"".join(pieces[:end])))
+        first, second = pieces
+        worker.write(first)
+        await eventually(lambda: pending._received == len(first))
+        worker.write(second)
+        await eventually(lambda: pending._received == len(first + second))
 
 
 async def test_gathered_output_needs_no_reply(
