@@ -23,7 +23,7 @@ from tests.benchmarks.client import Answer, await_ready, fetched
 from tests.benchmarks.originals import copies, imported
 from tests.benchmarks.peers import Running, Wanted, all_running
 from tests.benchmarks.processes import Paused
-from tests.benchmarks.report import Comparison, Row, Table, against_best
+from tests.benchmarks.report import Comparison, Row, Table, against_best, format_text
 from tests.benchmarks.scores import Encoding, scored
 from tests.benchmarks.servers import Smartserve, Unmeasurable, smartserve
 from tests.benchmarks.settling import settle
@@ -196,8 +196,8 @@ def _qualities(
         bodies = {name: turns[0].bodies[: len(graphics)] for name, turns in by_name.items()}
         bodies[_FINAL] = [answer.body for answer in finals[wanted]]
         wholes = [
-            Encoding(path, _on_white(pyvips.Image.new_from_buffer(body, "")).pngsave_buffer())
-            for some in bodies.values()
+            Encoding(path, _flat(name, body, path))
+            for name, some in bodies.items()
             for path, body in zip(graphics, some, strict=True)
         ]
         scores = iter(scored(wholes))
@@ -206,6 +206,22 @@ def _qualities(
             for name, some in bodies.items()
         }
     return found
+
+
+def _flat(name: str, body: bytes, reference: Path) -> bytes:
+    """Return a rendition as PNG on white.
+
+    Raises:
+        Unmeasurable: it has another size than its reference.
+    """
+    image, wanted = pyvips.Image.new_from_buffer(body, ""), pyvips.Image.new_from_file(reference)
+    if (image.width, image.height) != (wanted.width, wanted.height):
+        raise Unmeasurable(
+            f"{name} made {reference.stem} of {image.width} x {image.height} pixels, not of "
+            f"{wanted.width} x {wanted.height}"
+        )
+    encoded: bytes = _on_white(image).pngsave_buffer(keep="none")
+    return encoded
 
 
 def _table(
@@ -252,7 +268,7 @@ def _compared(
     qualities: Mapping[Wanted, Mapping[str, Quality]],
 ) -> Iterator[Comparison]:
     peers = {name: figures for name, figures in rates[wanted].items() if name != _SERVED}
-    kind = f"{wanted.format.upper()} of {wanted.side} pixels from PNG graphics, own defaults"
+    kind = f"{format_text(wanted.format)} of {wanted.side} pixels from PNG graphics, own defaults"
     yield from against_best(f"cold renders/s, {kind}", rates[wanted][_SERVED], peers)
     final = qualities[wanted][_FINAL]
     for name in peers:

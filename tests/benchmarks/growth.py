@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from tests.benchmarks import longtail
+from tests.benchmarks import longtail, stills
 from tests.benchmarks.client import await_ready, fetched
 from tests.benchmarks.originals import copies, imported, kodak
 from tests.benchmarks.processes import Paused, resident_bytes
@@ -34,7 +34,7 @@ _RENDERS = 40
 """Misses of one turn."""
 _CLIENTS = 4
 _MIB = 1024 * 1024
-_SETTINGS = {"LOG__ACCESS": "false", "UPGRADES__ENABLED": "false"}
+_SETTINGS = {"LOG__ACCESS": "false", **stills.ONE_SIZE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,8 @@ def _table(starts: Mapping[str, Sequence[float]], taken: Mapping[str, Sequence[T
             *_rows("ms from the command until /readyz is 200", starts, few, limit=LIMIT),
         ],
         [
-            "Background work is off. The files of the hits fit into memory in both cases.",
+            "The files of the hits fit into memory in both cases.",
+            "Finals are rendered at idle priority; a server is paused in the turns of the other.",
             "Each cold render was one by smartserve's own metrics.",
         ],
         compared=[

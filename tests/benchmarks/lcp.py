@@ -17,7 +17,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 
-from tests.benchmarks.report import Row, Table
+from tests.benchmarks.report import Comparison, Row, Table
 from tests.benchmarks.servers import program, smartserve
 from tests.page.conftest import QUIET
 
@@ -94,6 +94,17 @@ def measure() -> Table:
         [
             f"Chromium {version}; page and images of two origins; HTTP/1.1 without TLS.",
             "On a first visit the component alone needs one round trip more, for the script.",
+        ],
+        compared=[
+            Comparison(
+                f"LCP in ms, {form.name.replace('<', '`<').replace('>', '>`')}",
+                "plain `<img>`",
+                found[form.name],
+                found[PLAIN.name],
+                low=True,
+            )
+            for form in FORMS
+            if form is not PLAIN
         ],
     )
 

@@ -112,7 +112,8 @@ def _thumbor_target(name: str, wanted: Wanted) -> str:
 
 
 def _ipx_target(name: str, wanted: Wanted) -> str:
-    box = f"s_{wanted.side}x{wanted.side}" + ("" if wanted.square else ",fit_inside")
+    # A box would shrink an image that is smaller than it, so originals must not be portraits.
+    box = f"s_{wanted.side}x{wanted.side}" if wanted.square else f"w_{wanted.side}"
     chosen = "" if wanted.quality is None else f",q_{wanted.quality}"
     return f"/f_{wanted.format},{box}{chosen}/{name}"
 

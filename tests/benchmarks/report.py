@@ -166,6 +166,11 @@ def figure_text(figure: float) -> str:
     return f"{figure:,.{0 if figure >= 100 else 1 if figure >= 10 else 2}f}"
 
 
+def format_text(name: str) -> str:
+    """Return a format as it is written: AVIF, WebP, JPEG."""
+    return "WebP" if name == "webp" else name.upper()
+
+
 def _processor() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

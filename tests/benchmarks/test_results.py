@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.benchmarks import results
 from tests.benchmarks.report import Comparison, Row, Table
 from tests.benchmarks.results import BEGIN, END, Result, merged, summary, with_summary
 
@@ -61,3 +62,8 @@ def test_only_the_part_between_the_markers_is_replaced() -> None:
 def test_a_readme_without_markers_is_refused(marker: str) -> None:
     with pytest.raises(ValueError, match="needs the lines"):
         with_summary(README.replace(marker, ""), "")
+
+
+def test_the_readme_agrees_with_the_results() -> None:
+    readme, found = results.README.read_text(), results.FILE.read_text()
+    assert with_summary(readme, found) == readme
