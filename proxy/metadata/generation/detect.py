@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,6 +38,9 @@ FIELDS = (
 )
 """Fields that a parser may set, besides lists and those that `detect` computes."""
 
+MAX_RAW_BYTES = 1 << 20
+"""Of rawParameters as JSON; the graph of an editor may be larger than all other metadata."""
+
 _TABLE = (
     ml_lib.parse,
     comfyui.parse,
@@ -71,7 +75,22 @@ def detect(
     sources = Sources(walk, texts, content_credentials, file_name)
     findings = [found for parse in _TABLE if (found := parse(sources)) is not None]
     warnings = dict.fromkeys(text for found in findings for text in found.warnings)
-    return _joined(findings), tuple(warnings)
+    joined = _joined(findings)
+    for name in _too_large(joined["rawParameters"]):
+        joined["rawParameters"][name] = None
+        warnings[f"rawParameters.{name} is larger than 1 MiB and is left out"] = None
+    return joined, tuple(warnings)
+
+
+def _too_large(raw: Mapping[str, Any]) -> list[str]:
+    """Return the parameters that do not fit into the limit, the largest first."""
+    sizes = {name: len(json.dumps(value)) for name, value in raw.items()}
+    left_out: list[str] = []
+    while sum(sizes.values()) > MAX_RAW_BYTES:
+        largest = max(sizes, key=lambda name: sizes[name])
+        del sizes[largest]
+        left_out.append(largest)
+    return left_out
 
 
 def _hidden(text: str | None) -> tuple[TextEntry, ...]:

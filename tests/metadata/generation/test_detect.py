@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.metadata.generation.detect import FIELDS, detect, is_generated
+from proxy.metadata.generation.detect import FIELDS, MAX_RAW_BYTES, detect, is_generated
 from tests.metadata.generation.test_credentials import CHATGPT
 from tests.metadata.generation.test_finding import ANYTHING
 from tests.support.containers import jpeg_with_comment, png_with_texts, walked
@@ -83,6 +83,16 @@ def test_the_result_is_json() -> None:
         {"parameters": INFOTEXT, "workflow": '{"nodes": [{"id": NaN, "type": "x"}]}'},
     ):
         assert json.loads(json.dumps(of_texts(texts), allow_nan=False))
+
+
+def test_raw_parameters_that_are_too_large_are_left_out_with_a_warning() -> None:
+    workflow = {"id": "w", "nodes": [{"id": 1, "type": "x" * 1_100_000}]}
+    content = png_with_texts({"prompt": json.dumps(GRAPH), "workflow": json.dumps(workflow)})
+    found, warnings = detect(walked(content))
+    assert found["rawParameters"]["workflow"] is None
+    assert found["rawParameters"]["comfyWorkflowId"] == "w"
+    assert warnings == ("rawParameters.workflow is larger than 1 MiB and is left out",)
+    assert len(json.dumps(found["rawParameters"])) <= MAX_RAW_BYTES
 
 
 KEYS = [
