@@ -179,7 +179,8 @@ def load_json(text: str) -> Any:
     if not text.lstrip()[:1] or text.lstrip()[0] not in '{["':
         return None
     try:
-        return json.loads(text, parse_constant=lambda _name: None)
+        # Tensor.Art writes a zero byte behind its JSON.
+        return json.loads(text.rstrip("\0 "), parse_constant=lambda _name: None)
     except (ValueError, RecursionError):
         return None
 

@@ -25,20 +25,20 @@ from proxy.metadata.generation.finding import (
 )
 
 _NAMES: Mapping[str, tuple[str, ...]] = {
-    "prompt": ("prompt", "positive_prompt", "positive prompt", "c"),
+    "prompt": ("prompt", "positive_prompt", "positive prompt", "positiveprompt", "c"),
     "negativePrompt": (
         *("negative_prompt", "negativeprompt", "negative prompt", "promptneg", "uc"),
     ),
     "seed": ("seed",),
     "steps": ("steps", "num_inference_steps", "number of inference steps"),
     "cfgScale": ("cfg_scale", "cfgscale", "guidance_scale", "guidance scale", "cfg", "scale"),
-    "sampler": ("sampler", "sampler_name"),
+    "sampler": ("sampler", "sampler_name", "samplername"),
     "scheduler": ("scheduler", "scheduler_name"),
     "vae": ("vae", "use_vae_model", "vae model", "vae_model"),
     "clipSkip": ("clip_skip", "clipskip", "clip skip"),
     "model": (
         *("model", "use_stable_diffusion_model", "stable diffusion model", "model_name"),
-        "checkpoint",
+        *("checkpoint", "modelname", "basemodel"),
     ),
     "version": ("version", "swarm_version", "app_version"),
 }
@@ -74,6 +74,7 @@ def parse(sources: Sources) -> ParserResult | None:
 
 def _texts(sources: Sources) -> Iterator[TextEntry]:
     yield from sources.named("parameters", "parameters-json", "nmkdiffusion", "usercomment")
+    yield from sources.named("generation_data")
     # Draw Things writes JSON beside infotext; JSON has more fields.
     yield from sources.exif("UserComment")
     yield from sources.xmp("exif:UserComment")
@@ -201,8 +202,8 @@ def _block(entry: TextEntry, block: Mapping[str, Any], generator: str) -> Parser
     for name, keys in _NAMES.items():
         value = next((block[key] for key in keys if block.get(key) is not None), None)
         if name == "model":
-            inner = value.get("name") if isinstance(value, dict) else value
-            found.set_model(inner)
+            inner = value if isinstance(value, dict) else {"name": value}
+            found.set_model(inner.get("name", inner.get("modelFileName")))
         else:
             found.set(name, _NUMBERS.get(name, as_text)(value))
     found.set("fullParametersText", entry.text)

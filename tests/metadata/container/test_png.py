@@ -63,7 +63,7 @@ def test_text_after_the_pixels_is_read() -> None:
 
 def test_a_bomb_is_refused() -> None:
     bomb = chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(32 << 20), 9))
-    with pytest.raises(MetadataTooLarge):
+    with pytest.raises(MetadataTooLarge, match="inflates to more than 1 MiB"):
         walked(png(bomb))
 
 

@@ -188,6 +188,46 @@ def test_easy_diffusion_is_read_from_single_texts_and_from_json() -> None:
 
 
 @pytest.mark.parametrize(
+    ("keyword", "block"),
+    [
+        (
+            "generation_data",
+            {
+                "prompt": "a cat",
+                "seed": "42",
+                "steps": 25,
+                "cfgScale": 6,
+                "samplerName": "Euler",
+                "baseModel": {"label": "x", "modelFileName": "pony.safetensors"},
+            },
+        ),
+        (
+            "parameters-json",
+            {
+                "PositivePrompt": "a cat",
+                "Seed": 42,
+                "Steps": 25,
+                "CfgScale": 6.0,
+                "Sampler": "Euler",
+                "ModelName": "folder/pony.safetensors",
+            },
+        ),
+    ],
+    ids=["Tensor.Art", "Stability Matrix"],
+)
+def test_blocks_with_other_names_are_read(keyword: str, block: dict[str, Any]) -> None:
+    found = of_texts({keyword: json.dumps(block) + "\0"})
+    assert known(found, "prompt", "seed", "steps", "cfgScale", "sampler", "checkpoint") == {
+        "prompt": "a cat",
+        "seed": "42",
+        "steps": 25,
+        "cfgScale": 6.0,
+        "sampler": "Euler",
+        "checkpoint": "pony",
+    }
+
+
+@pytest.mark.parametrize(
     "value",
     [
         {"sui_image_params": []},
