@@ -14,9 +14,10 @@ from proxy.domain.variant import EncoderProfile
 from proxy.settings import load_settings
 from tests.benchmarks.client import fetched
 from tests.benchmarks.originals import copies, imported, large
+from tests.benchmarks.peers import Running, Wanted, all_running
 from tests.benchmarks.plain import Plain, Recipe, plain
 from tests.benchmarks.processes import Paused
-from tests.benchmarks.report import Row, Table
+from tests.benchmarks.report import Comparison, Row, Table, against_best, format_text
 from tests.benchmarks.servers import Smartserve, smartserve
 from tests.benchmarks.turns import in_turns
 
@@ -31,7 +32,8 @@ LIMIT_FIRST_BYTE = 1 / 3
 _TURNS = 5
 _RENDERS = 20
 """Per turn; a hundred in total, for a p99."""
-_WARM_UP = 4
+_PHOTOGRAPHS = 4
+"""Of `originals.large`."""
 _SIDE = 1200
 _FORMATS = (Format.AVIF, Format.WEBP, Format.JPEG)
 _NO_UPGRADES = {"UPGRADES__ENABLED": "false"}
@@ -56,7 +58,7 @@ def measure() -> Table:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="smartserve-detail-")))
         originals = place / "originals"
         originals.mkdir()
-        paths = copies(large(), originals, count=_WARM_UP + _TURNS * _RENDERS)
+        paths = copies(large(), originals, count=_TURNS * _RENDERS + _PHOTOGRAPHS)
         ids = imported(paths, place / "data")
         limit = stack.enter_context(plain(processes=1))
         single = stack.enter_context(smartserve(place / "data", settings=_NO_UPGRADES))
@@ -70,14 +72,22 @@ def measure() -> Table:
             with paused.awake():
                 return _served(twofold, Format.AVIF, ids, turn)
 
+        peers, missing = stack.enter_context(all_running(place, originals))
+        theirs = {
+            f"{fmt}: {one.peer.name}": _bound_peer(one, fmt, paths)
+            for fmt in _FORMATS
+            for one in peers
+        }
         contestants = {
             **{f"{name}: plain pyvips": _bound_plain(limit, it, paths) for name, it in _recipes()},
             **{f"{fmt}: smartserve": _bound(single, fmt, ids) for fmt in _FORMATS},
             _DEFAULTS: upgrading,
+            **theirs,
         }
-        for warm_up in contestants.values():
-            warm_up(-1)
-        return _table(in_turns(contestants, turns=_TURNS))
+        taken = in_turns(
+            contestants, turns=_TURNS, warm_up=_TURNS, may_fail=set(theirs), notes=missing
+        )
+        return _table(taken, missing)
 
 
 def _recipes() -> Iterator[tuple[str, Recipe]]:
@@ -116,13 +126,27 @@ def _served(server: Smartserve, fmt: Format, ids: Sequence[int], turn: int) -> W
     )
 
 
+def _bound_peer(running: Running, fmt: Format, paths: Sequence[Path]) -> Contestant:
+    def render(turn: int) -> Waits:
+        wanted = Wanted(fmt, _SIDE)
+        # Each photograph once: the defaults of some peers take seconds.
+        some = [paths[at] for at in _part(turn)][:_PHOTOGRAPHS]
+        targets = [running.peer.target(path.name, wanted) for path in some]
+        _, answers = fetched(running.address, targets, clients=1)
+        return Waits(
+            [answer.first_byte_s for answer in answers], [answer.last_byte_s for answer in answers]
+        )
+
+    return render
+
+
 def _part(turn: int) -> range:
-    """Return the images of a turn; -1 is the warm-up."""
-    start = _WARM_UP + turn * _RENDERS
-    return range(_WARM_UP) if turn < 0 else range(start, start + _RENDERS)
+    """Return the images of a turn; the turn after the last one is the warm-up."""
+    count = _PHOTOGRAPHS if turn == _TURNS else _RENDERS
+    return range(turn * _RENDERS, turn * _RENDERS + count)
 
 
-def _table(taken: Mapping[str, Sequence[Waits]]) -> Table:
+def _table(taken: Mapping[str, Sequence[Waits]], missing: Sequence[str]) -> Table:
     quick, slow = "avif effort 0: plain pyvips", "avif effort 1: plain pyvips"
     compared: list[tuple[str, str, float | None]] = [
         (quick, quick, None),
@@ -134,6 +158,10 @@ def _table(taken: Mapping[str, Sequence[Waits]]) -> Table:
         ("webp: smartserve", "webp: plain pyvips", None),
         ("jpeg: plain pyvips", "jpeg: plain pyvips", None),
         ("jpeg: smartserve", "jpeg: plain pyvips", None),
+        *(
+            (name, quick if name.startswith("avif") else f"{name[:4]}: plain pyvips", None)
+            for name in _peers(taken)
+        ),
     ]
     return Table(
         f"milliseconds to the first byte of the body, the median of each turn; a picture of "
@@ -155,15 +183,50 @@ def _table(taken: Mapping[str, Sequence[Waits]]) -> Table:
         [
             "Plain pyvips: one process, smartserve's draft profile (AVIF: at the effort named).",
             "smartserve without its background work but where that is named.",
+            f"The peers use their own defaults, and render {_PHOTOGRAPHS} pictures a turn.",
             f"Remarks: over all {_TURNS * _RENDERS} pictures, in ms.",
+            *missing,
         ],
+        compared=list(_compared(taken)),
     )
+
+
+def _peers(taken: Mapping[str, Sequence[Waits]]) -> list[str]:
+    """Return the names of the real servers among the contestants."""
+    own = {"plain pyvips", "smartserve", _DEFAULTS.partition(": ")[2]}
+    return [name for name in taken if name.partition(": ")[2] not in own]
+
+
+def _compared(taken: Mapping[str, Sequence[Waits]]) -> Iterator[Comparison]:
+    ours = taken["avif: smartserve"]
+    slow = _medians_ms(taken["avif effort 1: plain pyvips"])
+    what = f"ms to the first byte of a cold {{}} of {_SIDE} pixels"
+    avif = what.format("AVIF")
+    yield Comparison(avif, "libvips at imgproxy's effort 1", _medians_ms(ours), slow, low=True)
+    for fmt in _FORMATS:
+        peers = {
+            name.partition(": ")[2]: taken[name]
+            for name in _peers(taken)
+            if name.startswith(f"{fmt}: ")
+        }
+        first = {name: _medians_ms(turns) for name, turns in peers.items()}
+        served = taken[f"{fmt}: smartserve"]
+        text = what.format(format_text(fmt))
+        yield from against_best(f"{text}, own defaults", _medians_ms(served), first, low=True)
+        if fmt is Format.JPEG:
+            last = {name: _last_ms(turns) for name, turns in peers.items()}
+            text = text.replace("first", "last")
+            yield from against_best(f"{text}, own defaults", _last_ms(served), last, low=True)
+
+
+def _last_ms(turns: Sequence[Waits]) -> list[float]:
+    return [1000 * median(turn.last_s) for turn in turns]
 
 
 def _streamed(taken: Mapping[str, Sequence[Waits]]) -> Iterator[Row]:
     """Yield the rows about the last byte of a JPEG, which is streamed."""
     plain_ms, served = _medians_ms(taken["jpeg: plain pyvips"]), taken["jpeg: smartserve"]
-    last_ms = [1000 * median(turn.last_s) for turn in served]
+    last_ms = _last_ms(served)
     yield Row(
         "jpeg: smartserve, last byte, to plain pyvips",
         last_ms,

@@ -99,7 +99,7 @@ def measure() -> Table:
             }
             names = {one.peer.name for one in peers}
             taken[wanted] = in_turns(
-                contestants, turns=_TURNS, warm_up=True, may_fail=names, notes=missing
+                contestants, turns=_TURNS, warm_up=_TURNS, may_fail=names, notes=missing
             )
         with paused.awake():
             finals = {

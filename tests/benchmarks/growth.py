@@ -73,7 +73,7 @@ def measure() -> Table:
             paused = Paused(server.pid)
             stack.callback(paused.close)
             contestants[f"{rows:,} rows"] = _contestant(server, paused, library)
-        return _table(starts, in_turns(contestants, turns=_TURNS, warm_up=True))
+        return _table(starts, in_turns(contestants, turns=_TURNS, warm_up=_TURNS))
 
 
 def _library(place: Path, rows: int) -> Library:

@@ -15,7 +15,7 @@ from proxy.domain.formats import Format
 from tests.benchmarks.client import all_at_once, fetched
 from tests.benchmarks.originals import copies, imported, large
 from tests.benchmarks.peers import Running, Wanted, all_running
-from tests.benchmarks.report import Comparison, Row, Table
+from tests.benchmarks.report import Comparison, Row, Table, against_best
 from tests.benchmarks.scrape import figure
 from tests.benchmarks.servers import Address, Unmeasurable, smartserve
 from tests.benchmarks.turns import in_turns
@@ -57,7 +57,7 @@ def measure() -> Table:
             **{one.peer.name: _bound(one, paths[0]) for one in peers},
         }
         names = {one.peer.name for one in peers}
-        taken = in_turns(contestants, turns=_TURNS, warm_up=True, may_fail=names, notes=missing)
+        taken = in_turns(contestants, turns=_TURNS, warm_up=_TURNS, may_fail=names, notes=missing)
         return _table(taken, missing)
 
 
@@ -135,23 +135,17 @@ def _table(taken: Mapping[str, Sequence[Herd]], missing: Sequence[str]) -> Table
 def _compared(
     answered: Mapping[str, Sequence[float]], seconds: Mapping[str, Sequence[float]]
 ) -> Iterator[Comparison]:
-    for name in answered:
-        if name not in {_ALONE, _SERVED}:
-            yield Comparison(
-                f"images among the answers to {HERD} equal misses",
-                name,
-                answered[_SERVED],
-                answered[name],
-                worse="fewer",
-            )
-            if answered[_SERVED] == answered[name]:
-                yield Comparison(
-                    "seconds until all of them are answered",
-                    name,
-                    seconds[_SERVED],
-                    seconds[name],
-                    low=True,
-                )
+    what = f"{HERD} equal misses"
+    peers = {name: figures for name, figures in answered.items() if name not in {_ALONE, _SERVED}}
+    yield from against_best(
+        f"images among the answers to {what}", answered[_SERVED], peers, worse="fewer"
+    )
+    if min(answered[_SERVED]) == HERD:
+        # Whoever refuses requests is done sooner.
+        whole = {name: seconds[name] for name in peers if min(answered[name]) == HERD}
+        yield from against_best(
+            f"seconds until {what} are answered", seconds[_SERVED], whole, low=True
+        )
 
 
 def _statuses(herds: Sequence[Herd]) -> str:

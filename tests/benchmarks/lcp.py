@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 import threading
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +19,7 @@ from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 
 from tests.benchmarks.report import Comparison, Row, Table
 from tests.benchmarks.servers import program, smartserve
+from tests.benchmarks.turns import in_turns
 from tests.page.conftest import QUIET
 
 LIMIT = 1.15
@@ -77,10 +78,9 @@ def measure() -> Table:
         browser = playwright.chromium.launch(executable_path=program("chromium"), args=list(QUIET))
         bodies = {_WARM: _SCRIPT, **{form.name: form.body for form in FORMS}}
         with _pages({name: body.format(base=base) for name, body in bodies.items()}) as urls:
-            found: dict[str, list[float]] = {form.name: [] for form in FORMS}
-            for _ in range(TURNS):
-                for form in FORMS:
-                    found[form.name].append(_visit(browser, urls, form))
+            found = in_turns(
+                {form.name: _contestant(browser, urls, form) for form in FORMS}, turns=TURNS
+            )
         version = browser.version
         browser.close()
     rows = [
@@ -144,6 +144,10 @@ def _pages(bodies: Mapping[str, str]) -> Iterator[Mapping[str, str]]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def _contestant(browser: Browser, urls: Mapping[str, str], form: Form) -> Callable[[int], float]:
+    return lambda _turn: _visit(browser, urls, form)
 
 
 def _visit(browser: Browser, urls: Mapping[str, str], form: Form) -> float:

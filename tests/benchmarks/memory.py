@@ -17,7 +17,7 @@ from tests.benchmarks.client import get
 from tests.benchmarks.originals import enlarged, imported, kodak
 from tests.benchmarks.peers import PEERS, Wanted, running
 from tests.benchmarks.processes import family, peak_bytes, resident_bytes, share_bytes
-from tests.benchmarks.report import Comparison, Row, Table
+from tests.benchmarks.report import Comparison, Row, Table, against_best
 from tests.benchmarks.servers import Unmeasurable, environment, smartserve
 
 _SOURCES = {"jpg": (10_000, 10_000), "png": (6000, 4000)}
@@ -76,17 +76,13 @@ def measure() -> Table:
                 Row(f"{kind}: {name}", [peak.mib], yardstick=limit, remark=peak.remark)
                 for name, peak in {**own, **theirs}.items()
             ]
-            compared += [
-                Comparison(
-                    f"MiB at the peak, WebP of {_SHOWN} pixels from a {_named(kind)}",
-                    name,
-                    [own[_ALL].mib],
-                    [peak.mib],
-                    low=True,
-                    worse="more",
-                )
-                for name, peak in theirs.items()
-            ]
+            compared += against_best(
+                f"MiB at the peak, WebP of {_SHOWN} pixels from a {_named(kind)}",
+                [own[_ALL].mib],
+                {name: [peak.mib] for name, peak in theirs.items()},
+                low=True,
+                worse="more",
+            )
     return Table(
         f"MiB of resident memory; peaks: one WebP of {_SHOWN} pixels from a "
         f"{' and a '.join(map(_named, _SOURCES))}, one worker, one turn",

@@ -90,8 +90,9 @@ async def _taken(sources: Sequence[int]) -> dict[str, list[Cost]]:
             raise Unmeasurable(f"not all of the sandbox holds here: {gaps}")
         bench = Bench(pools, sources, job)
         taken: dict[str, list[Cost]] = {name: [] for name in pools}
-        for _ in range(_TURNS):
-            for name in pools:
+        for turn in range(_TURNS):
+            # In alternating order, as `turns.in_turns`.
+            for name in list(pools)[:: -1 if turn % 2 else 1]:
                 taken[name].append(await bench.turn(name))
     return taken
 

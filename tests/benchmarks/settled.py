@@ -23,7 +23,7 @@ from tests.benchmarks import plot
 from tests.benchmarks.client import get
 from tests.benchmarks.originals import imported, kodak
 from tests.benchmarks.peers import IMGPROXY, Running, Wanted, all_running
-from tests.benchmarks.report import Comparison, Row, Table, format_text
+from tests.benchmarks.report import Row, Table, against_best, format_text
 from tests.benchmarks.scores import Encoding, Scored, bytes_at, scored
 from tests.benchmarks.servers import Unmeasurable, smartserve
 from tests.benchmarks.settling import settle
@@ -178,15 +178,19 @@ def _table(
         ],
         plot.drawn(_lines(ours, pairs)),
         [
-            Comparison(
-                f"KB of a final {format_text(encoder.format)} at equal SSIMULACRA2",
-                encoder.name,
-                _kilobytes(ours[encoder.format]),
-                theirs,
+            one
+            for fmt in _FORMATS
+            for one in against_best(
+                f"KB of a final {format_text(fmt)} at equal SSIMULACRA2",
+                _kilobytes(ours[fmt]),
+                {
+                    encoder.name: theirs
+                    for encoder, theirs in zip(encoders, equal, strict=True)
+                    if encoder.format is fmt
+                },
                 low=True,
                 worse="larger",
             )
-            for encoder, theirs in zip(encoders, equal, strict=True)
         ],
     )
 

@@ -20,20 +20,20 @@ def in_turns(
     *,
     turns: int,
     alternate: bool = True,
-    warm_up: bool = False,
+    warm_up: int | None = None,
     may_fail: Collection[str] = (),
     notes: list[str] | None = None,
 ) -> dict[str, list[T]]:
     """Return the figures of each contestant; a measurement receives the number of its turn.
 
-    With ``warm_up``, the turn after the last one comes first and is not counted. A contestant of
+    ``warm_up`` is the number of a turn that comes first and is not counted. A contestant of
     ``may_fail`` that fails is left out, and its cause is added to ``notes``.
     """
     taken: dict[str, list[T]] = {name: [] for name in contestants}
-    for turn in (*([turns] if warm_up else []), *range(turns)):
+    for turn in (*([] if warm_up is None else [warm_up]), *range(turns)):
         step = -1 if alternate and turn % 2 else 1
         for name in list(taken)[::step]:
-            shown = f"turn {turn + 1} of {turns}" if turn < turns else "warm-up"
+            shown = "warm-up" if turn == warm_up else f"turn {turn + 1} of {turns}"
             print(f"  {shown}: {name}", file=sys.stderr, flush=True)
             try:
                 figure = contestants[name](turn)
@@ -43,6 +43,6 @@ def in_turns(
                 notes.append(f"{name}: NOT MEASURED: {error}.")
                 del taken[name]
             else:
-                if turn < turns:
+                if turn != warm_up:
                     taken[name].append(figure)
     return taken
