@@ -28,9 +28,9 @@ daemon off;
 worker_processes 1;
 pid nginx.pid;
 error_log error.log;
-events {{ worker_connections 256; }}
+events {{ worker_connections 2048; }}
 http {{
-    access_log off;
+    access_log {access_log};
     sendfile on;
     keepalive_requests 1000000000;
     client_body_temp_path body;
@@ -40,7 +40,7 @@ http {{
     scgi_temp_path scgi;
     types {{ image/avif avif; }}
     server {{
-        listen 127.0.0.1:{port};
+        listen 127.0.0.1:{port} backlog=1024;
         root {root};
     }}
 }}
@@ -103,13 +103,17 @@ def smartserve(
 
 
 @contextmanager
-def nginx(directory: Path, root: Path) -> Iterator[Address]:
-    """Serve the files of a folder with nginx and one worker process."""
+def nginx(directory: Path, root: Path, *, access_log: bool = False) -> Iterator[Address]:
+    """Serve the files of a folder with nginx and one worker process.
+
+    Its access log, if it has one, is written in batches, as that of smartserve.
+    """
     directory.mkdir()
     port = free_port()
     user = "user root;" if os.geteuid() == 0 else ""
     config = directory / "nginx.conf"
-    config.write_text(_NGINX.format(user=user, port=port, root=root))
+    log = "access.log combined buffer=64k flush=250ms" if access_log else "off"
+    config.write_text(_NGINX.format(user=user, port=port, root=root, access_log=log))
     errors = str(directory / "error.log")
     arguments = [program("nginx"), "-p", f"{directory}/", "-c", str(config), "-e", errors]
     with listening(arguments, port, log=directory / "out.log"):

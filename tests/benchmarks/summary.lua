@@ -2,7 +2,8 @@
 done = function(summary, latency, _)
   local errors = summary.errors
   io.write(string.format(
-    "SUMMARY %d %d %d %d %d %.1f\n",
+    "SUMMARY %d %d %d %d %d %.1f %.1f\n",
     summary.requests, summary.duration, errors.status,
-    errors.connect + errors.read + errors.write, errors.timeout, latency:percentile(99)))
+    errors.connect + errors.read + errors.write, errors.timeout,
+    latency:percentile(50), latency:percentile(99)))
 end

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from tests.benchmarks.servers import Address, Unmeasurable, program
 
 CONNECTIONS = 32
-_SUMMARY = re.compile(r"^SUMMARY (\d+) (\d+) (\d+) (\d+) (\d+) ([\d.]+)$", re.MULTILINE)
+_SUMMARY = re.compile(r"^SUMMARY (\d+) (\d+) (\d+) (\d+) (\d+) ([\d.]+) ([\d.]+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,7 @@ class Load:
 
     requests: int
     seconds: float
+    p50_ms: float
     p99_ms: float
 
     @property
@@ -27,17 +30,27 @@ class Load:
         return self.requests / self.seconds
 
 
-def load(address: Address, target: str, *, accept: str, seconds: int) -> Load:
-    """Request one target repeatedly, with one thread and 32 connections.
+def load(
+    address: Address,
+    target: str,
+    *,
+    accept: str,
+    seconds: int,
+    connections: int = CONNECTIONS,
+    headers: Mapping[str, str] = MappingProxyType({}),
+) -> Load:
+    """Request one target repeatedly, with one thread.
 
     Raises:
         Unmeasurable: a response was no success, or a connection failed.
     """
-    arguments = ["--threads", "1", "--connections", str(CONNECTIONS), "--duration", f"{seconds}s"]
+    arguments = ["--threads", "1", "--connections", str(connections), "--duration", f"{seconds}s"]
     script = Path(__file__).with_name("summary.lua")
+    for name, value in {"Accept": accept, **headers}.items():
+        arguments += ["--header", f"{name}: {value}"]
     url = f"http://{address[0]}:{address[1]}{target}"
     done = subprocess.run(
-        [program("wrk"), *arguments, "--script", script, "--header", f"Accept: {accept}", url],
+        [program("wrk"), *arguments, "--script", script, url],
         check=False,
         capture_output=True,
         text=True,
@@ -51,4 +64,5 @@ def load(address: Address, target: str, *, accept: str, seconds: int) -> Load:
             f"of {requests} answers from {url} {refused} were no success; "
             f"{broken} connections failed and {late} answers were late"
         )
-    return Load(requests, microseconds / 1e6, float(match[6]) / 1000)
+    p50_ms, p99_ms = (float(latency) / 1000 for latency in match.groups()[5:])
+    return Load(requests, microseconds / 1e6, p50_ms, p99_ms)
