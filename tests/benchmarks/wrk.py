@@ -12,6 +12,7 @@ from types import MappingProxyType
 from tests.benchmarks.servers import Address, Unmeasurable, program
 
 CONNECTIONS = 32
+_TIMEOUT_S = 20
 _SUMMARY = re.compile(r"^SUMMARY (\d+) (\d+) (\d+) (\d+) (\d+) ([\d.]+) ([\d.]+)$", re.MULTILINE)
 
 
@@ -45,6 +46,8 @@ def load(
         Unmeasurable: a response was no success, or a connection failed.
     """
     arguments = ["--threads", "1", "--connections", str(connections), "--duration", f"{seconds}s"]
+    # By default wrk counts answers after two seconds as errors, and not their latency.
+    arguments += ["--timeout", f"{_TIMEOUT_S}s"]
     script = Path(__file__).with_name("summary.lua")
     for name, value in {"Accept": accept, **headers}.items():
         arguments += ["--header", f"{name}: {value}"]
