@@ -21,13 +21,13 @@ run: $(RUNTIME)
 # The quick suite: every module, without tests that start servers or browsers for seconds.
 # One folder: make test TESTS=tests/serving
 test: $(DEVELOPMENT)
-	@sh tests/servers.sh mariadbd tesseract
+	@sh tests/servers.sh mariadbd tesseract exiftool
 	$(BIN)/pytest -n 2 $(TESTS)
 
 # Everything but the drills. The first run installs 600 MB of packages from npm, with their hashes, in
 # ~/.cache/smartserve-tests; without a network the tests that need them are skipped.
 test-all: $(DEVELOPMENT)
-	@sh tests/servers.sh $(FAULTS) $(DEPLOY) mariadbd tesseract npm chromium
+	@sh tests/servers.sh $(FAULTS) $(DEPLOY) mariadbd tesseract exiftool npm chromium
 	$(BIN)/pytest -n 2 --dist worksteal -m "not drill" $(TESTS)
 
 # Breaks real servers for about ten minutes and prints the result of each fault as a table. Other
@@ -35,7 +35,7 @@ test-all: $(DEVELOPMENT)
 # (three faults observed by a live Prometheus), TESTS=tests/ingest, TESTS=tests/page,
 # TESTS=tests/readme.
 drill: $(DEVELOPMENT)
-	@sh tests/servers.sh $(FAULTS) $(DEPLOY) mariadbd tesseract npm chromium
+	@sh tests/servers.sh $(FAULTS) $(DEPLOY) mariadbd tesseract exiftool npm chromium
 	$(BIN)/pytest -m "" $(if $(TESTS),$(TESTS),-n 2 --dist worksteal tests/faults)
 
 # Checks both lock files against PyPI's database of vulnerabilities; needs the network. A package
@@ -88,10 +88,10 @@ $(DEVELOPMENT): requirements-dev.lock $(RUNTIME)
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-emit-index-url --no-emit-find-links --quiet \
-		--group pyproject.toml:build --extra otel --extra heic pyproject.toml --output-file requirements.lock
+		--group pyproject.toml:build --extra otel --extra heic --extra c2pa pyproject.toml --output-file requirements.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-emit-index-url --no-emit-find-links --quiet \
-		--group pyproject.toml:build --group pyproject.toml:dev --extra otel --extra heic pyproject.toml \
+		--group pyproject.toml:build --group pyproject.toml:dev --extra otel --extra heic --extra c2pa pyproject.toml \
 		--output-file requirements-dev.lock
 
 clean:

@@ -42,6 +42,8 @@
     +-- MetadataError               the metadata of a file cannot be extracted
     |   +-- UnknownImageFormat      400  not a format of the metadata table
     |   +-- MetadataTooLarge        422  more chunks or bytes of metadata than the limits allow
+    |   +-- ExtractionFailed        500  neither engine could read the file
+    |   +-- ExtractionTimeout       504  the time limit of an extraction is exceeded
     +-- AnalysisError               a provider gave no analysis; the image is stored without it
     |   +-- ProviderRefused         permanent: a retry does not help
     |   +-- ProviderUnavailable     busy, unreachable or broken; retried
@@ -309,6 +311,14 @@ class UnknownImageFormat(MetadataError, status=400, title="Unsupported image typ
 
 class MetadataTooLarge(MetadataError, title="Metadata too large"):
     """The file has more chunks or bytes of metadata than the limits allow; also inflated ones."""
+
+
+class ExtractionFailed(MetadataError, status=500, reported=True):
+    """Neither exiftool nor the fallback could read the file."""
+
+
+class ExtractionTimeout(MetadataError, status=504, title="Extraction timed out", reported=True):
+    """An extraction exceeded its time limit, the time in the queue included."""
 
 
 class AnalysisError(SmartserveError, title="Image cannot be analysed"):

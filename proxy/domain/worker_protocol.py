@@ -19,11 +19,14 @@ from typing import Any, Generic, TypeVar, get_args, get_origin, get_type_hints
 
 from proxy.domain.analysis import AnalysisResult
 from proxy.domain.errors import (
+    ExtractionFailed,
+    MetadataTooLarge,
     RenderFault,
     SmartserveError,
     SourceTooLarge,
     SourceUnavailable,
     UndecodableSource,
+    UnknownImageFormat,
     UnsupportedSource,
 )
 from proxy.domain.media import ProbeResult
@@ -65,10 +68,14 @@ _ERRORS: Mapping[str, Callable[[str], SmartserveError]] = {
     "too_large": SourceTooLarge,
     "unreadable": SourceUnavailable,
     "fault": RenderFault,
+    "unknown_format": UnknownImageFormat,
+    "metadata_too_large": MetadataTooLarge,
+    "unread": ExtractionFailed,
 }
 
 FAILURE_KINDS = tuple(_ERRORS)
-"""Not an accepted type; corrupt; over a limit; the descriptor failed; a fault of this server."""
+"""Not an accepted type; corrupt; over a limit; the descriptor failed; a fault of this server. Then,
+of metadata: not a format with metadata; over a limit; no engine could read the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +171,44 @@ class AnalyseJob(Job[AnalysisResult]):
     limits: Limits
 
 
+class MetadataStep(StrEnum):
+    """The parts of an extraction that parse a file, each with a process that may die for it."""
+
+    WALK = "walk"
+    """Walk the container and check its limits."""
+    CREDENTIALS = "credentials"
+    """Validate Content Credentials. The target receives their description as JSON."""
+    DESCRIBE = "describe"
+    """Build the metadata object. The attachment is a `METADATA_PARTS` header, what exiftool printed
+    (nothing: the fallback reads the file), then the description of the credentials. The target
+    receives the object and its facts as JSON."""
+
+
+METADATA_PARTS = struct.Struct(">QQ")
+"""Header of an attachment: the lengths of its two parts, 8 bytes each, big-endian."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataRead:
+    """Reply to a `MetadataJob`."""
+
+    format: str
+    """A name of `proxy.metadata.formats.FORMATS`, by the content."""
+    has_credentials: bool
+    """Whether the file contains Content Credentials, or refers to some."""
+    fallback: bool = False
+    """Whether the fallback read the file, because exiftool's answer was unusable or missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataJob(Job[MetadataRead]):
+    """A step of the extraction of metadata from the source."""
+
+    step: MetadataStep
+    file_name: str = ""
+    """As the client declared it; for the extension, and as evidence."""
+
+
 @dataclass(frozen=True, slots=True)
 class RenderOutput:
     """One rendition of a `RenditionSet`."""
@@ -249,13 +294,17 @@ class FrameDecoder:
         return not self._pending and [not length for length in self._lengths] == empty
 
 
-_JOBS = (Ping, ProbeJob, AnalyseJob, RenditionSet)
+_JOBS = (Ping, ProbeJob, AnalyseJob, RenditionSet, MetadataJob)
 _REPLY_TYPES: Mapping[type[Job[Any]], type] = {
     Ping: WorkerInfo,
     ProbeJob: ProbeResult,
     AnalyseJob: AnalysisResult,
+    MetadataJob: MetadataRead,
 }
-_REPLIES = (WorkerInfo, ProbeResult, AnalysisResult, RenderResult, RenditionSetResult, JobFailure)
+_REPLIES = (
+    *(WorkerInfo, ProbeResult, AnalysisResult, RenderResult, RenditionSetResult, MetadataRead),
+    JobFailure,
+)
 _MESSAGES: Mapping[str, Any] = {kind.__name__: kind for kind in (*_JOBS, *_REPLIES)}
 
 

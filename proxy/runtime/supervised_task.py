@@ -26,6 +26,7 @@ class BackgroundTask(StrEnum):
     INGEST_QUEUE_METRICS = auto()
     INGEST_WORKER = auto()
     LEASE_HEARTBEAT = auto()
+    METADATA_SWEEP = auto()
     ORIGINALS_SWEEP = auto()
     PURGE_SYNC = auto()
     RENDITION_MAINTENANCE = auto()

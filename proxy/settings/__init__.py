@@ -12,6 +12,7 @@ from proxy.settings.exposure import forward_target as forward_target
 from proxy.settings.exposure import has_local_uploads as has_local_uploads
 from proxy.settings.exposure import has_page as has_page
 from proxy.settings.load import load_settings as load_settings
+from proxy.settings.metadata import MetadataSettings as MetadataSettings
 from proxy.settings.root import Settings as Settings
 from proxy.settings.sections import DatabaseSettings as DatabaseSettings
 from proxy.settings.sections import LifetimeSettings as LifetimeSettings

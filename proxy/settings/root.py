@@ -14,6 +14,7 @@ from proxy.domain.urls import check_public_url, images_base, local_base
 from proxy.domain.variant import Fit, SizeSpec
 from proxy.settings import sections
 from proxy.settings.encoders import EncoderSettings
+from proxy.settings.metadata import MetadataSettings
 from proxy.settings.sections import Section, SizeSettings
 from proxy.settings.uploads import IngestSettings, MainSettings, UserSettings
 from proxy.settings.vision import VisionSettings
@@ -63,6 +64,7 @@ class Settings(Section):
     upgrades: sections.UpgradeSettings = sections.UpgradeSettings()
     lifetimes: sections.LifetimeSettings = sections.LifetimeSettings()
     vision: VisionSettings = VisionSettings()
+    metadata: MetadataSettings = MetadataSettings()
     main: MainSettings = MainSettings()
     users: UserSettings = UserSettings()
     ingest: IngestSettings = IngestSettings()

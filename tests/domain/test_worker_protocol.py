@@ -24,6 +24,9 @@ from proxy.domain.worker_protocol import (
     JobFailure,
     Limits,
     MessageReader,
+    MetadataJob,
+    MetadataRead,
+    MetadataStep,
     Ping,
     ProbeJob,
     RenderOutput,
@@ -49,6 +52,8 @@ Message = (
     | AnalysisResult
     | JobFailure
     | WorkerInfo
+    | MetadataJob
+    | MetadataRead
 )
 
 LIMITS = LimitSettings().to_limits()
@@ -123,6 +128,8 @@ MESSAGES: dict[str, Message] = {
         ANALYSED, dominant_colours=(), brand_colours=(), mood_keywords=(), focus=None
     ),
     **{kind: JobFailure(kind, "why, in words") for kind in FAILURE_KINDS},
+    "metadata": MetadataJob(MetadataStep.WALK, "name.jpg"),
+    "metadata read": MetadataRead("jpeg", has_credentials=True),
     "hello": WorkerInfo("8.18.7", ("jpeg", "png"), {"heif": "1.19"}),
     "hello of a bare libvips": WorkerInfo("8.18.7", ()),
 }

@@ -183,7 +183,7 @@ class Admission:
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    error: RenderError
+    error: SmartserveError
     until: float
     times: int
 
@@ -200,9 +200,11 @@ class FailureCache:
         *,
         failure_s: float,
         quarantine_s: float,
+        kinds: tuple[type[SmartserveError], ...] = (RenderError,),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``clock`` returns seconds."""
+        """Errors of these ``kinds`` are stored; ``clock`` returns seconds."""
+        self._kinds = kinds
         self._failure_s = failure_s
         self._quarantine_s = quarantine_s
         self._clock = clock
@@ -217,7 +219,7 @@ class FailureCache:
 
     def remember(self, key: str, error: SmartserveError) -> None:
         """Store a failure that the image itself caused; other errors are ignored."""
-        if not isinstance(error, RenderError):
+        if not isinstance(error, self._kinds):
             return
         before = self._failures.get(key)
         # After a long time without failures the back-off starts anew.

@@ -7,7 +7,8 @@ import contextlib
 import json
 import socket
 import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from functools import partial
 
 import structlog
@@ -64,6 +65,10 @@ class WorkerStartOptions:
     """Run only while the processor is otherwise idle."""
     module: str = RENDER_WORKER
     """The program of the process."""
+    python: str = sys.executable
+    """The interpreter of the process."""
+    extra: Mapping[str, str] = field(default_factory=dict)
+    """Options that only ``module`` knows."""
 
 
 async def start_worker(
@@ -120,7 +125,7 @@ async def _spawn(descriptor: int, options: WorkerStartOptions) -> asyncio.subpro
     """Start a process whose end of the socket pair is ``descriptor``."""
     # A session of its own: the terminal sends Ctrl-C to the server alone.
     return await asyncio.create_subprocess_exec(
-        sys.executable,
+        options.python,
         *("-I", "-m", options.module, str(descriptor), json.dumps(asdict(options))),
         stdin=asyncio.subprocess.DEVNULL,
         # Not the server's own: that may be a terminal, or a pipe that others read as its output.

@@ -21,6 +21,7 @@ from typing import Any
 
 from proxy.domain.worker_protocol import HOLDS
 from proxy.rendering.worker import sandbox
+from proxy.rendering.worker.job_loop import lower_priority
 from proxy.rendering.worker.sandbox.restrictions import set_limits
 
 _LOWEST_PRIORITY = 19
@@ -43,7 +44,7 @@ def main() -> None:
     options, (program, *arguments) = json.loads(sys.argv[1]), sys.argv[2:]
     # The file itself, not a link to it: Landlock's rules are for files.
     program = os.path.realpath(program)
-    os.nice(_LOWEST_PRIORITY)
+    lower_priority(_LOWEST_PRIORITY)
     limits = {
         resource.RLIMIT_AS: options["max_memory_bytes"],
         resource.RLIMIT_CPU: options["max_cpu_s"],

@@ -1,0 +1,314 @@
+"""The metadata object of a file, from what the walk and an engine have read.
+
+Runs in the confined worker. Every field is always present; what is unknown is None.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from proxy.metadata.container.result import BlockKind, ImageFacts, TextEntry, Walk
+from proxy.metadata.formats import FORMATS, TIFF_BASED
+from proxy.metadata.tags import FILE_GROUPS, Groups, all_of, number_of
+
+SCHEMA = 1
+
+_RAW = frozenset(FORMATS) - {
+    *("jpeg", "png", "webp", "heic", "heif", "avif", "tiff", "bmp", "gif", "ico", "svg", "jxl"),
+    "psd",
+}
+_HIDDEN = frozenset({"System", "ExifTool", ""})
+"""Groups about our temporary file, and about exiftool."""
+_MINOR = "[minor]"
+_DATE = re.compile(r"(\d{4}):(\d\d):(\d\d) (\d\d:\d\d:\d\d)(\.\d+)?\s*(Z|[+-]\d\d:\d\d)?")
+_COLOR_SPACES: Mapping[object, str] = {1: "sRGB", 2: "Adobe RGB", 65535: "Uncalibrated"}
+_UNITS: Mapping[object, str | None] = {1: None, 2: "inch", 3: "cm"}
+_INCHES_OF_METRE = 39.3700787
+_READ_BY: Mapping[BlockKind, tuple[str, ...]] = {
+    BlockKind.EXIF: ("IFD", "ExifIFD", "GPS", "SubIFD", "InteropIFD"),
+    BlockKind.XMP: ("XMP",),
+    BlockKind.IPTC: ("IPTC",),
+    BlockKind.ICC: ("ICC",),
+    BlockKind.C2PA: ("JUMBF",),
+    BlockKind.PHOTOSHOP: ("Photoshop", "IPTC", "XMP", "IFD", "ICC"),
+}
+"""Beginnings of the groups with the tags of a block."""
+
+
+def image_format(walk: Walk, groups: Groups) -> str:
+    """Return the format; exiftool distinguishes those that are based on TIFF."""
+    if walk.format != "tiff":
+        return walk.format
+    named = str(groups.get("File", {}).get("FileType", "")).lower()
+    return named if named in TIFF_BASED else "tiff"
+
+
+def image_of(walk: Walk, groups: Groups, name: str) -> dict[str, Any]:
+    """Return size, orientation and colour of the image."""
+    facts = walk.image
+    width, height = _size(facts, groups, raw=name in _RAW)
+    file = groups.get("File", {})
+    return {
+        "width": width,
+        "height": height,
+        "orientation": _orientation(facts, groups),
+        "bit_depth": facts.bit_depth or _whole(file.get("BitsPerSample")),
+        "channels": facts.channels or _whole(file.get("ColorComponents")),
+        "color_space": _color_space(groups),
+        "has_alpha": facts.has_alpha,
+        "pages": facts.pages,
+        "density": _density(groups),
+    }
+
+
+def _size(facts: ImageFacts, groups: Groups, *, raw: bool) -> tuple[int | None, int | None]:
+    reported = _reported_size(groups)
+    # The first directory of a RAW file often describes its thumbnail.
+    if raw and reported[0]:
+        return reported
+    return (facts.width or reported[0], facts.height or reported[1])
+
+
+def _reported_size(groups: Groups) -> tuple[int | None, int | None]:
+    both = str(groups.get("Composite", {}).get("ImageSize", "")).replace("x", " ").split()
+    if len(both) == 2:  # noqa: PLR2004 - width and height
+        return _whole(both[0]), _whole(both[1])
+    file = groups.get("File", {})
+    return _whole(file.get("ImageWidth")), _whole(file.get("ImageHeight"))
+
+
+def _orientation(facts: ImageFacts, groups: Groups) -> int | None:
+    return facts.orientation or _whole(groups.get("IFD0", {}).get("Orientation"))
+
+
+def _whole(value: Any) -> int | None:
+    number = number_of(value)
+    return number if isinstance(number, int) and number > 0 else None
+
+
+def _color_space(groups: Groups) -> str | None:
+    for group, tags in groups.items():
+        if group.startswith("ICC") and isinstance(tags.get("ProfileDescription"), str):
+            return str(tags["ProfileDescription"])
+    if "SRGBRendering" in groups.get("PNG", {}):
+        return "sRGB"
+    return _COLOR_SPACES.get(number_of(groups.get("ExifIFD", {}).get("ColorSpace")))
+
+
+def _density(groups: Groups) -> dict[str, Any] | None:
+    for group in ("IFD0", "JFIF", "Photoshop"):
+        tags = groups.get(group, {})
+        across, down = number_of(tags.get("XResolution")), number_of(tags.get("YResolution"))
+        if across and down:
+            # JFIF counts from 0.
+            unit = number_of(tags.get("ResolutionUnit")) or 1
+            unit += group == "JFIF"
+            return {"x": across, "y": down, "unit": _UNITS.get(unit)}
+    physical = groups.get("PNG-pHYs", groups.get("PNG", {}))
+    across = number_of(physical.get("PixelsPerUnitX"))
+    down = number_of(physical.get("PixelsPerUnitY"))
+    if across and down and number_of(physical.get("PixelUnits")) == 1:
+        per_inch = [round(one / _INCHES_OF_METRE, 2) for one in (across, down)]
+        return {"x": per_inch[0], "y": per_inch[1], "unit": "inch"}
+    return None
+
+
+def exif_of(walk: Walk, groups: Groups) -> dict[str, Any]:
+    """Return the facts of the photograph."""
+    make, model = _text(groups, "IFD0", "Make"), _text(groups, "IFD0", "Model")
+    exif = groups.get("ExifIFD", {})
+    return {
+        "camera": _camera(make, model),
+        "make": make,
+        "model": model,
+        "software": _text(groups, "IFD0", "Software"),
+        "orientation": _orientation(walk.image, groups),
+        "taken_at": _taken_at(groups),
+        "exposure": number_of(exif.get("ExposureTime")),
+        "aperture": number_of(exif.get("FNumber")),
+        "iso": number_of(_first(exif.get("ISO"))),
+        "focal_length": number_of(exif.get("FocalLength")),
+    }
+
+
+def _text(groups: Groups, group: str, name: str) -> str | None:
+    value = groups.get(group, {}).get(name)
+    return str(value).strip() or None if value is not None else None
+
+
+def _first(value: Any) -> Any:
+    if isinstance(value, list):
+        return value[0] if value else None
+    return value.split()[0] if isinstance(value, str) and value.strip() else value
+
+
+def _camera(make: str | None, model: str | None) -> str | None:
+    if make and model:
+        # Many makers repeat their name in the model: Canon Canon EOS R5.
+        repeats = model.lower().startswith(make.split()[0].lower())
+        return model if repeats else f"{make} {model}"
+    return model or make
+
+
+def _taken_at(groups: Groups) -> str | None:
+    exif = groups.get("ExifIFD", {})
+    for name, suffix in (("DateTimeOriginal", "Original"), ("CreateDate", "Digitized")):
+        offset = exif.get(f"OffsetTime{suffix}") or exif.get("OffsetTime")
+        if date := _date(exif.get(name), exif.get(f"SubSecTime{suffix}"), offset):
+            return date
+    for name in ("DateCreated", "CreateDate"):
+        for group in ("XMP-photoshop", "XMP-exif", "XMP-xmp"):
+            if date := _date(groups.get(group, {}).get(name)):
+                return date
+    return None
+
+
+def _date(value: Any, fraction: Any = None, offset: Any = None) -> str | None:
+    """Return a date as ISO 8601 has it, without an offset if the file has none."""
+    match = _DATE.match(str(value or ""))
+    if match is None or match[1] == "0000":
+        return None
+    digits = str(fraction or "").strip()
+    part = match[5] or (f".{digits}" if digits.isdigit() else "")
+    zone = match[6] or (str(offset).strip() if _is_offset(offset) else "")
+    return f"{match[1]}-{match[2]}-{match[3]}T{match[4]}{part}{zone}"
+
+
+def _is_offset(offset: Any) -> bool:
+    return re.fullmatch(r"\s*(Z|[+-]\d\d:\d\d)\s*", str(offset or "")) is not None
+
+
+def gps_of(groups: Groups) -> dict[str, Any] | None:
+    """Return the position in degrees and metres, or None."""
+    composite, xmp = groups.get("Composite", {}), groups.get("XMP-exif", {})
+    latitude = number_of(composite.get("GPSLatitude", xmp.get("GPSLatitude")))
+    longitude = number_of(composite.get("GPSLongitude", xmp.get("GPSLongitude")))
+    if latitude is None or longitude is None:
+        return None
+    return {
+        "latitude": latitude,
+        "longitude": longitude,
+        "altitude": number_of(composite.get("GPSAltitude", xmp.get("GPSAltitude"))),
+        "taken_at": _date(composite.get("GPSDateTime", xmp.get("GPSDateTime"))),
+    }
+
+
+def visible(groups: Groups) -> Groups:
+    """Return the groups without those about our temporary file."""
+    return {group: tags for group, tags in groups.items() if group not in _HIDDEN and tags}
+
+
+def with_exact_texts(groups: Groups, walk: Walk) -> Groups:
+    """Replace what exiftool has converted by the strings that the walk has read.
+
+    exiftool prints ``True`` as ``true`` and a text that looks like a number as one.
+    """
+    exact = dict(groups)
+    chunks = [one for one in walk.texts if one.where.startswith("PNG ")]
+    if "PNG" in exact:
+        exact["PNG"] = _with_exact(exact["PNG"], chunks, _png_name)
+    for entry in walk.exif:
+        # exiftool guesses the encoding of some comments differently.
+        if isinstance(exact.get(entry.where, {}).get(entry.keyword), str) and entry.text:
+            exact[entry.where] = {**exact[entry.where], entry.keyword: entry.text}
+    for group in [name for name in exact if name.startswith("XMP-")]:
+        prefix = f"{group.removeprefix('XMP-')}:"
+        entries = [one for one in walk.xmp if one.keyword.startswith(prefix)]
+        exact[group] = _with_exact(exact[group], entries, lambda keyword: keyword.partition(":")[2])
+    return exact
+
+
+def _with_exact(
+    tags: Mapping[str, Any], entries: Iterable[TextEntry], name_of: Any
+) -> dict[str, Any]:
+    texts: dict[str, list[str]] = {}
+    for entry in entries:
+        texts.setdefault(name_of(entry.keyword).lower(), []).append(entry.text)
+    found = {}
+    for key, value in tags.items():
+        left = texts.get(key.rpartition(":")[2].lower(), [])
+        # Lists and structures are several entries of the walk.
+        single = not isinstance(value, list | dict)
+        match = next((one for one in left if _same(one, value)), None) if single else None
+        if match is not None:
+            left.remove(match)
+        found[key] = value if match is None else match
+    return found
+
+
+def _same(text: str, value: Any) -> bool:
+    """Return whether a value is what exiftool makes of a text."""
+    if isinstance(value, bool):
+        return text.lower() == str(value).lower()
+    return text == str(value)
+
+
+def _png_name(keyword: str) -> str:
+    """Return the name that exiftool gives to an unknown keyword."""
+    return re.sub(r"[^-\w]", "", keyword)
+
+
+def texts_of(walk: Walk) -> list[dict[str, Any]]:
+    """Return keywords and texts of the container, exactly as they are written."""
+    return [
+        {
+            "keyword": one.keyword,
+            "where": one.where,
+            "language": one.language or None,
+            "text": one.text,
+        }
+        for one in walk.texts
+    ]
+
+
+def warnings_of(walk: Walk, groups: Groups) -> tuple[list[str], list[str]]:
+    """Return the warnings of walk and engine, and the errors of the engine."""
+    warnings = [*walk.warnings, *map(str, all_of(groups, "ExifTool", "Warning"))]
+    return list(dict.fromkeys(warnings)), [*map(str, all_of(groups, "ExifTool", "Error"))]
+
+
+def is_minor(warning: str) -> bool:
+    """Return whether exiftool calls a warning minor."""
+    return warning.lower().startswith(_MINOR)
+
+
+def field_count(groups: Groups) -> int:
+    """Return the number of tags, without those about the file itself."""
+    return sum(len(tags) for group, tags in groups.items() if group not in FILE_GROUPS)
+
+
+def completeness(walk: Walk, groups: Groups, *, has_credentials: bool) -> float | None:
+    """Return the part of the file's metadata, in bytes, from which a tag was read.
+
+    None if the walk does not know the container.
+    """
+    total = walk.metadata_bytes
+    if not total:
+        return 1.0 if walk.image.width else None
+    unread = sum(
+        extent.length
+        for block in walk.blocks
+        if not _is_read(block.kind, groups, has_credentials=has_credentials)
+        for extent in block.ranges
+    )
+    return max(0.0, round(1 - unread / total, 4))
+
+
+def _is_read(kind: BlockKind, groups: Groups, *, has_credentials: bool) -> bool:
+    if kind is BlockKind.C2PA and has_credentials:
+        return True
+    return any(name.startswith(_READ_BY[kind]) for name in groups)
+
+
+def disagreements(walk: Walk, groups: Groups, name: str) -> Iterator[str]:
+    """Yield what walk and engine read differently: ``size`` or ``orientation``."""
+    file, facts = groups.get("File", {}), walk.image
+    reported = _whole(file.get("ImageWidth")), _whole(file.get("ImageHeight"))
+    walked = facts.width, facts.height
+    if name not in _RAW and None not in (*reported, *walked) and reported != walked:
+        yield "size"
+    orientation = _whole(groups.get("IFD0", {}).get("Orientation"))
+    if facts.orientation and orientation and facts.orientation != orientation:
+        yield "orientation"

@@ -1,0 +1,48 @@
+"""Values of an extraction: its options and its result, from which all views are made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Progress = Callable[[int, str], None]
+"""Called on the event loop with per cent and stage: ``walked``, ``engine``, ``credentials`` and
+``complete``; before that, ``received`` is for the caller to report."""
+
+PROGRESS: Mapping[str, int] = {
+    "received": 10,
+    "walked": 30,
+    "engine": 50,
+    "credentials": 80,
+    "complete": 100,
+}
+"""Per cent by stage."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractOptions:
+    """What a caller wants to know about a file."""
+
+    file_name: str = ""
+    """As the client declared it. It is checked against the content, and never used as a path."""
+    advanced: bool = False
+    """Validate the structure of the metadata, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extraction:
+    """All that was read from a file."""
+
+    metadata: Mapping[str, Any]
+    """The metadata object; `deploy/METADATA.md` describes it."""
+    quality_metrics: Mapping[str, Any]
+    processing_insights: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the three parts by name."""
+        return {
+            "metadata": self.metadata,
+            "quality_metrics": self.quality_metrics,
+            "processing_insights": self.processing_insights,
+        }

@@ -1,0 +1,125 @@
+"""Puts an extraction together in the confined worker: the metadata object and its quality."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from proxy.metadata import description, pillow_engine
+from proxy.metadata.container.result import Walk
+from proxy.metadata.formats import FORMATS, extension_matches, level_of
+from proxy.metadata.generation.detect import detect
+from proxy.metadata.quality import ReadingFacts, quality_of
+from proxy.metadata.tags import MAX_OUTPUT_BYTES, Cleaner, Groups
+
+_MAX_WARNINGS = 200
+_RESERVE_BYTES = 64 * 1024
+"""For what the server adds to the output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the worker sends to the server."""
+
+    content: dict[str, Any]
+    """``metadata``, ``quality`` and ``fields``: the last is the number of tags."""
+    fallback: bool
+
+
+def report(
+    file: BinaryIO,
+    walk: Walk,
+    tags: Groups | None,
+    credentials: Any,
+    *,
+    file_name: str,
+    stealth: bool = True,
+) -> Report:
+    """Describe a file; without ``tags`` of exiftool the fallback engine reads it.
+
+    ``stealth`` also reads text that is hidden in pixels.
+
+    Raises:
+        NoEngineCouldRead: the fallback cannot read the file either.
+    """
+    fallback = tags is None
+    groups = pillow_engine.read(file, walk) if tags is None else tags
+    groups = description.with_exact_texts(groups, walk)
+    name = description.image_format(walk, groups)
+    warnings, errors = description.warnings_of(walk, groups)
+    generation, doubts = detect(
+        walk,
+        content_credentials=credentials,
+        hidden_text=pillow_engine.hidden_text(file, walk) if stealth else None,
+        file_name=file_name,
+    )
+    warnings = [*warnings, *doubts]
+    matches = extension_matches(name, file_name)
+    completeness = description.completeness(walk, groups, has_credentials=bool(credentials))
+    facts = ReadingFacts(
+        warnings=sum(not description.is_minor(one) for one in warnings),
+        minor_warnings=sum(map(description.is_minor, warnings)),
+        errors=len(errors),
+        fallback=fallback,
+        disagreements=tuple(description.disagreements(walk, groups, name)),
+        damaged=walk.damaged,
+        extension=file_name.rpartition(".")[2] if matches is False else "",
+        format=name,
+    )
+    metadata = {
+        "schema": description.SCHEMA,
+        "format": name,
+        "mime_type": FORMATS[name].media_types[0],
+        "extension_matches": matches,
+        "sha256": None,
+        **description.image_of(walk, groups, name),
+        "exif": description.exif_of(walk, groups),
+        "gps": description.gps_of(groups),
+        "groups": description.visible(groups),
+        "text": description.texts_of(walk),
+        "ai_generation": generation,
+        "c2pa": credentials,
+        "warnings": [*errors, *warnings][:_MAX_WARNINGS],
+        "truncated": [],
+        "withheld": None,
+        "reasons": _reasons(completeness),
+    }
+    return Report(
+        {
+            "metadata": _bounded(metadata),
+            "quality": quality_of(facts, completeness=completeness, level=level_of(name)),
+            "fields": description.field_count(groups),
+        },
+        fallback,
+    )
+
+
+def _reasons(completeness: float | None) -> dict[str, str]:
+    if completeness is None:
+        return {"extraction_completeness": "the walk does not know the metadata of this format"}
+    return {}
+
+
+def _bounded(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Return the object without what is not safe in JSON, and within the limit of the output."""
+    cleaner = Cleaner()
+    # Paths are relative to the object: `groups.PNG.parameters`.
+    clean = {key: cleaner.clean(value, key) for key, value in metadata.items()}
+    rest = {key: value for key, value in clean.items() if key != "groups"}
+    used = len(json.dumps(rest, ensure_ascii=False).encode())
+    free = MAX_OUTPUT_BYTES - _RESERVE_BYTES - used
+    raw = clean["ai_generation"]
+    for part, key, empty in (
+        (clean, "text", []),
+        (raw, "rawParameters", {}),
+        (raw, "evidence", []),
+        (clean, "c2pa", None),
+    ):
+        if free < 0:
+            cleaner.truncated.append(key)
+            free += len(json.dumps(part[key], ensure_ascii=False).encode())
+            part[key] = empty
+    cleaner.fit(clean["groups"], max_bytes=max(0, free))
+    clean["truncated"] = cleaner.truncated
+    return clean

@@ -1,0 +1,474 @@
+"""The extraction of metadata: one function, of which all routes, jobs and commands are views.
+
+A file is walked in a confined process before exiftool reads it, because a small file can make
+exiftool use gigabytes. If exiftool is missing, late, or dies, a fallback reads the file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import orjson
+import structlog
+
+from proxy import __version__
+from proxy.domain.errors import (
+    CapacityError,
+    ConfigurationError,
+    ExtractionFailed,
+    ExtractionTimeout,
+    MetadataError,
+    RenderError,
+    SourceTooLarge,
+)
+from proxy.domain.worker_protocol import METADATA_PARTS, MetadataJob, MetadataRead, MetadataStep
+from proxy.metadata.exiftool import (
+    MAX_FILES,
+    ExifToolJob,
+    ExifToolProgram,
+    ExifToolReply,
+    find_program,
+    interpreter,
+    start_exiftool,
+)
+from proxy.metadata.extraction import PROGRESS, Extraction, ExtractOptions, Progress
+from proxy.metadata.formats import FORMATS
+from proxy.metadata.quality import efficiency
+from proxy.metadata.tags import MAX_OUTPUT_BYTES
+from proxy.metadata.temp_folder import ReceivedFile, TempFolder
+from proxy.rendering.pool.admission import Admission, FailureCache
+from proxy.rendering.pool.pool import WorkerPool
+from proxy.rendering.pool.process import PoolProcess
+from proxy.rendering.pool.worker_start import WorkerStartOptions, start_worker
+from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
+from proxy.runtime.tempfiles import write_all
+from proxy.settings import MetadataSettings, WorkerSettings
+
+FALLBACK_REASONS = ("missing", "start", "timeout", "died", "output", "unreadable")
+"""Reasons for which the fallback read a file."""
+
+_KIND = "metadata"
+_FAILURE_S = 60.0
+_SWEEP_S = 3600.0
+_WORKER = "proxy.metadata.worker"
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Run:
+    """What one extraction has found so far."""
+
+    read: MetadataRead
+    printed: bytes = b""
+    peak_bytes: int | None = None
+    fallback_reason: str = ""
+    credentials: bytes = b""
+
+
+class MetadataService:
+    """Extracts metadata. Use `open_metadata`, and `new_file` for what is received."""
+
+    def __init__(
+        self,
+        settings: MetadataSettings,
+        *,
+        folder: TempFolder,
+        workers: WorkerPool,
+        engines: WorkerPool | str,
+        admission: Admission,
+    ) -> None:
+        """``engines`` are the exiftool processes, or the reason why there are none."""
+        self._settings = settings
+        self._folder = folder
+        self._workers = workers
+        self._engines = engines if isinstance(engines, WorkerPool) else None
+        self._admission = admission
+        self._failures = FailureCache(
+            failure_s=_FAILURE_S, quarantine_s=_FAILURE_S, kinds=(ExtractionFailed, RenderError)
+        )
+        self.missing = "" if isinstance(engines, WorkerPool) else engines
+        """Why exiftool is not used, with advice; empty if it is."""
+        self._fallbacks: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
+        self._peak_bytes = 0
+
+    def new_file(self, *, max_bytes: int) -> ReceivedFile:
+        """Create a file for what is received. Use it as a context manager: the exit deletes it.
+
+        Raises:
+            UploadStorageError: the disk is full or failed.
+        """
+        return self._folder.new_file(max_bytes=max_bytes)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of this process's temporary files."""
+        return self._folder.path
+
+    @property
+    def engine_pids(self) -> tuple[int, ...]:
+        """Process ids of exiftool."""
+        return () if self._engines is None else self._engines.pids
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """Versions of exiftool (empty if it is not used), Pillow, and c2pa (empty: not there)."""
+        exiftool = "" if self._engines is None else self._engines.hello.codecs["exiftool"]
+        return {"exiftool": exiftool, **self._workers.hello.codecs}
+
+    async def extract(
+        self,
+        file: ReceivedFile,
+        options: ExtractOptions = ExtractOptions(),  # noqa: B008 - it is frozen
+        *,
+        progress: Progress = lambda _percent, _stage: None,
+    ) -> Extraction:
+        """Extract the metadata of a file that is received completely.
+
+        Raises:
+            UnknownImageFormat: its content is no supported format.
+            MetadataTooLarge: it exceeds a limit of metadata.
+            ExtractionFailed: neither engine could read it, now or a minute ago.
+            ExtractionTimeout: the time limit is exceeded.
+            CapacityError: too many files wait, or the service is stopping.
+        """
+        self._failures.check(file.sha256)
+        arrived = time.monotonic()
+        try:
+            async with asyncio.timeout(self._settings.timeout_s), self._admission.enter(_KIND):
+                began = time.monotonic()
+                extraction = await self._extract(
+                    file, options, progress, arrived=arrived, began=began
+                )
+                self._admission.learn(_KIND, time.monotonic() - began)
+        except TimeoutError:
+            self._counts["timeout"] += 1
+            _log("metadata_timeout", category="performance", bytes=file.byte_size)
+            limit = f"{self._settings.timeout_s:g} s"
+            raise ExtractionTimeout(f"The extraction took longer than {limit}.") from None
+        except (MetadataError, CapacityError) as error:
+            self._counts[_outcome(error)] += 1
+            self._failures.remember(file.sha256, error)
+            raise
+        self._counts["ok"] += 1
+        progress(PROGRESS["complete"], "complete")
+        return extraction
+
+    async def _extract(
+        self,
+        file: ReceivedFile,
+        options: ExtractOptions,
+        progress: Progress,
+        *,
+        arrived: float,
+        began: float,
+    ) -> Extraction:
+        run = _Run(await self._walk(file, options))
+        progress(PROGRESS["walked"], "walked")
+        await self._run_engine(file, options, run)
+        progress(PROGRESS["engine"], "engine")
+        if self._settings.c2pa and run.read.has_credentials and self.versions["c2pa"]:
+            run.credentials = await self._read_credentials(file)
+        progress(PROGRESS["credentials"], "credentials")
+        content = await self._describe(file, options, run)
+        return self._result(file, run, content, arrived=arrived, began=began)
+
+    async def _walk(self, file: ReceivedFile, options: ExtractOptions) -> MetadataRead:
+        read, _ = await self._run_step(file, MetadataStep.WALK, options.file_name)
+        return read
+
+    async def _run_step(
+        self, file: ReceivedFile, step: MetadataStep, name: str, attachment: int | None = None
+    ) -> tuple[MetadataRead, bytes]:
+        """Run a step in a worker; return its reply and its output."""
+        output = bytearray()
+        try:
+            read = await self._workers.run(
+                MetadataJob(step, name), file.descriptor, output.extend, attachment=attachment
+            )
+        except RenderError as error:
+            # The worker died of the file, or was late.
+            raise ExtractionFailed("No engine could read the file.") from error
+        return read, bytes(output)
+
+    async def _run_engine(self, file: ReceivedFile, options: ExtractOptions, run: _Run) -> None:
+        """Let exiftool read the file; note the reason if it does not."""
+        if self._engines is None:
+            run.fallback_reason = "missing"
+            return
+        job = ExifToolJob.of(
+            file, suffix=_suffix(run.read.format, options.file_name), validate=options.advanced
+        )
+        try:
+            # Until a process is free: if none can be started any more, the fallback must run.
+            async with asyncio.timeout(self._settings.engine_timeout_s) as waiting:
+                reply: ExifToolReply = await self._engines.run(
+                    job, None, on_start=lambda: waiting.reschedule(None)
+                )
+        except TimeoutError:
+            run.fallback_reason = "start"
+        except SourceTooLarge:
+            run.fallback_reason = "output"
+        except RenderError as error:
+            run.fallback_reason = "timeout" if error.status == _GATEWAY_TIMEOUT else "died"
+        else:
+            run.printed, run.peak_bytes = reply.output, reply.peak_bytes
+            self._peak_bytes = max(self._peak_bytes, reply.peak_bytes or 0)
+
+    async def _read_credentials(self, file: ReceivedFile) -> bytes:
+        """Return the description of the credentials; a failure must not lose the rest."""
+        try:
+            _, described = await self._run_step(file, MetadataStep.CREDENTIALS, "")
+        except MetadataError:
+            _log("metadata_credentials_failed", category="error", bytes=file.byte_size)
+            return _UNREADABLE_CREDENTIALS
+        return described
+
+    async def _describe(
+        self, file: ReceivedFile, options: ExtractOptions, run: _Run
+    ) -> dict[str, Any]:
+        attachment = os.memfd_create(_KIND)
+        try:
+            header = METADATA_PARTS.pack(len(run.printed), len(run.credentials))
+            write_all(attachment, header + run.printed + run.credentials)
+            read, output = await self._run_step(
+                file, MetadataStep.DESCRIBE, options.file_name, attachment
+            )
+        finally:
+            os.close(attachment)
+        if read.fallback:
+            reason = run.fallback_reason or "unreadable"
+            run.fallback_reason = reason
+            self._fallbacks[reason] += 1
+            _log("metadata_fallback", category="error", reason=reason)
+        content: dict[str, Any] = orjson.loads(output)
+        return content
+
+    def _result(
+        self,
+        file: ReceivedFile,
+        run: _Run,
+        content: Mapping[str, Any],
+        *,
+        arrived: float,
+        began: float,
+    ) -> Extraction:
+        elapsed_s = time.monotonic() - began
+        fallback = bool(run.fallback_reason)
+        versions = self.versions
+        name = "pillow" if fallback else "exiftool"
+        metadata = {
+            **content["metadata"],
+            "sha256": file.sha256,
+            "engine": {
+                "name": name,
+                "version": versions[name],
+                "walk": __version__,
+                "c2pa": versions["c2pa"] or None if self._settings.c2pa else None,
+            },
+        }
+        quality = {
+            **content["quality"],
+            "processing_efficiency": efficiency(elapsed_s, file.byte_size),
+            "streaming_enabled": True,
+        }
+        reasons = dict(metadata["reasons"])
+        if run.peak_bytes is None:
+            reasons["memory_usage_mb"] = (
+                "exiftool did not read the file" if fallback else "the kernel does not report it"
+            )
+        if fallback and self.missing:
+            reasons["fallback_extraction"] = self.missing
+        metadata["reasons"] = reasons
+        peak = run.peak_bytes
+        _log(
+            "metadata_extracted",
+            category="result",
+            format=metadata["format"],
+            engine=name,
+            bytes=file.byte_size,
+            fields=content["fields"],
+            ms=round(elapsed_s * 1000, 1),
+        )
+        return Extraction(
+            metadata=metadata,
+            quality_metrics=quality,
+            processing_insights={
+                "total_fields_extracted": content["fields"],
+                "processing_time_ms": round(elapsed_s * 1000, 1),
+                "queued_ms": round((began - arrived) * 1000, 1),
+                "memory_usage_mb": None if peak is None else round(peak / 1e6, 1),
+                "streaming_enabled": True,
+                "fallback_extraction": fallback,
+                "engine_version": versions[name],
+            },
+        )
+
+    def statistics(self) -> Mapping[str, float]:
+        """Return the outcomes, fallbacks by reason, engines, their restarts and their memory."""
+        outcomes = {f"extractions_{name}": self._counts[name] for name in OUTCOMES}
+        fallbacks = {f"fallbacks_{name}": self._fallbacks[name] for name in FALLBACK_REASONS}
+        engines = {} if self._engines is None else self._engines.statistics()
+        restarts = {key: value for key, value in engines.items() if key.startswith("restarts_")}
+        return {
+            **outcomes,
+            **fallbacks,
+            **restarts,
+            **{key: self._admission.statistics()[key] for key in ("waiting", "inside")},
+            "engines_up": engines.get("up", 0),
+            "engines_idle": engines.get("idle", 0),
+            "engine_peak_bytes": self._peak_bytes,
+        }
+
+
+OUTCOMES = ("ok", "unknown_format", "too_large", "failed", "timeout", "rejected")
+"""Outcomes of an extraction."""
+_OUTCOME_OF = {
+    "UnknownImageFormat": "unknown_format",
+    "MetadataTooLarge": "too_large",
+    "ExtractionFailed": "failed",
+}
+_GATEWAY_TIMEOUT = 504
+_UNREADABLE_CREDENTIALS = (
+    b'{"state": "unreadable", "trust": "untrusted", "issuer": null, "claim_generator": null,'
+    b' "generators": [], "actions": [], "codes": [], "remote_url": null, "signed_at": null}'
+)
+
+
+def _log(event: str, *, category: str, **fields: object) -> None:
+    """Log an event of one of the categories spawn, result, error, performance and security.
+
+    Never with a text, a position or a name from a file.
+    """
+    level = log.warning if category in ("error", "performance", "security") else log.info
+    level(event, category=category, pid=os.getpid(), **fields)
+
+
+def _outcome(error: MetadataError | CapacityError) -> str:
+    return _OUTCOME_OF.get(type(error).__name__, "rejected")
+
+
+def _suffix(image_format: str, file_name: str) -> str:
+    """Return the extension for exiftool, which distinguishes formats based on TIFF by it."""
+    declared = file_name.rpartition(".")[2].lower()
+    known = any(declared in one.extensions for one in FORMATS.values())
+    # Only an extension of the table: the name of a client must not reach a program.
+    return declared if image_format == "tiff" and known else FORMATS[image_format].extensions[0]
+
+
+async def _start_worker(
+    metadata: MetadataSettings, settings: WorkerSettings, python: str, supervisor: TaskSupervisor
+) -> PoolProcess:
+    options = WorkerStartOptions(
+        source_types=(),
+        max_memory_bytes=settings.max_memory_bytes,
+        max_cpu_s=2 * settings.deadline_s,
+        sandbox=settings.sandbox,
+        uid=settings.uid,
+        nice=settings.nice,
+        idle=False,
+        module=_WORKER,
+        python=python,
+        extra={
+            "c2pa_trust_list": metadata.c2pa_trust_list,
+            "stealth": "on" if metadata.stealth else "",
+        },
+    )
+    _log("metadata_worker_started", category="spawn")
+    return await start_worker(
+        options,
+        timeout_s=settings.start_timeout_s,
+        wall_factor=settings.wall_clock_factor,
+        supervisor=supervisor,
+    )
+
+
+async def _open_engines(
+    settings: MetadataSettings,
+    own: WorkerSettings,
+    folder: TempFolder,
+    python: str,
+    supervisor: TaskSupervisor,
+    environment: Mapping[str, str],
+) -> WorkerPool | str:
+    """Start the exiftool processes; return why there are none if that is impossible."""
+    if settings.engine != "exiftool":
+        return 'metadata.engine is "pillow"'
+    program = await asyncio.to_thread(find_program, environment)
+    if not isinstance(program, ExifToolProgram):
+        return program
+    own = own.model_copy(update={"max_jobs": MAX_FILES})
+    start = partial(start_exiftool, program, folder, own, python=python, supervisor=supervisor)
+    pool = WorkerPool(
+        own,
+        source_types=(),
+        max_output_bytes=0,
+        start=start,
+        supervisor=supervisor,
+        # The fallback must run: a file that has killed exiftool would kill it again.
+        max_attempts=1,
+    )
+    try:
+        return await pool.__aenter__()
+    except ConfigurationError as error:
+        return str(error)
+
+
+@asynccontextmanager
+async def open_metadata(
+    settings: MetadataSettings,
+    workers: WorkerSettings,
+    *,
+    supervisor: TaskSupervisor = UNCOUNTED,
+    environment: Mapping[str, str] = os.environ,
+) -> AsyncIterator[MetadataService]:
+    """Start the confined processes; end them and remove their folder after the block.
+
+    Raises:
+        ConfigurationError: the folder of temporary files is unfit, or no worker starts.
+    """
+    own = settings.worker_settings(workers)
+    python = interpreter(environment)
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(TempFolder(Path(settings.temp_root)))
+        start = partial(_start_worker, settings, own, python, supervisor)
+        pool = WorkerPool(
+            own,
+            source_types=(),
+            max_output_bytes=MAX_OUTPUT_BYTES,
+            start=start,
+            supervisor=supervisor,
+            max_attempts=1,
+        )
+        await stack.enter_async_context(pool)
+        engines = await _open_engines(settings, own, folder, python, supervisor, environment)
+        if isinstance(engines, WorkerPool):
+            stack.push_async_exit(engines)
+        else:
+            _log("metadata_engine_missing", category="error", reason=engines)
+        admission = Admission(own)
+        stack.callback(admission.close)
+        service = MetadataService(
+            settings,
+            folder=folder,
+            workers=pool,
+            engines=engines,
+            admission=admission,
+        )
+        sweep = partial(asyncio.to_thread, folder.sweep)
+        await stack.enter_async_context(
+            supervisor.running(
+                BackgroundTask.METADATA_SWEEP, sweep, every_s=_SWEEP_S, first_after_s=_SWEEP_S
+            )
+        )
+        yield service

@@ -1,0 +1,195 @@
+"""Tags as exiftool prints them: groups of names and values, made safe for JSON.
+
+Runs in the confined worker: the output contains text of strangers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+Groups = dict[str, dict[str, Any]]
+"""Tags by their group. The name of a repeated tag begins with ``Copy1:``, ``Copy2:`` and so on."""
+
+MAX_STRING_BYTES = 64 * 1024
+MAX_OUTPUT_BYTES = 4 * 1024 * 1024
+MAX_SAFE_INTEGER = 2**53
+"""Larger integers are text, because JavaScript would round them."""
+
+FILE_GROUPS = frozenset({"File", "System", "ExifTool", "Composite"})
+"""Groups that describe the file or are computed: they are no metadata of its author's."""
+_MAX_DEPTH = 50
+# C0 and C1 controls except tab and line feed.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_BINARY = re.compile(r"\(Binary data (\d+) bytes[^)]*\)")
+
+
+class NumberText(str):
+    """A number as exiftool wrote it."""
+
+    __slots__ = ()
+
+
+def parse(output: bytes) -> Groups:
+    """Parse the output of exiftool for one file.
+
+    Raises:
+        ValueError: it is not the JSON of one file.
+    """
+    try:
+        files = json.loads(
+            output.decode("utf-8", "surrogateescape"),
+            parse_int=NumberText,
+            parse_float=NumberText,
+            parse_constant=NumberText,
+            # exiftool repeats a key only if two tags have the same name, group and instance.
+            object_pairs_hook=_all_pairs,
+        )
+    except RecursionError as error:
+        raise ValueError("exiftool's answer is nested too deeply") from error
+    if not (isinstance(files, list) and len(files) == 1 and isinstance(files[0], dict)):
+        raise ValueError("exiftool's answer is not about one file")
+    groups: Groups = {}
+    for key, value in files[0].items():
+        group, _, name = key.partition(":")
+        if name:
+            add_tag(groups.setdefault(group, {}), name.rpartition(":")[2], value)
+    if not groups:
+        raise ValueError("exiftool's answer has no tags")
+    return groups
+
+
+def add_tag(tags: dict[str, Any], name: str, value: Any) -> None:
+    """Add a tag under its name, or under that of its next copy.
+
+    exiftool counts equal names of all groups together: its first copy in a group may be
+    ``Copy1:XResolution``, although the group has no other.
+    """
+    key, number = name, 0
+    while key in tags:
+        number += 1
+        key = f"Copy{number}:{name}"
+    tags[key] = value
+
+
+def _all_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        free, number = name, 1
+        while free in found:
+            number += 1
+            free = f"{name} ({number})"
+        found[free] = value
+    return found
+
+
+def all_of(groups: Mapping[str, Mapping[str, Any]], group: str, name: str) -> Iterator[Any]:
+    """Yield the values of a tag and of its copies."""
+    for key, value in groups.get(group, {}).items():
+        if key.rpartition(":")[2] == name:
+            yield value
+
+
+def number_of(value: Any) -> float | int | None:
+    """Return the number that a tag holds; None for text, infinities and NaN."""
+    if isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if not math.isfinite(number):
+        return None
+    return int(number) if number.is_integer() else number
+
+
+class Cleaner:
+    """Makes values safe for JSON and lists what it cuts."""
+
+    def __init__(self) -> None:
+        self.truncated: list[str] = []
+        """Paths of the strings that were cut, and of what was left out."""
+
+    def clean(self, value: Any, path: str, depth: int = 0) -> Any:
+        """Return a value of JSON without control characters, NaN, or strings over the limit."""
+        if depth > _MAX_DEPTH:
+            self.truncated.append(path)
+            return "…"
+        match value:
+            case Mapping():
+                return {
+                    (name := self._name(key)): self.clean(one, f"{path}.{name}", depth + 1)
+                    for key, one in value.items()
+                }
+            case list() | tuple():
+                return [
+                    self.clean(one, f"{path}[{index}]", depth + 1)
+                    for index, one in enumerate(value)
+                ]
+            case str() if not isinstance(value, NumberText):
+                return self._text(value, path)
+        return _plain(value)
+
+    def _name(self, key: object) -> str:
+        return _printable(str(key))[:1000]
+
+    def _text(self, text: str, path: str) -> Any:
+        if match := _BINARY.fullmatch(text):
+            return {"binary": int(match[1])}
+        text = _printable(text)
+        if len(text) * 4 <= MAX_STRING_BYTES:
+            return text
+        encoded = text.encode()
+        if len(encoded) <= MAX_STRING_BYTES:
+            return text
+        self.truncated.append(path)
+        ellipsis = "…"
+        kept = encoded[: MAX_STRING_BYTES - len(ellipsis.encode())]
+        return kept.decode(errors="ignore") + ellipsis
+
+    def fit(self, groups: Groups, *, max_bytes: int) -> None:
+        """Remove the largest tags until the groups have at most this many bytes of JSON."""
+        sizes = {
+            (group, name): len(json.dumps(value, ensure_ascii=False).encode()) + len(name) + 4
+            for group, tags in groups.items()
+            for name, value in tags.items()
+        }
+        total = sum(sizes.values())
+        for (group, name), size in sorted(sizes.items(), key=lambda item: -item[1]):
+            if total <= max_bytes:
+                return
+            del groups[group][name]
+            self.truncated.append(f"groups.{group}.{name}")
+            total -= size
+
+
+def _printable(text: str) -> str:
+    return _SURROGATE.sub("\ufffd", _CONTROL.sub("", text))
+
+
+def _plain(value: Any) -> Any:
+    """Return a number, true, false or null; as text what JavaScript or JSON cannot represent."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, NumberText):
+        return _number(value)
+    if isinstance(value, int) and abs(value) <= MAX_SAFE_INTEGER:
+        return value
+    return value if isinstance(value, float) and math.isfinite(value) else str(value)
+
+
+def _number(text: NumberText) -> Any:
+    """Return a number if JSON shows it exactly as it is written, else its text."""
+    plain = str(text)
+    for kind in (int, float):
+        try:
+            number = kind(plain)
+        except (ValueError, OverflowError):
+            continue
+        if str(number) == plain and abs(number) <= MAX_SAFE_INTEGER:
+            return number
+    return plain

@@ -1,0 +1,62 @@
+"""Settings of metadata extraction."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from proxy.settings.sections import MIB, PositiveSeconds, Section, WorkerSettings
+
+
+class MetadataSettings(Section):
+    """Extraction of metadata: what files say about themselves.
+
+    The environment variable `EXIFTOOL_PATH` names the exiftool script. If it is not set, the newest
+    of npm's exiftool-vendored.pl and Debian's libimage-exiftool-perl is used. `PYTHON_PATH` names
+    the interpreter of the confined processes.
+    """
+
+    engine: Literal["exiftool", "pillow"] = "exiftool"
+    """Program that reads the tags. "pillow" uses the fallback for every file: it reads EXIF, and
+    little else."""
+    c2pa: bool = True
+    """Reads Content Credentials, if the extra `c2pa` is installed. Addresses in files are never
+    fetched."""
+    stealth: bool = True
+    """Decodes PNG and WebP to read text that some generators hide in pixels."""
+    c2pa_trust_list: str = ""
+    """PEM file with the certificates of trusted issuers. Without it every issuer is untrusted: its
+    name is what the file claims."""
+    engines: int = Field(0, ge=0, le=256)
+    """Number of resident exiftool processes, and of the processes that read containers. 0: one for
+    each CPU core that the server may use."""
+    queue: int = Field(64, ge=0, le=10_000)
+    """Maximum number of files that wait. A further one is rejected."""
+    engine_timeout_s: PositiveSeconds = 20
+    """CPU time that exiftool may use for a file. Then the process is replaced, and the fallback
+    reads the file."""
+    timeout_s: PositiveSeconds = 180
+    """Time limit of one extraction, including the time in the queue."""
+    temp_root: str = "/tmp/metaextract"  # noqa: S108 - the folder is checked: see TempFolder
+    """Folder of files while they are read. Created with mode 0700. If it is a link, or belongs to
+    another user, it is refused."""
+
+    def worker_settings(self, workers: WorkerSettings) -> WorkerSettings:
+        """Return the settings of the processes; the sandbox is that of ``workers``."""
+        return workers.model_copy(
+            update={
+                "count": self.engines,
+                "deadline_s": self.engine_timeout_s,
+                "max_queue": self.queue,
+                # Only `queue` limits: each extraction has a time limit of its own.
+                "max_queue_wait_s": self.timeout_s,
+                "max_memory_bytes": _WORKER_BYTES,
+                "nice": _NICE,
+            }
+        )
+
+
+_WORKER_BYTES = 1024 * MIB
+_NICE = 19
+"""Images are served first."""

@@ -1,0 +1,199 @@
+"""Content Credentials: states and claims, against public test files and a home-made certificate."""
+
+from __future__ import annotations
+
+import datetime as dt
+import io
+import json
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from PIL import Image
+
+from proxy.metadata import content_credentials
+from proxy.metadata.content_credentials import CredentialsReader
+from tests.support.golden import golden
+
+c2pa = pytest.importorskip("c2pa")
+
+CREATED = {
+    "action": "c2pa.created",
+    "digitalSourceType": "http://cv.iptc.org/newscodes/digitalsourcetype/digitalCapture",
+}
+STATES = {
+    "public-testfiles/adobe-20220124-C.jpg": "valid",
+    "public-testfiles/adobe-20220124-CA.jpg": "valid",
+    "public-testfiles/adobe-20220124-E-dat-CA.jpg": "tampered",
+    "public-testfiles/adobe-20220124-XCA.jpg": "tampered",
+    "example-assets/ChatGPT_Image.png": "expired",
+    "example-assets/Firefly_tabby_cat.jpg": "valid",
+    "example-assets/crater-lake-cr.jpg": "remote",
+}
+
+
+def read(name: str) -> Any:
+    image_format = "png" if name.endswith("png") else "jpeg"
+    with golden(f"c2pa/{name}").open("rb") as file:
+        return CredentialsReader("").read(file, image_format)
+
+
+@pytest.mark.parametrize(("name", "state"), STATES.items())
+def test_public_files_have_their_state(name: str, state: str) -> None:
+    assert read(name)["state"] == state
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_without_a_trust_list_every_issuer_is_untrusted(name: str) -> None:
+    assert read(name)["trust"] == "untrusted"
+
+
+def test_a_file_without_a_manifest_has_no_credentials() -> None:
+    assert read("public-testfiles/adobe-20220124-I.jpg") is None
+
+
+def test_the_claims_of_ingredients_are_listed() -> None:
+    found = read("example-assets/ChatGPT_Image.png")
+    created = [one for one in found["actions"] if one["action"] == "c2pa.created"]
+    assert created[0]["software_agent"] == "GPT-4o"
+    assert created[0]["digital_source_type"].endswith("/trainedAlgorithmicMedia")
+    assert found["issuer"] == "OpenAI"
+    assert "signingCredential.expired" in found["codes"]
+
+
+def test_the_address_of_a_remote_manifest_is_reported() -> None:
+    assert read("example-assets/crater-lake-cr.jpg")["remote_url"].startswith("https://")
+
+
+def test_a_damaged_manifest_is_unreadable() -> None:
+    content = golden("c2pa/public-testfiles/adobe-20220124-C.jpg").read_bytes()
+    damaged = content.replace(b"jumdc2cl", b"jumdXXXX")
+    found = CredentialsReader("").read(io.BytesIO(damaged), "jpeg")
+    assert found is not None
+    assert found["state"] == "unreadable"
+
+
+def test_a_format_without_manifests_has_none() -> None:
+    assert CredentialsReader("").read(io.BytesIO(b"BM"), "bmp") is None
+
+
+def certificates() -> tuple[bytes, ec.EllipticCurvePrivateKey, bytes]:
+    """A certificate of "OpenAI" by a CA that anybody can make: chain, key, and the CA."""
+    ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    now = dt.datetime.now(dt.UTC)
+
+    def name(common: str) -> x509.Name:
+        return x509.Name(
+            [
+                x509.NameAttribute(NameOID.ORGANIZATION_NAME, "OpenAI"),
+                x509.NameAttribute(NameOID.COMMON_NAME, common),
+            ]
+        )
+
+    def builder(subject: str, public: Any) -> x509.CertificateBuilder:
+        return (
+            x509.CertificateBuilder()
+            .subject_name(name(subject))
+            .issuer_name(name("CA"))
+            .public_key(public)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - dt.timedelta(days=1))
+            .not_valid_after(now + dt.timedelta(days=300))
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()),
+                critical=False,
+            )
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+        )
+
+    def usage(*, ca: bool) -> x509.KeyUsage:
+        return x509.KeyUsage(
+            digital_signature=not ca,
+            content_commitment=False,
+            key_encipherment=False,
+            data_encipherment=False,
+            key_agreement=False,
+            key_cert_sign=ca,
+            crl_sign=ca,
+            encipher_only=False,
+            decipher_only=False,
+        )
+
+    ca = (
+        builder("CA", ca_key.public_key())
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(usage(ca=True), critical=True)
+        .sign(ca_key, hashes.SHA256())
+    )
+    leaf = (
+        builder("ChatGPT", key.public_key())
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(usage(ca=False), critical=True)
+        .add_extension(
+            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), critical=False
+        )
+        .sign(ca_key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    return leaf.public_bytes(pem), key, ca.public_bytes(pem)
+
+
+@pytest.fixture(scope="module")
+def home_made() -> tuple[bytes, str]:
+    """A photograph signed by the home-made "OpenAI", and the certificate of its CA."""
+    chain, key, ca = certificates()
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    info = c2pa.C2paSignerInfo(
+        alg=c2pa.C2paSigningAlg.ES256, sign_cert=chain, private_key=private, ta_url=None
+    )
+    manifest = {
+        "claim_generator_info": [{"name": "ChatGPT"}],
+        "assertions": [{"label": "c2pa.actions", "data": {"actions": [CREATED]}}],
+    }
+    source, signed = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (8, 8), "teal").save(source, "JPEG")
+    source.seek(0)
+    settings = c2pa.Settings.from_dict({"verify": {"verify_after_sign": False}})
+    with (
+        c2pa.Signer.from_info(info) as signer,
+        c2pa.Builder(json.dumps(manifest), context=c2pa.Context(settings)) as builder,
+    ):
+        builder.sign(signer, "image/jpeg", source, signed)
+    return signed.getvalue(), ca.decode()
+
+
+def test_the_issuer_of_a_home_made_certificate_is_untrusted(home_made: tuple[bytes, str]) -> None:
+    signed, _ = home_made
+    found = CredentialsReader("").read(io.BytesIO(signed), "jpeg")
+    assert found is not None
+    assert (found["state"], found["trust"], found["issuer"]) == ("valid", "untrusted", "OpenAI")
+
+
+def test_an_issuer_of_the_trust_list_is_trusted(home_made: tuple[bytes, str]) -> None:
+    signed, ca = home_made
+    found = CredentialsReader(ca).read(io.BytesIO(signed), "jpeg")
+    assert found is not None
+    assert (found["state"], found["trust"]) == ("valid", "trusted")
+
+
+def test_a_changed_pixel_is_tampering(home_made: tuple[bytes, str]) -> None:
+    signed, ca = home_made
+    changed = bytearray(signed)
+    changed[-10] ^= 1
+    found = CredentialsReader(ca).read(io.BytesIO(bytes(changed)), "jpeg")
+    assert found is not None
+    assert found["state"] == "tampered"
+
+
+def test_without_the_library_nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(content_credentials, "c2pa", None)
+    reader = CredentialsReader("")
+    assert reader.version is None
+    assert reader.read(io.BytesIO(b""), "jpeg") is None

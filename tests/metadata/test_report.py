@@ -1,0 +1,54 @@
+"""The report of the confined worker."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from io import BytesIO
+from typing import Any
+
+from proxy.metadata.container.result import TextEntry
+from proxy.metadata.container.walk import walk
+from proxy.metadata.report import report
+from proxy.metadata.tags import MAX_OUTPUT_BYTES
+from tests.metadata.files import jpeg
+
+TAGS: Any = {"File": {"FileType": "JPEG"}, "IFD0": {"Make": "Canon"}}
+
+
+def test_tags_of_exiftool_are_used_and_otherwise_those_of_the_fallback() -> None:
+    file = BytesIO(jpeg())
+    with_tags = report(file, walk(file), TAGS, None, file_name="a.jpg")
+    assert with_tags.fallback is False
+    assert with_tags.content["metadata"]["groups"]["IFD0"] == {"Make": "Canon"}
+    without = report(file, walk(file), None, None, file_name="a.jpg")
+    assert without.fallback is True
+    assert "ExifIFD" in without.content["metadata"]["groups"]
+
+
+def test_the_output_is_bounded_and_names_what_is_left_out() -> None:
+    file = BytesIO(jpeg())
+    large: Any = {"IFD0": {f"Tag{index}": "\u20ac" * 20_000 for index in range(200)}}
+    walked = replace(
+        walk(file), texts=tuple(TextEntry("k", "JPEG COM", "x" * 60_000) for _ in range(60))
+    )
+    content = report(file, walked, large, None, file_name="a.jpg").content
+    assert len(json.dumps(content, ensure_ascii=False).encode()) <= MAX_OUTPUT_BYTES
+    truncated = content["metadata"]["truncated"]
+    assert any(one.startswith("groups.IFD0.Tag") for one in truncated)
+
+
+def test_credentials_that_are_too_large_are_left_out() -> None:
+    file = BytesIO(jpeg())
+    credentials = {"actions": ["x" * 60_000] * 100}
+    content = report(file, walk(file), TAGS, credentials, file_name="a.jpg").content
+    assert content["metadata"]["c2pa"] is None
+    assert "c2pa" in content["metadata"]["truncated"]
+
+
+def test_a_format_that_the_walk_does_not_know_has_no_completeness() -> None:
+    file = BytesIO(jpeg())
+    walked = replace(walk(file), image=replace(walk(file).image, width=None), ranges=())
+    content = report(file, walked, TAGS, None, file_name="a.jpg").content
+    assert content["quality"]["extraction_completeness"] is None
+    assert "extraction_completeness" in content["metadata"]["reasons"]

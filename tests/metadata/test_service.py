@@ -1,0 +1,359 @@
+"""The extraction as a whole, with real exiftool, real files and really killed processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from structlog.testing import capture_logs
+
+from proxy.domain.errors import (
+    ConfigurationError,
+    ExtractionFailed,
+    ExtractionTimeout,
+    MetadataTooLarge,
+    QueueFull,
+    UnknownImageFormat,
+)
+from proxy.metadata.extraction import Extraction, ExtractOptions
+from proxy.metadata.service import FALLBACK_REASONS, OUTCOMES, MetadataService, open_metadata
+from proxy.settings import MetadataSettings, WorkerSettings
+from tests.metadata.files import (
+    MAKE,
+    MODEL,
+    gif,
+    jpeg,
+    png,
+    require_exiftool,
+    text_chunk,
+    ztxt_bomb,
+)
+from tests.support.golden import golden
+from tests.support.waiting import eventually
+
+PROMPT = "a secret prompt of a stranger"
+FIELDS = {
+    *("schema", "format", "mime_type", "extension_matches", "sha256", "width", "height"),
+    *("orientation", "bit_depth", "channels", "color_space", "has_alpha", "pages", "density"),
+    *("exif", "gps", "groups", "text", "c2pa", "warnings", "truncated", "withheld", "reasons"),
+    *("engine", "ai_generation"),
+}
+LONG_S = 600.0
+
+
+@asynccontextmanager
+async def service_of(
+    root: Path, *, environment: dict[str, str] | None = None, **settings: Any
+) -> AsyncIterator[MetadataService]:
+    values = {"temp_root": str(root / "metaextract"), "engines": 1, "timeout_s": LONG_S}
+    own = MetadataSettings.model_validate({**values, **settings})
+    async with open_metadata(own, WorkerSettings(), environment=environment or {}) as service:
+        yield service
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[MetadataService]:
+    """For tests that neither kill nor count."""
+    require_exiftool()
+    async with service_of(tmp_path_factory.mktemp("shared")) as service:
+        yield service
+
+
+module = pytest.mark.asyncio(loop_scope="module")
+
+
+async def extract(
+    service: MetadataService, content: bytes, name: str = "a.jpg", **options: Any
+) -> Extraction:
+    with service.new_file(max_bytes=10**9) as file:
+        await file.write(content)
+        await file.finish()
+        return await service.extract(file, ExtractOptions(name, **options))
+
+
+def left(service: MetadataService) -> list[Path]:
+    return [path for path in service.folder.rglob("*") if path.is_file()]
+
+
+@module
+async def test_every_field_is_present_and_known_values_are_right(shared: MetadataService) -> None:
+    found = await extract(shared, jpeg(), "photo.jpg")
+    metadata: Any = found.metadata
+    assert set(metadata) >= FIELDS
+    assert (metadata["format"], metadata["mime_type"]) == ("jpeg", "image/jpeg")
+    assert (metadata["width"], metadata["height"], metadata["orientation"]) == (40, 30, 6)
+    assert metadata["exif"] == {
+        "camera": MODEL,
+        "make": MAKE,
+        "model": MODEL,
+        "software": None,
+        "orientation": 6,
+        "taken_at": "2024-05-01T10:11:12+02:00",
+        "exposure": 0.005,
+        "aperture": 2.8,
+        "iso": 400,
+        "focal_length": 35,
+    }
+    assert metadata["gps"]["latitude"] == pytest.approx(-33.858333, abs=1e-6)
+    assert metadata["gps"]["longitude"] == pytest.approx(151.2, abs=1e-6)
+    assert metadata["groups"]["IFD0"]["Make"] == MAKE
+    assert not {"System", "ExifTool"} & set(metadata["groups"])
+    assert metadata["engine"]["name"] == "exiftool"
+    assert found.quality_metrics["confidence_score"] == 1
+    assert found.quality_metrics["extraction_completeness"] == 1
+    assert found.quality_metrics["enhanced_extraction"] is True
+    assert found.quality_metrics["recommended_actions"] == []
+    insights = found.processing_insights
+    assert insights["fallback_extraction"] is False
+    assert insights["total_fields_extracted"] > 10
+    assert insights["queued_ms"] >= 0
+    assert left(shared) == []
+
+
+@module
+async def test_text_is_returned_as_it_is_written(shared: MetadataService) -> None:
+    values = ("True", "007", "7.50", "1e400", "18446744073709551615", "-0", "nan")
+    chunks = [text_chunk(f"Key{index}", value) for index, value in enumerate(values)]
+    found = await extract(shared, png(*chunks), "a.png")
+    assert [one["text"] for one in found.metadata["text"]] == list(values)
+    tags = found.metadata["groups"]["PNG"]
+    assert [str(tags[f"Key{index}"]) for index in range(len(values))] == list(values)
+
+
+@module
+@pytest.mark.parametrize(
+    ("comment", "text"),
+    [
+        (b"UNICODE\0" + "größer".encode("utf-16-be"), "größer"),
+        (b"UNICODE\0" + "größer".encode("utf-16-le"), "größer"),
+        (b"JIS\0\0\0\0\0" + "日本".encode("iso2022_jp"), "日本"),
+        (b"ASCII\0\0\0plain", "plain"),
+    ],
+)
+async def test_comments_in_any_encoding_are_read_in_the_sandbox(
+    shared: MetadataService, comment: bytes, text: str
+) -> None:
+    found = await extract(shared, jpeg(user_comment=comment))
+    assert found.processing_insights["fallback_extraction"] is False
+    assert text in str(found.metadata["groups"]["ExifIFD"]["UserComment"])
+
+
+@module
+async def test_equal_text_keys_are_both_kept(shared: MetadataService) -> None:
+    content = png(text_chunk("Comment", "one"), text_chunk("Comment", "two"))
+    found = await extract(shared, content, "a.png")
+    assert [one["text"] for one in found.metadata["text"]] == ["one", "two"]
+    assert {"one", "two"} <= set(map(str, found.metadata["groups"]["PNG"].values()))
+
+
+@module
+@pytest.mark.parametrize("name", ["x\n-ver", "-config", "../../etc/passwd", "\ud800.jpg", "", "."])
+async def test_a_hostile_file_name_is_harmless(shared: MetadataService, name: str) -> None:
+    found = await extract(shared, jpeg(), name)
+    assert found.metadata["exif"]["make"] == MAKE
+    assert found.processing_insights["fallback_extraction"] is False
+
+
+@module
+async def test_a_wrong_extension_costs_confidence(shared: MetadataService) -> None:
+    found = await extract(shared, jpeg(), "photo.png")
+    assert found.metadata["extension_matches"] is False
+    assert found.quality_metrics["confidence_score"] == 0.9
+
+
+@module
+async def test_a_text_is_no_image(shared: MetadataService) -> None:
+    with pytest.raises(UnknownImageFormat, match="Enhanced format support includes"):
+        await extract(shared, b"only text", "text.jpg")
+    assert left(shared) == []
+
+
+@module
+async def test_a_bomb_of_text_is_refused_before_exiftool_reads_it(shared: MetadataService) -> None:
+    with pytest.raises(MetadataTooLarge):
+        await extract(shared, ztxt_bomb(), "bomb.png")
+    assert left(shared) == []
+
+
+@module
+async def test_a_truncated_jpeg_is_read_with_warnings(shared: MetadataService) -> None:
+    content = jpeg(size=(400, 300))
+    found = await extract(shared, content[: len(content) * 3 // 4], advanced=True)
+    assert found.metadata["exif"]["make"] == MAKE
+    assert found.metadata["warnings"]
+    assert found.quality_metrics["confidence_score"] < 1
+
+
+@module
+async def test_progress_is_reported_in_order(shared: MetadataService) -> None:
+    seen: list[tuple[int, str]] = []
+    with shared.new_file(max_bytes=10**6) as file:
+        await file.write(jpeg())
+        await file.finish()
+        await shared.extract(file, progress=lambda *stage: seen.append(stage))
+    assert seen == [(30, "walked"), (50, "engine"), (80, "credentials"), (100, "complete")]
+
+
+@module
+async def test_hidden_text_names_the_generator(shared: MetadataService) -> None:
+    name = "tests__resources__parsers__AUTOMATIC1111__automatic1111_stealth.png"
+    content = golden(f"sd-parsers/{name}").read_bytes()
+    found = (await extract(shared, content, "a.png")).metadata["ai_generation"]
+    assert found["source"] == "stable_diffusion"
+    assert found["prompt"]
+
+
+@module
+async def test_the_log_has_no_text_of_the_file(shared: MetadataService) -> None:
+    with capture_logs() as entries:
+        await extract(shared, png(text_chunk("parameters", PROMPT)), "holiday at home.png")
+    assert {one["event"] for one in entries} == {"metadata_extracted"}
+    assert not {"secret", "holiday", "home"} & set(str(entries).split())
+    assert PROMPT not in str(entries)
+
+
+@module
+async def test_credentials_are_read_through_their_ingredients(shared: MetadataService) -> None:
+    content = golden("c2pa/example-assets/ChatGPT_Image.png").read_bytes()
+    found = (await extract(shared, content, "a.png")).metadata["c2pa"]
+    assert (found["state"], found["trust"]) == ("expired", "untrusted")
+    assert "GPT-4o" in {one["software_agent"] for one in found["actions"]}
+    extraction = await extract(shared, content, "a.png")
+    assert extraction.metadata["ai_generation"]["source"] == "dall-e"
+    assert extraction.metadata["ai_generation"]["confidence"] == 0.6
+
+
+@module
+async def test_a_remote_manifest_is_named_and_not_fetched(shared: MetadataService) -> None:
+    content = golden("c2pa/example-assets/crater-lake-cr.jpg").read_bytes()
+    found = (await extract(shared, content)).metadata["c2pa"]
+    assert found["state"] == "remote"
+    assert found["remote_url"].startswith("https://cai-manifests.adobe.com/")
+
+
+@module
+async def test_many_simultaneous_files_are_all_answered(shared: MetadataService) -> None:
+    found = await asyncio.gather(*(extract(shared, gif(), "a.gif") for _ in range(30)))
+    assert {one.metadata["width"] for one in found} == {3}
+    assert left(shared) == []
+
+
+async def test_without_exiftool_the_fallback_keeps_the_shape(tmp_path: Path) -> None:
+    async with service_of(tmp_path, engine="pillow") as service:
+        found = await extract(service, jpeg(), "photo.jpg")
+        assert set(found.metadata) >= FIELDS
+        assert found.metadata["exif"]["camera"] == MODEL
+        assert found.metadata["exif"]["taken_at"] == "2024-05-01T10:11:12+02:00"
+        assert found.metadata["gps"]["latitude"] == pytest.approx(-33.858333, abs=1e-6)
+        assert found.metadata["engine"]["name"] == "pillow"
+        assert found.processing_insights["fallback_extraction"] is True
+        assert found.processing_insights["memory_usage_mb"] is None
+        assert found.quality_metrics["enhanced_extraction"] is False
+        assert found.quality_metrics["confidence_score"] == 0.7
+        assert "pillow" in found.metadata["reasons"]["fallback_extraction"]
+        assert service.statistics()["fallbacks_missing"] == 1
+
+
+async def test_an_exiftool_that_is_missing_is_explained(tmp_path: Path) -> None:
+    environment = {"EXIFTOOL_PATH": "/no/exiftool"}
+    async with service_of(tmp_path, environment=environment) as service:
+        assert "EXIFTOOL_PATH" in service.missing
+        found = await extract(service, jpeg())
+        assert found.processing_insights["fallback_extraction"] is True
+
+
+async def test_an_engine_that_is_killed_in_the_middle_of_a_file_is_replaced(tmp_path: Path) -> None:
+    require_exiftool()
+    async with service_of(tmp_path) as service:
+        (pid,) = service.engine_pids
+        os.kill(pid, signal.SIGSTOP)
+        running = asyncio.create_task(extract(service, jpeg(), "photo.jpg"))
+        await eventually(lambda: service.statistics()["engines_idle"] == 0, timeout_s=60)
+        os.kill(pid, signal.SIGKILL)
+        found = await running
+        assert found.processing_insights["fallback_extraction"] is True
+        assert found.metadata["exif"]["make"] == MAKE
+        await eventually(lambda: service.statistics()["engines_idle"] == 1, timeout_s=60)
+        again = await extract(service, jpeg(), "photo.jpg")
+        assert again.processing_insights["fallback_extraction"] is False
+        figures = service.statistics()
+        assert (figures["fallbacks_died"], figures["restarts_crash"]) == (1, 1)
+        assert left(service) == []
+
+
+async def test_an_engine_that_is_late_is_replaced_and_the_fallback_reads_the_file(
+    tmp_path: Path,
+) -> None:
+    require_exiftool()
+    async with service_of(tmp_path, engine_timeout_s=5) as service:
+        os.kill(service.engine_pids[0], signal.SIGSTOP)
+        found = await extract(service, jpeg())
+        assert found.processing_insights["fallback_extraction"] is True
+        assert service.statistics()["fallbacks_timeout"] == 1
+
+
+async def test_a_file_that_no_engine_can_read_fails_and_is_remembered(tmp_path: Path) -> None:
+    async with service_of(tmp_path, engine="pillow") as service:
+        # A signature, and nothing else.
+        for _ in range(2):
+            with pytest.raises(ExtractionFailed):
+                await extract(service, b"GIF89a")
+        assert service.statistics()["extractions_failed"] == 1
+        assert left(service) == []
+
+
+async def test_an_extraction_over_its_time_limit_ends(tmp_path: Path) -> None:
+    require_exiftool()
+    async with service_of(tmp_path, timeout_s=3) as service:
+        os.kill(service.engine_pids[0], signal.SIGSTOP)
+        with pytest.raises(ExtractionTimeout):
+            await extract(service, jpeg())
+        assert left(service) == []
+        assert service.statistics()["extractions_timeout"] == 1
+
+
+async def test_a_full_queue_rejects_further_files(tmp_path: Path) -> None:
+    require_exiftool()
+    async with service_of(tmp_path, queue=1) as service:
+        os.kill(service.engine_pids[0], signal.SIGSTOP)
+        waiting = [asyncio.create_task(extract(service, gif(), "a.gif")) for _ in range(2)]
+        await eventually(lambda: service.statistics()["inside"] == 2)
+        with pytest.raises(QueueFull):
+            await extract(service, gif(), "a.gif")
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert left(service) == []
+
+
+async def test_the_folder_is_empty_after_the_service_has_ended(tmp_path: Path) -> None:
+    async with service_of(tmp_path, engine="pillow") as service:
+        await extract(service, jpeg())
+    assert list((tmp_path / "metaextract").iterdir()) == []
+
+
+async def test_a_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "metaextract").symlink_to(tmp_path)
+    with pytest.raises(ConfigurationError, match="link"):
+        async with service_of(tmp_path):
+            pass
+
+
+async def test_a_trust_list_that_cannot_be_read_is_a_fault_of_the_settings(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="c2pa_trust_list"):
+        async with service_of(tmp_path, c2pa_trust_list="/no/list.pem"):
+            pass
+
+
+async def test_statistics_have_every_label(tmp_path: Path) -> None:
+    async with service_of(tmp_path, engine="pillow") as service:
+        figures = service.statistics()
+    assert {f"extractions_{one}" for one in OUTCOMES} <= set(figures)
+    assert {f"fallbacks_{one}" for one in FALLBACK_REASONS} <= set(figures)

@@ -1,0 +1,112 @@
+"""The confined worker: its steps, and what hostile files make of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from proxy.domain.errors import ConfigurationError
+from proxy.domain.worker_protocol import (
+    METADATA_PARTS,
+    JobFailure,
+    MetadataJob,
+    MetadataRead,
+    MetadataStep,
+    Ping,
+)
+from proxy.metadata import worker as worker_module
+from proxy.metadata.worker import MetadataWorker
+from tests.metadata.files import gif, jpeg, ztxt_bomb
+
+SECRET = "text of a stranger"
+
+
+@contextmanager
+def file_of(content: bytes = b"") -> Iterator[int]:
+    descriptor = os.memfd_create("test")
+    try:
+        os.write(descriptor, content)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def run(
+    content: bytes, step: MetadataStep, *attachments: bytes, name: str = "a.jpg"
+) -> tuple[Any, Any]:
+    """Return the reply and the output of a step."""
+    with (
+        file_of(content) as source,
+        file_of() as target,
+        file_of(b"".join(attachments)) as attached,
+    ):
+        given = (attached,) if attachments else ()
+        reply = MetadataWorker().run(MetadataJob(step, name), source, target, *given)
+        output = os.pread(target, 10**7, 0)
+    return reply, json.loads(output) if output else None
+
+
+def test_the_walk_reports_the_format() -> None:
+    reply, _ = run(gif(), MetadataStep.WALK)
+    assert reply == MetadataRead("gif", has_credentials=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"), [(b"only text", "unknown_format"), (ztxt_bomb(3), "metadata_too_large")]
+)
+def test_a_refused_file_is_a_failure_of_its_kind(content: bytes, kind: str) -> None:
+    reply, _ = run(content, MetadataStep.WALK)
+    assert isinstance(reply, JobFailure)
+    assert reply.kind == kind
+
+
+def describe(printed: bytes, credentials: bytes = b"") -> tuple[Any, Any]:
+    header = METADATA_PARTS.pack(len(printed), len(credentials))
+    return run(jpeg(), MetadataStep.DESCRIBE, header, printed, credentials)
+
+
+def test_the_description_uses_both_parts_of_the_attachment() -> None:
+    printed = b'[{"SourceFile": "x", "IFD0:Make": "Canon"}]'
+    reply, found = describe(printed, b'{"state": "valid"}')
+    assert reply.fallback is False
+    assert found["metadata"]["groups"] == {"IFD0": {"Make": "Canon"}}
+    assert found["metadata"]["c2pa"] == {"state": "valid"}
+
+
+@pytest.mark.parametrize("printed", [b"", b"no JSON", b"[{}]", b"\xff" * 100])
+def test_without_a_usable_answer_the_fallback_reads_the_file(printed: bytes) -> None:
+    reply, found = describe(printed)
+    assert reply.fallback is True
+    assert found["metadata"]["exif"]["make"] == "Canon"
+
+
+def test_a_file_without_credentials_has_none() -> None:
+    _, found = run(gif(), MetadataStep.CREDENTIALS)
+    assert found is None
+
+
+def test_an_unforeseen_error_is_reported_without_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_file: object) -> None:
+        raise LookupError(SECRET)
+
+    monkeypatch.setattr(worker_module, "walk", fail)
+    reply, _ = run(gif(), MetadataStep.WALK)
+    assert isinstance(reply, JobFailure)
+    assert reply.kind == "unread"
+    assert "in fail" in reply.traceback
+    assert SECRET not in str(reply)
+
+
+def test_another_kind_of_job_is_refused() -> None:
+    with pytest.raises(TypeError):
+        MetadataWorker().run(Ping(), -1, -1)
+
+
+def test_a_trust_list_that_cannot_be_read_makes_the_worker_unfit() -> None:
+    with pytest.raises(ConfigurationError, match="c2pa_trust_list"):
+        MetadataWorker().prepare({"extra": {"c2pa_trust_list": "/no/list.pem"}})
