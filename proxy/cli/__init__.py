@@ -54,7 +54,7 @@ SUMMARIES: Mapping[str, str] = {
         "Print the ids of similar images and their similarity, at most 1, by their embeddings."
     ),
     "near-duplicates": "Print images that look like the given ones, one JSON object per line.",
-    "metadata": "Write metadata into image files, and name them by it.",
+    "metadata": "Read metadata of image files, write it, and name, sort or flag files by it.",
     "ingest": (
         "Process uploads until SIGTERM or Ctrl-C. Any number of workers may run, on any machines."
     ),

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import csv
+import errno
+import filecmp
+import json
 import os
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -14,15 +19,20 @@ import typer
 
 from proxy.cli import SUMMARIES, app
 from proxy.cli.base import (
+    JsonLinesOption,
     command,
     print_error,
     print_summary,
     printable,
+    process_each,
     progress_bar,
+    reason_of,
 )
+from proxy.domain.errors import SmartserveError
 from proxy.metadata.embedding import ImageMetadataEmbedding, ImageMetadataWriter, ImageNamingConfig
 from proxy.metadata.embedding.naming import SUFFIXES, filename_of, parse_timestamp
 from proxy.metadata.embedding.writer import (
+    FILE_MODE,
     candidates,
     embed,
     open_regular,
@@ -31,6 +41,11 @@ from proxy.metadata.embedding.writer import (
     sidecar_path,
     sync_folder,
 )
+from proxy.metadata.extraction import Extraction
+from proxy.metadata.local_file import extract_file
+from proxy.metadata.moderation import moderate
+from proxy.metadata.service import open_metadata
+from proxy.runtime.tempfiles import TempFile, write_all
 from proxy.settings import Settings
 
 metadata_app = typer.Typer(help=SUMMARIES["metadata"], no_args_is_help=True, rich_markup_mode=None)
@@ -38,6 +53,7 @@ app.add_typer(metadata_app, name="metadata")
 
 _MAX_IMAGE_BYTES = 1 << 30
 _MAX_JSON_BYTES = 16 << 20
+_PIECE_BYTES = 1 << 20
 
 FilesArgument = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Image files.")]
 
@@ -222,6 +238,211 @@ def _link_all(files: Iterable[Path], targets: Iterable[Path]) -> bool:
                     one.unlink()
                 return False
     return True
+
+
+@command("extract", group=metadata_app)
+async def extract_(
+    settings: Settings,
+    files: FilesArgument,
+    as_json: JsonLinesOption = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print the main values, one row per file.")
+    ] = False,
+) -> int:
+    """Print what files say about themselves; --json prints everything.
+
+    Prints the reason for each file that is skipped, and exits with 1 if there is one.
+    """
+    if as_json and as_csv:
+        raise typer.BadParameter("--json and --csv exclude each other")
+    rows = csv.writer(sys.stdout, lineterminator="\n")
+    if as_csv:
+        rows.writerow(["file", *CSV_COLUMNS])
+
+    def show(path: Path, extraction: Extraction) -> None:
+        if as_json:
+            print(json.dumps({"path": str(path), **extraction.to_dict()}))
+        elif as_csv:
+            values = dict(_flat(extraction.metadata))
+            cells = [str(path), *(values.get(one, "") for one in CSV_COLUMNS)]
+            rows.writerow([_safe_cell(one) for one in cells])
+        else:
+            print(printable(str(path)))
+            for key, value in _flat(extraction.metadata):
+                print(f"  {printable(key)}: {printable(str(value))}")
+
+    skipped = await _extract_each(settings, "extracting", files, show)
+    print_summary("extract", done=len(files) - skipped, skipped=skipped)
+    return skipped
+
+
+CSV_COLUMNS = (
+    *("sha256", "format", "mime_type", "width", "height", "orientation", "color_space"),
+    *(f"exif.{one}" for one in ("make", "model", "software", "taken_at", "exposure", "aperture")),
+    *("exif.iso", "exif.focal_length", "gps.latitude", "gps.longitude", "gps.altitude"),
+    *("ai_generation.source", "ai_generation.generator", "ai_generation.involvement"),
+    *("ai_generation.confidence", "ai_generation.prompt", "ai_generation.negativePrompt"),
+    *("ai_generation.steps", "ai_generation.cfgScale", "ai_generation.sampler"),
+    *("ai_generation.scheduler", "ai_generation.seed", "ai_generation.checkpoint"),
+    *("c2pa.state", "c2pa.trust", "c2pa.issuer"),
+)
+"""Columns of ``extract --csv`` after the name of the file."""
+
+
+def _flat(value: object, path: str = "") -> Iterator[tuple[str, object]]:
+    """Yield the known values with their paths, such as ``exif.make``."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _flat(inner, f"{path}[{number}]")
+    elif value is not None:
+        yield path, value
+
+
+def _safe_cell(value: object) -> object:
+    """Return text that a spreadsheet does not take for a formula."""
+    # Whitespace before the sign does not stop a spreadsheet.
+    is_formula = isinstance(value, str) and value.lstrip()[:1] in _FORMULA
+    return f"'{value}" if is_formula else value
+
+
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""First characters of a formula; also their wide forms."""
+
+
+@command("moderate", group=metadata_app)
+async def moderate_(settings: Settings, files: FilesArgument) -> int:
+    """Print flags for moderators, one JSON object per line: generator, prompt, parameters.
+
+    The terms are metadata.moderation_terms. Prints the reason for each file that is skipped, and
+    exits with 1 if there is one.
+    """
+
+    def show(path: Path, extraction: Extraction) -> None:
+        flagged = moderate(extraction.metadata, settings.metadata.moderation_terms)
+        print(json.dumps({"path": str(path), **flagged}))
+
+    skipped = await _extract_each(settings, "moderating", files, show)
+    print_summary("moderate", done=len(files) - skipped, skipped=skipped)
+    return skipped
+
+
+@command("classify", group=metadata_app)
+async def classify_(
+    settings: Settings,
+    source: Annotated[Path, typer.Argument(metavar="IN", help="Folder of images.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the copies.")],
+) -> int:
+    """Copy the images of a folder to OUT/<generator>/, each with its metadata as JSON.
+
+    OUT/classification_report.json counts them. Folders below IN and symbolic links are left alone.
+    Prints the reason for each image that is skipped, and exits with 1 if there is one.
+    """
+    try:
+        images, links = await asyncio.to_thread(_classifiable, source, target)
+    except OSError as error:
+        raise typer.BadParameter(f"{source}: {_reason(error)}") from error
+    for link in links:
+        print_error("skipped", f"{link}: is a symbolic link")
+    first = {path.stem: path for path in reversed(images)}
+    classified: dict[str, list[str]] = {}
+
+    def store(path: Path, extraction: Extraction) -> None:
+        generator = str(extraction.metadata["ai_generation"]["source"])
+        folder = target / generator
+        folder.mkdir(parents=True, exist_ok=True)
+        copied = folder / path.name
+        _copy(path, copied)
+        # Of images with one stem, the others are named in full.
+        name = path.stem if first[path.stem] == path else path.name
+        text = json.dumps(extraction.metadata, indent=2, ensure_ascii=False)
+        _replace(folder / f"{name}_metadata.json", text.encode("utf-8", "replace"))
+        classified.setdefault(generator, []).append(path.name)
+        print(f"{printable(str(path))}\t{printable(str(copied))}")
+
+    skipped = len(links) + await _extract_each(settings, "classifying", images, store)
+    total = sum(map(len, classified.values()))
+    report = {
+        "totalProcessed": total,
+        "breakdown": {key: len(names) for key, names in sorted(classified.items())},
+        "files": {key: sorted(names) for key, names in sorted(classified.items())},
+    }
+    text = json.dumps(report, indent=2, ensure_ascii=False)
+    await asyncio.to_thread(_write_report, target, text.encode("utf-8", "surrogateescape"))
+    print_summary("classify", copied=total, skipped=skipped)
+    return skipped
+
+
+def _classifiable(source: Path, target: Path) -> tuple[list[Path], list[Path]]:
+    """Return the images of a folder, and the symbolic links among them."""
+    if target.resolve().is_relative_to(source.resolve()):
+        raise typer.BadParameter(f"{target} is below {source}. Choose another folder.")
+    images = _images(source)
+    links = [path for path in images if path.is_symlink()]
+    return [path for path in images if path not in links], links
+
+
+def _write_report(target: Path, content: bytes) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    _replace(target / "classification_report.json", content)
+
+
+def _copy(path: Path, target: Path) -> None:
+    """Copy a file to a new name; a copy of an earlier run may exist.
+
+    Raises:
+        FileExistsError: another file has that name.
+    """
+    with open_regular(path) as file, TempFile(str(target.parent), mode=FILE_MODE) as copy:
+        while piece := file.read(_PIECE_BYTES):
+            write_all(copy.descriptor, piece)
+        os.fsync(copy.descriptor)
+        try:
+            copy.link(str(target))
+        except FileExistsError:
+            if target.is_symlink() or not filecmp.cmp(path, target, shallow=False):
+                raise FileExistsError(errno.EEXIST, "", str(target)) from None
+
+
+def _replace(path: Path, content: bytes) -> None:
+    with TempFile(str(path.parent), mode=FILE_MODE) as file:
+        write_all(file.descriptor, content)
+        os.fsync(file.descriptor)
+        file.replace(str(path))
+
+
+async def _extract_each(
+    settings: Settings,
+    label: str,
+    files: list[Path],
+    show: Callable[[Path, Extraction], None],
+) -> int:
+    """Extract files, several at a time; print the reason for each that fails; count those."""
+    concurrency = settings.metadata.engines or len(os.sched_getaffinity(0))
+    # The lines of one file stay together.
+    showing = asyncio.Lock()
+    async with open_metadata(settings.metadata, settings.workers) as service:
+
+        async def extract_one(path: Path) -> bool:
+            try:
+                extraction = await extract_file(service, path)
+                async with showing:
+                    await asyncio.to_thread(show, path, extraction)
+            except (OSError, ValueError) as error:
+                print_error("skipped", f"{path}: {_reason(error)}")
+                return False
+            return True
+
+        def report(path: Path, error: SmartserveError) -> None:
+            print_error("skipped", f"{path}: {reason_of(error)}")
+
+        with progress_bar(label, len(files)) as progress:
+            skipped = await process_each(
+                files, extract_one, progress=progress, concurrency=concurrency, on_error=report
+            )
+    return skipped
 
 
 async def _each(label: str, files: list[Path], process: Callable[[Path], None]) -> int:

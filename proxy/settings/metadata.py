@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -41,6 +41,11 @@ class MetadataSettings(Section):
     temp_root: str = "/tmp/metaextract"  # noqa: S108 - the folder is checked: see TempFolder
     """Folder of files while they are read. Created with mode 0700. If it is a link, or belongs to
     another user, it is refused."""
+    moderation_terms: tuple[Annotated[str, Field(min_length=1, max_length=100)], ...] = Field(
+        ("violence", "explicit", "illegal"), max_length=1000
+    )
+    """Words that moderation reports if the prompt of an image contains them: whole words, in any
+    letter case."""
 
     def worker_settings(self, workers: WorkerSettings) -> WorkerSettings:
         """Return the settings of the processes; the sandbox is that of ``workers``."""

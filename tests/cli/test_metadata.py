@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
+from proxy.cli.metadata import _safe_cell
 from proxy.metadata.embedding import ImageMetadataEmbedding, ImageMetadataWriter
-from tests.cli.conftest import Invoke
+from tests.cli.conftest import Completed, Invoke
 from tests.metadata.embedding.conftest import make
 
 STEM = "20250111_143022_a3f2e9d4"
@@ -232,3 +236,136 @@ def test_a_folder_that_does_not_exist_is_a_usage_error(tmp_path: Path, invoke: I
     done = invoke("metadata", "rename", tmp_path / "missing")
     assert done.code == 2
     assert "missing: No such file or directory" in " ".join(done.stderr.split())
+
+
+PARAMETERS = (
+    "=cat, violence\nNegative prompt: dogs\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 5"
+)
+
+
+def generated(path: Path) -> Path:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("parameters", PARAMETERS)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    IMAGE.save(path, "PNG", pnginfo=info)
+    return path
+
+
+def objects(done: Completed) -> dict[str, Any]:
+    """Return the JSON objects of a command by the name of the file."""
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    return {Path(one["path"]).name: one for one in found}
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> dict[str, str]:
+    """Environment of a command that extracts, with a folder of its own."""
+    return {
+        "SMARTSERVE_METADATA__TEMP_ROOT": str(tmp_path / "temp"),
+        "SMARTSERVE_METADATA__ENGINES": "1",
+    }
+
+
+@pytest.mark.slow
+def test_extract_prints_all_values_as_text_json_or_csv(
+    pictures: Path, invoke: Invoke, engine: dict[str, str]
+) -> None:
+    paths = [save(pictures, "a.png"), generated(pictures / "b.png"), pictures / "missing.png"]
+    (pictures / "text.png").write_text("not an image")
+    paths.append(pictures / "text.png")
+    text = invoke("metadata", "extract", *paths, **engine)
+    assert text.code == 1
+    assert text.stderr.splitlines()[-1] == "extract: 2 done, 2 skipped", text.stderr
+    assert "  ai_generation.source: ml_lib" in text.stdout.splitlines()
+    assert "missing.png: No such file" in text.stderr
+    assert "text.png: Enhanced format support" in text.stderr
+
+    found = objects(invoke("metadata", "extract", *paths[:2], "--json", **engine))
+    assert found["a.png"]["metadata"]["ai_generation"]["seed"] == "42"
+    assert found["b.png"]["metadata"]["ai_generation"]["sampler"] == "Euler a"
+    assert found["b.png"]["quality_metrics"]["enhanced_extraction"] is True
+
+    table = invoke("metadata", "extract", *paths[:2], "--csv", **engine).stdout
+    rows = {Path(row["file"]).name: row for row in csv.DictReader(io.StringIO(table))}
+    assert rows["a.png"]["width"] == "24"
+    assert rows["b.png"]["ai_generation.prompt"] == "'=cat, violence", "not a formula"
+
+
+@pytest.mark.slow
+def test_moderate_prints_flags(pictures: Path, invoke: Invoke, engine: dict[str, str]) -> None:
+    paths = [generated(pictures / "b.png"), plain(pictures / "c.png")]
+    found = objects(invoke("metadata", "moderate", *paths, **engine))
+    assert found["b.png"]["requiresReview"] is True
+    flags = {flag["type"] for flag in found["b.png"]["flags"]}
+    assert flags == {"ai_generated", "concerning_prompt"}
+    assert found["c.png"]["flags"] == []
+
+
+@pytest.mark.slow
+def test_classify_copies_images_to_folders_of_their_generators(
+    pictures: Path, tmp_path: Path, invoke: Invoke, engine: dict[str, str]
+) -> None:
+    save(pictures, "a.PNG")
+    generated(pictures / "b.png")
+    plain(pictures / "b.jpg")
+    plain(pictures / "c.webp")
+    (pictures / "bad.png").write_text("not an image")
+    (pictures / "notes.txt").write_text("not classified")
+    (pictures / "link.png").symlink_to(pictures / "b.png")
+    generated(pictures / "below" / "d.png")
+    before, out = tree(pictures), tmp_path / "out"
+    done = invoke("metadata", "classify", pictures, out, **engine)
+    assert done.code == 1
+    assert tree(pictures) == before, "copied, not moved"
+    assert done.stderr.splitlines()[-1] == "classify: 4 copied, 2 skipped"
+    assert "link.png: is a symbolic link" in done.stderr
+    assert "bad.png: Enhanced format support" in done.stderr
+    copies = [
+        "classification_report.json",
+        "ml_lib/a.PNG", "ml_lib/a_metadata.json",
+        "stable_diffusion/b.png", "stable_diffusion/b.png_metadata.json",
+        "unknown/b.jpg", "unknown/b_metadata.json",
+        "unknown/c.webp", "unknown/c_metadata.json",
+    ]  # fmt: skip
+    assert tree(out) == copies
+    assert (out / "unknown/c.webp").read_bytes() == (pictures / "c.webp").read_bytes()
+    metadata = json.loads((out / "stable_diffusion/b.png_metadata.json").read_text())
+    assert metadata["ai_generation"]["negativePrompt"] == "dogs"
+    assert json.loads((out / "classification_report.json").read_text()) == {
+        "totalProcessed": 4,
+        "breakdown": {"ml_lib": 1, "stable_diffusion": 1, "unknown": 2},
+        "files": {
+            "ml_lib": ["a.PNG"],
+            "stable_diffusion": ["b.png"],
+            "unknown": ["b.jpg", "c.webp"],
+        },
+    }
+    # A file of the same name but other content is not replaced; the others are known.
+    (out / "unknown" / "c.webp").write_bytes(b"other")
+    again = invoke("metadata", "classify", pictures, out, **engine)
+    assert again.stderr.splitlines()[-1] == "classify: 3 copied, 3 skipped"
+    assert "c.webp exists already" in again.stderr
+    assert (out / "unknown" / "c.webp").read_bytes() == b"other"
+
+
+@pytest.mark.parametrize("below", ["", "out", "a/b"])
+def test_classify_refuses_a_folder_below_the_images(
+    below: str, pictures: Path, invoke: Invoke
+) -> None:
+    done = invoke("metadata", "classify", pictures, pictures / below)
+    assert done.code == 2
+    assert "Choose another folder" in " ".join(done.stderr.split())
+    assert tree(pictures) == []
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@sum", " =1", "\t=1", "\uff1d1"])
+def test_a_cell_of_csv_is_no_formula(text: str) -> None:
+    assert _safe_cell(text) == f"'{text}"
+    assert _safe_cell("a=1") == "a=1"
+    assert _safe_cell(-1.5) == -1.5, "a number is no formula"
+
+
+def test_json_and_csv_exclude_each_other(pictures: Path, invoke: Invoke) -> None:
+    done = invoke("metadata", "extract", pictures, "--json", "--csv")
+    assert done.code == 2
+    assert "exclude each other" in " ".join(done.stderr.split())

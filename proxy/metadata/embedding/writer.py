@@ -44,7 +44,7 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "WEBP": {"quality": 95},
 }
 _IMAGE_DESCRIPTION, _SOFTWARE, _DATE_TIME, _OFFSET_TIME = 0x010E, 0x0131, 0x0132, 0x9010
-_FILE_MODE = 0o666
+FILE_MODE = 0o666
 """Less the umask, as for files of other programs."""
 
 
@@ -278,7 +278,7 @@ def _publish(files: Mapping[Path, bytes]) -> None:
     with ExitStack() as stack:
         written = []
         for path, content in files.items():
-            file = stack.enter_context(TempFile(str(path.parent), mode=_FILE_MODE))
+            file = stack.enter_context(TempFile(str(path.parent), mode=FILE_MODE))
             write_all(file.descriptor, content)
             os.fsync(file.descriptor)
             written.append((path, file))
