@@ -37,6 +37,7 @@ class Collector:
         self._chunks = 0
         self._claimed = 0
         self._inflated = 0
+        self._values = 0
         self._window = b""
         self._window_at = 0
 
@@ -85,6 +86,16 @@ class Collector:
         if extent.length < length:
             self.damage(f"{where} is truncated")
         return self.read(extent.offset, extent.length)
+
+    def count_value(self, length: int) -> None:
+        """Count the bytes of a value inside a block: many values may refer to the same bytes.
+
+        Raises:
+            MetadataTooLarge: the values are larger than all metadata may be.
+        """
+        self._values += length
+        if self._values > MAX_METADATA_BYTES:
+            raise MetadataTooLarge("The values of the metadata are too large.")
 
     def inflate(self, deflated: bytes, where: str) -> bytes:
         """Return inflated bytes; what could be inflated if the stream is damaged.

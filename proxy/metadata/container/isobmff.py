@@ -186,6 +186,7 @@ class _Boxes:
             if fields.ended:
                 self._collector.damage("HEIF: the item locations are truncated")
                 return
+            self._collector.count_chunk()
             number = fields.take(wide)
             method = fields.take(2) & 15 if version in (1, 2) else 0
             fields.take(2)
@@ -194,6 +195,8 @@ class _Boxes:
             for _ in range(fields.take(2)):
                 if fields.ended:
                     break
+                # Fields of no length would end nothing.
+                self._collector.count_chunk()
                 fields.take(index_size)
                 offset, length = base + fields.take(offset_size), fields.take(length_size)
                 extents.append(Extent(offset, length))
@@ -243,6 +246,7 @@ class _Boxes:
         for _ in range(fields.take(4)):
             if fields.ended:
                 break
+            self._collector.count_chunk()
             number = fields.take(4 if version else 2)
             found = {
                 fields.take(width) & (0x7FFF if width > 1 else 0x7F) for _ in range(fields.take(1))

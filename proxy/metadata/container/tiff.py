@@ -15,6 +15,8 @@ Read = Callable[[int, int], bytes]
 
 MAX_DEPTH = 4
 _MAX_TEXT = 4 << 20
+_MAX_ENTRIES = 200_000
+"""Of all directories, which may overlap; a document of ten thousand pages has as many."""
 _ASCII, _BYTE, _UNDEFINED = 2, 1, 7
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _SIZES |= {16: 8, 17: 8, 18: 8, 129: 1}
@@ -111,6 +113,7 @@ class _Reader:
         self._own_ranges = own_ranges
         self._seen: set[int] = set()
         self._pages = 0
+        self._entries_left = _MAX_ENTRIES
         self._dng = False
 
     def run(self) -> bool:
@@ -153,7 +156,8 @@ class _Reader:
             return None
         size = 20 if tiff.big else 12
         # A directory of a damaged file may declare any number of entries.
-        table = self._read(at + width, min(count, 0xFFFF) * size)
+        table = self._read(at + width, min(count, 0xFFFF, self._entries_left) * size)
+        self._entries_left -= len(table) // size
         if len(table) < count * size:
             self._collector.damage(f"{self._where}: {name} is truncated")
         self._claim(at, width + len(table) + (8 if tiff.big else 4))
@@ -190,6 +194,8 @@ class _Reader:
             return
         if entry.tag in _PIXELS:
             return
+        if entry.tag in _BLOCKS or entry.type == _ASCII or entry.tag in _NAMES:
+            self._collector.count_value(min(entry.length, self._collector.size))
         if not entry.inline:
             if len(self._read(entry.at + entry.length - 1, 1)) == 0:
                 self._collector.damage(

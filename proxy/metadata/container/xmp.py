@@ -14,6 +14,7 @@ from proxy.metadata.container.result import TextEntry
 MAX_ELEMENTS = 50_000
 """Photoshop once wrote documents with a hundred thousand ancestors."""
 MAX_DEPTH = 64
+_MAX_KEYWORD = 300
 _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 _META = "adobe:ns:meta/"
 _LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
@@ -63,6 +64,7 @@ class PropertyReader:
         self._texts.append([])
         inherited = self._languages[-1] if self._languages else ""
         self._languages.append(attributes.get(_LANGUAGE, inherited))
+        self._elements += len(attributes)
         for name, value in attributes.items():
             if name != _LANGUAGE and (own := self._name(name)):
                 self._add([*self._path, own], value, "")
@@ -88,7 +90,10 @@ class PropertyReader:
         if names:
             prefix = names[0].partition(":")[0]
             default = "" if language == "x-default" else language
-            self.entries.append(TextEntry("/".join(names), f"XMP-{prefix}", text, default))
+            # Long names would be repeated for each of the properties inside.
+            keyword = "/".join(names)[-_MAX_KEYWORD:]
+            where = f"XMP-{prefix[:_MAX_KEYWORD]}"
+            self.entries.append(TextEntry(keyword, where, text, default))
 
     def _name(self, tag: str) -> str | None:
         """Return ``prefix:name``, or None for the elements of RDF and of the packet."""
@@ -96,7 +101,7 @@ class PropertyReader:
         if not brace or uri in (_RDF, _META):
             return None
         prefix = PREFIXES.get(uri) or self._prefixes.get(uri) or "unknown"
-        return f"{prefix}:{name}"
+        return f"{prefix}:{name}"[-_MAX_KEYWORD:]
 
 
 def read(collector: Collector, packet: bytes, where: str) -> None:

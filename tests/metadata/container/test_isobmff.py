@@ -133,6 +133,13 @@ def test_ten_thousand_boxes_are_refused() -> None:
         walked(FTYP + box(b"free") * 10_001)
 
 
+def test_extents_of_no_length_are_refused() -> None:
+    entries = struct.pack(">HHH", 1, 0, 0xFFFF) * 0xFFFF
+    iloc = full(b"iloc", 0, struct.pack(">HH", 0, 0xFFFF), entries)
+    with pytest.raises(MetadataTooLarge):
+        walked(FTYP + full(b"meta", 0, iloc))
+
+
 def test_deeply_nested_boxes_end() -> None:
     content = b""
     for _ in range(20):

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.domain.errors import MetadataTooLarge
 from proxy.metadata.container import tiff as module
 from proxy.metadata.container.collector import Collector
 from proxy.metadata.container.result import BlockKind
@@ -106,6 +107,28 @@ def test_a_value_outside_of_the_file_is_damage() -> None:
     walk = walked(b"II" + content)
     assert walk.damaged
     assert "0x010e in IFD0 is outside" in walk.warnings[0]
+
+
+def test_values_that_share_their_bytes_are_counted() -> None:
+    text = 1_000_000
+    count = 1000
+    entry = struct.pack("<HHII", 0x010E, 2, text, 8 + 2 + 12 * count + 4)
+    exif = b"II*\0\x08\0\0\0" + struct.pack("<H", count) + entry * count + bytes(4) + b"x" * text
+    collector = Collector(BytesIO(exif))
+    with pytest.raises(MetadataTooLarge, match="values"):
+        module.read_block(collector, exif, "EXIF")
+
+
+def test_entries_of_directories_that_overlap_are_counted() -> None:
+    # Directories of 5,000 entries each, at every second byte.
+    entry = struct.pack("<HHII", 1, 4, 1, 0)
+    body = b"".join(struct.pack("<H", 5000) for _ in range(8000)) + entry * 5000
+    nested = struct.pack("<HHII", 0x014A, 4, 90, 26 + len(body))
+    offsets = struct.pack("<90I", *range(26, 26 + 180, 2))
+    exif = b"II*\0\x08\0\0\0" + struct.pack("<H", 1) + nested + bytes(4) + body + offsets
+    collector = Collector(BytesIO(exif))
+    module.read_block(collector, exif, "EXIF")
+    assert any("truncated" in text for text in collector.result("tiff").warnings)
 
 
 def test_a_big_tiff_is_read() -> None:

@@ -93,6 +93,13 @@ def test_many_elements_and_deep_ones_end() -> None:
         assert collector.result("jpeg").warnings == ("XMP: more elements than are read",)
 
 
+def test_long_names_are_not_repeated_for_each_property() -> None:
+    name = "a:" + "n" * 1_000_000
+    entries = read(f"<{name} xmlns:a='urn:a'>" + "<a:b>1</a:b>" * 1000 + f"</{name}>").xmp
+    assert len(entries) == 1000
+    assert sum(len(entry.keyword) for entry in entries) < 400_000
+
+
 @pytest.mark.parametrize("encoding", ["nonsense", "utf-7", "idna", "base64"])
 def test_an_unknown_encoding_is_a_warning(encoding: str) -> None:
     collector = read(f'<?xml version="1.0" encoding="{encoding}"?><a/>')

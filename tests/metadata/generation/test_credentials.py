@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from tests.support.containers import chunk, png
 from tests.support.generations import known, of_file, of_texts
+from tests.support.golden import golden
 
 IPTC = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 TRAINED = f"{IPTC}trainedAlgorithmicMedia"
@@ -148,3 +150,39 @@ def test_a_manifest_that_was_not_validated_is_weak_evidence() -> None:
         "source": "unknown",
         "involvement": "composite",
     }
+
+
+def stored(store: dict[str, Any]) -> dict[str, Any]:
+    """Return the object ``c2pa`` for a manifest store as c2pa-rs prints it."""
+    active = store["active_manifest"]
+    manifests = sorted(store["manifests"].items(), key=lambda item: item[0] != active)
+    assertions = [one for _, manifest in manifests for one in manifest.get("assertions", [])]
+    actions = [
+        (action["action"], agent.get("name") if isinstance(agent, dict) else agent, kind)
+        for one in assertions
+        if one["label"].startswith("c2pa.actions")
+        for action in one["data"]["actions"]
+        for agent, kind in [(action.get("softwareAgent"), action.get("digitalSourceType"))]
+    ]
+    infos = [info for _, manifest in manifests for info in manifest.get("claim_generator_info", [])]
+    return credentials(
+        *actions,
+        issuer=store["manifests"][active]["signature_info"]["issuer"],
+        generators=[info["name"] for info in infos],
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("ChatGPT_Image", "dall-e"),
+        ("Firefly_tabby_cat", "firefly"),
+        ("download", "dall-e"),
+        ("car-es-Ps-Cr", "unknown"),
+        ("cloudscape-ACA-Cr", "unknown"),
+        ("crater-lake-cr", "unknown"),
+    ],
+)
+def test_golden_manifest_stores_name_their_source(name: str, source: str) -> None:
+    store = json.loads(golden(f"c2pa/example-assets/{name}.json").read_text())
+    assert detected(stored(store))["source"] == source
