@@ -166,20 +166,24 @@ def shrunk(opened: OpenedSource, size: Size) -> Any:
     """
     header, (width, height) = opened.header, size
     if header.source_type == "heic":
-        return one_alpha(_scaled(whole(opened, fail_on="none"), header, size))
+        return scaled(whole(opened, fail_on="none"), header, size)
     if header.colour.space or header.colour.narrow or header.first_page:
         page = pyvips.Image.new_from_source(
             opened.source, "", access="sequential", fail_on="none", **_first_page(header)
         )
-        return one_alpha(_scaled(page, header, size))
+        return scaled(page, header, size)
     page = pyvips.Image.thumbnail_source(
         opened.source, width, height=height, size="force", **_colour_options(header)
     )
     return one_alpha(page)
 
 
-def _scaled(page: Any, header: Header, size: Size) -> Any:
+def scaled(page: Any, header: Header, size: Size) -> Any:
     """Return a decoded page at this size: upright, sRGB or grey, 8 bits."""
+    return one_alpha(_scaled(page, header, size))
+
+
+def _scaled(page: Any, header: Header, size: Size) -> Any:
     width, height = size
     page = colour.widened(page) if header.colour.narrow else page
     if header.colour.space is None:
@@ -241,8 +245,8 @@ def frames(opened: OpenedSource, size: Size, *, most: int) -> LoadedFrames:
         for index in range(header.pages)
     ]
     kept = _thinned(list(_distinct(pages, _delays(roll, header))), most)
-    scaled = [one_alpha(_scaled(page, header, size)) for page, _ in kept]
-    return LoadedFrames(scaled, [delay for _, delay in kept], _field(roll, "loop", 0))
+    pages = [scaled(page, header, size) for page, _ in kept]
+    return LoadedFrames(pages, [delay for _, delay in kept], _field(roll, "loop", 0))
 
 
 def whole(opened: OpenedSource, *, fail_on: str) -> Any:

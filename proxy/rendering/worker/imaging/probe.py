@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -36,10 +37,11 @@ def probe(job: ProbeJob, source_fd: int) -> ProbeResult:
 
 def _facts(job: ProbeJob, source_fd: int) -> ProbeResult:
     opened = load.open_source(source_fd, job.limits)
+    small = None
     if job.strict:
-        truncation.check_pixels(opened, source_fd)
+        small = truncation.check_pixels(opened, source_fd, partial(_preview_of, opened.header))
+    small = preview(opened) if small is None else small
     width, height = opened.header.upright
-    small = preview(opened)
     has_alpha = _transparent(opened, small)
     content_hash, byte_size = _fingerprint(source_fd)
     return ProbeResult(
@@ -67,10 +69,20 @@ def _fingerprint(descriptor: int) -> tuple[str, int]:
 
 def preview(opened: load.OpenedSource) -> Any:
     """Return the first page in small: 8-bit sRGB, with or without alpha, in memory."""
-    width, height = opened.header.upright
+    return load.to_srgb(load.shrunk(opened, _preview_size(opened.header))).copy_memory()
+
+
+def _preview_of(header: load.Header, page: Any) -> Any:
+    """Return the preview of a page that is being decoded; None if it needs more than 8 bits."""
+    if header.colour.space or header.colour.narrow:
+        return None
+    return load.to_srgb(load.scaled(page, header, _preview_size(header)))
+
+
+def _preview_size(header: load.Header) -> load.Size:
+    width, height = header.upright
     scale = min(1.0, _PREVIEW_SIDE / max(width, height))
-    small = load.shrunk(opened, (max(1, round(width * scale)), max(1, round(height * scale))))
-    return load.to_srgb(small).copy_memory()
+    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def _transparent(opened: load.OpenedSource, small: Any) -> bool:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from proxy.domain.worker_protocol import JobFailure
-from proxy.rendering.worker.imaging import truncation
+from proxy.rendering.worker.imaging import probe, truncation
 from tests.rendering.worker.imaging import studio
 from tests.support.photos import PHOTOS
 
@@ -109,14 +109,19 @@ def test_one_decode_is_enough_and_misses_no_lost_byte(
         image = busy(mode).crop((0, 0, 97, height))
         jpeg = studio.saved(image, "JPEG", subsampling=sampling, **encoding)
         with monkeypatch.context() as patch:
+            # The decodes that find the row, and the one for the preview.
             patch.delattr(truncation, "_row_checksums")
+            patch.delattr(probe, "preview")
             assert refusal(jpeg) is None, height
         data = jpeg.removesuffix(EOI)
         for lost in range(1, 20):
             layout = truncation._jpeg_layout(data[:-lost] + EOI)  # type: ignore[arg-type]
             content = data[:-lost].rstrip(b"\xff")
-            accepted = layout.complete and truncation._decodes_without_warning(content, layout)
-            assert not accepted, (height, lost)
+            # Whether the preview reads all rows or none.
+            for reduce in (lambda page: page.resize(0.5), lambda _: None):
+                if layout.complete:
+                    with pytest.raises(truncation._Uncertain):
+                        truncation._reduced(content, layout, height, reduce)
 
 
 def test_a_jpeg_that_ends_between_two_restarts_is_refused() -> None:
