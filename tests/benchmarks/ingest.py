@@ -145,15 +145,15 @@ def _contestant(paths: Sequence[Path], ingest: Mapping[str, Any]) -> Callable[[i
 async def _rate(paths: Sequence[Path], ingest: Mapping[str, Any]) -> float:
     with tempfile.TemporaryDirectory() as folder:
         async with fake_main_api() as fake:
-            for number in range(_UPLOADS):
-                path = paths[number % len(paths)]
+            # Equal uploads would become one medium.
+            for path in copies(paths, Path(folder), count=_UPLOADS):
                 fake.add(await asyncio.to_thread(path.read_bytes))
             return _UPLOADS / await _seconds(fake, folder, ingest) * _MINUTE
 
 
 async def _seconds(fake: FakeMainApi, folder: str, ingest: Mapping[str, Any]) -> float:
     given = {
-        "data_dir": folder,
+        "data_dir": f"{folder}/data",
         "workers": {"count": 1},
         "ingest": {"main_api_key": KEY, **ingest},
         "log": {"level": "error"},
