@@ -173,6 +173,7 @@ class EncoderProfile:
 
 
 @lru_cache(maxsize=64)
+@lru_cache(maxsize=64)
 def streams(profile: EncoderProfile) -> bool:
     """Return whether the encoder writes bytes before it has read all pixels.
 

@@ -60,7 +60,8 @@ class DeliveryResult:
 
 def _format(variant: Variant, head: bytes) -> Format:
     # If two formats compete, only the bytes say which one was smaller.
-    return variant.format if variant.alternative is None else Format(sniff(head) or variant.format)
+    fmt = variant.profile.format
+    return fmt if variant.alternative is None else Format(sniff(head) or fmt)
 
 
 class Delivery:
