@@ -17,6 +17,7 @@ from proxy.serving.finals.renderer import FinalRenderer
 from proxy.serving.image_info import ImageInfoService
 from proxy.serving.renderer import EncodeCostModel, Renderer
 from proxy.serving.source_facts import SourceFactsService
+from proxy.serving.stored_lookup import StoredLookup
 from proxy.serving.warm import RenditionWarmer
 from proxy.settings import Settings
 from proxy.telemetry.metrics import Metrics
@@ -37,6 +38,7 @@ class ServingServices:
     image_info: ImageInfoService
     warmer: RenditionWarmer
     load_shedder: LoadShedder
+    stored_lookup: StoredLookup
 
 
 @asynccontextmanager
@@ -51,13 +53,19 @@ async def open_serving(
     """Build the services, and end the work under way after the block."""
     services = _build(settings, storage, rendering, metrics, supervisor)
     # A purged or replaced image must not be rendered from its old facts.
-    storage.invalidators.extend((services.finals_queue.forget, services.image_info.forget))
+    forget = (
+        services.finals_queue.forget,
+        services.image_info.forget,
+        services.stored_lookup.forget,
+    )
+    storage.invalidators.extend(forget)
     # The queue of finals is closed last: deliveries that end until then may still request finals.
     async with (
         services.finals_queue,
         aclosing(services.facts),
         aclosing(services.image_info),
         aclosing(services.renderer),
+        aclosing(services.stored_lookup),
         services.load_shedder.measuring_lag(),
     ):
         yield services
@@ -125,6 +133,7 @@ def _build(
     )
     # Uploads and `warm` wait for their finals, so they use the main pool at normal priority.
     finals = new_finals(dispatcher=rendering.upload_dispatcher)
+    repository = storage.repository
     return ServingServices(
         planner=planner,
         facts=facts,
@@ -137,4 +146,10 @@ def _build(
             database=storage.database, facts=facts, planner=planner, renderer=finals
         ),
         load_shedder=LoadShedder(rendering.admission, metrics.loop_lag),
+        stored_lookup=StoredLookup(
+            rows=storage.database,
+            read_rows=repository.find_blocking if repository.reads_in_threads else None,
+            planner=planner,
+            store=storage.renditions,
+        ),
     )

@@ -34,7 +34,7 @@ from proxy.web.handlers.page import LocalPageHandler, PageHandler
 from proxy.web.media_server import MediaServer
 from proxy.web.routes import create_app, describe
 from proxy.web.server.request_pipeline import RequestPipeline
-from proxy.web.server.response_cache import ResponseCache
+from proxy.web.server.response_cache import ResponseCache, StoredImages
 from proxy.web.server.runner import ServerRunner
 
 
@@ -54,6 +54,12 @@ def build_http_server(services: Services, uploads: UploadServices | None = None)
     settings, storage = services.settings, services.storage
     # On a miss, the response cache and the handler parse the same query: this cache parses it once.
     parse_query = lru_cache(maxsize=256)(partial(parse_request, sizes=settings.size_specs()))
+    forwarder = None if uploads is None else _forwarder(services, uploads)
+    # A media server answers for images that are stored here as well: its handler decides.
+    stored = None
+    if forwarder is None:
+        serving = services.serving
+        stored = StoredImages(serving.stored_lookup, settings.lifetimes, serving.load_shedder)
     response_cache = ResponseCache(
         store=storage.renditions,
         metrics=services.metrics,
@@ -61,6 +67,7 @@ def build_http_server(services: Services, uploads: UploadServices | None = None)
         parse_query=parse_query,
         order=settings.encoders.order,
         request_final=services.serving.delivery.request_final,
+        stored=stored,
     )
     # A purged or changed image must not be served from the response cache.
     storage.invalidators.append(response_cache.forget)
@@ -75,7 +82,6 @@ def build_http_server(services: Services, uploads: UploadServices | None = None)
     )
     # Only workers report versions of libvips: the server process never loads it.
     services.metrics.worker(services.rendering.pool.hello)
-    forwarder = None if uploads is None else _forwarder(services, uploads)
     images_handler = ImageHandler(
         database=storage.database,
         delivery=services.serving.delivery,

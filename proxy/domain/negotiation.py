@@ -59,10 +59,14 @@ def _element(text: str) -> tuple[str, float] | None:
 
 def parse_accept(header: str) -> Accepted:
     """Parse an Accept header; a range that occurs twice has the lower q-value."""
+    return _parse(_bounded(header))
+
+
+def _bounded(header: str) -> str:
     if len(header) > _MAX_ACCEPT:
         # The last element may have lost its q-value and would then have another meaning.
-        header = header[:_MAX_ACCEPT].rpartition(",")[0]
-    return _parse(header)
+        return header[:_MAX_ACCEPT].rpartition(",")[0]
+    return header
 
 
 @lru_cache(maxsize=1024)
@@ -90,7 +94,18 @@ def acceptable(
     ``transparent`` and ``animated`` describe the resulting image: formats that cannot represent it
     are excluded. The result is never empty.
     """
-    accepted = parse_accept(accept or "")
+    return _acceptable(_bounded(accept or ""), tuple(order), transparent, animated)
+
+
+@lru_cache(maxsize=1024)
+def _acceptable(
+    accept: str,
+    order: tuple[Format, ...],
+    transparent: bool,  # noqa: FBT001 - a cache key
+    animated: bool,  # noqa: FBT001
+) -> tuple[Format, ...]:
+    # Cached: clients send few different headers, and every plan needs this.
+    accepted = _parse(accept)
     last = fallback(transparent=transparent, animated=animated)
     able = (fmt for fmt in order if TRAITS[fmt].animation or not animated)
     named = [fmt for fmt in able if fmt in _EXPLICIT_ONLY and quality_of(fmt, accepted) > 0]

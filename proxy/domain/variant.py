@@ -15,7 +15,7 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from proxy.domain.formats import TRAITS, Format
-from proxy.domain.media import Focus, MediaFacts
+from proxy.domain.media import MediaFacts
 
 MAX_SIDE = 16383
 """Longest side of a WebP; AVIF and JPEG allow slightly more."""
@@ -96,38 +96,45 @@ def plan_geometry(box: SizeSpec, facts: MediaFacts) -> Geometry:
     If the box is larger than the image, contain keeps the image's size, and cover crops the largest
     area with the aspect ratio of the box.
     """
+    scaled = scaled_size(box, facts.width, facts.height)
     # With one side there is nothing to crop.
-    if box.fit is Fit.COVER and box.width is not None and box.height is not None:
-        focus = facts.focus if box.gravity is Gravity.ATTENTION else None
-        return _cover(box.width, box.height, facts, focus or Focus(0.5, 0.5))
-    scale = min(
-        1.0,
-        math.inf if box.width is None else box.width / facts.width,
-        math.inf if box.height is None else box.height / facts.height,
-        # A limit of WebP. All formats have it, so that negotiation never changes the size.
-        MAX_SIDE / max(facts.width, facts.height),
-    )
-    width, height = _side(facts.width * scale), _side(facts.height * scale)
-    return Geometry(width, height, width, height)
-
-
-def _cover(width: int, height: int, facts: MediaFacts, focus: Focus) -> Geometry:
-    # Scale the box down, never the image up, and keep the aspect ratio of the box.
-    longest = MAX_SIDE / max(width, height)
-    shrink = min(1.0, facts.width / width, facts.height / height, longest)
-    width, height = _side(width * shrink), _side(height * shrink)
-    scale = max(width / facts.width, height / facts.height)
-    # Rounding could make the scaled image one pixel smaller than the crop.
-    scaled_width = max(width, _side(facts.width * scale))
-    scaled_height = max(height, _side(facts.height * scale))
+    if box.fit is not Fit.COVER or box.width is None or box.height is None:
+        return Geometry(*scaled, *scaled)
+    focus = facts.focus if box.gravity is Gravity.ATTENTION else None
+    x, y = (0.5, 0.5) if focus is None else (focus.x, focus.y)
+    width, height = _cropped(box.width, box.height, facts.width, facts.height)
     return Geometry(
         width,
         height,
-        scaled_width,
-        scaled_height,
-        left=_offset(focus.x, width, scaled_width),
-        top=_offset(focus.y, height, scaled_height),
+        *scaled,
+        left=_offset(x, width, scaled[0]),
+        top=_offset(y, height, scaled[1]),
     )
+
+
+def scaled_size(box: SizeSpec, width: int, height: int) -> tuple[int, int]:
+    """Return the size to which an image is scaled for a box, before any crop."""
+    if box.fit is Fit.COVER and box.width is not None and box.height is not None:
+        across, down = _cropped(box.width, box.height, width, height)
+        scale = max(across / width, down / height)
+        # Rounding could make the scaled image one pixel smaller than the crop.
+        return max(across, _side(width * scale)), max(down, _side(height * scale))
+    scale = min(
+        1.0,
+        math.inf if box.width is None else box.width / width,
+        math.inf if box.height is None else box.height / height,
+        # A limit of WebP. All formats have it, so that negotiation never changes the size.
+        MAX_SIDE / max(width, height),
+    )
+    return _side(width * scale), _side(height * scale)
+
+
+def _cropped(across: int, down: int, width: int, height: int) -> tuple[int, int]:
+    """Return the size of the crop that fills a box of ``across`` x ``down``."""
+    # Scale the box down, never the image up, and keep the aspect ratio of the box.
+    longest = MAX_SIDE / max(across, down)
+    shrink = min(1.0, width / across, height / down, longest)
+    return _side(across * shrink), _side(down * shrink)
 
 
 def _side(length: float) -> int:

@@ -58,7 +58,8 @@ class DeliveryResult:
     """Whether the final is still to be rendered."""
 
 
-def _format(variant: Variant, head: bytes) -> Format:
+def delivered_format(variant: Variant, head: bytes) -> Format:
+    """Return the format of a rendition, by its first bytes."""
     # If two formats compete, only the bytes say which one was smaller.
     fmt = variant.profile.format
     return fmt if variant.alternative is None else Format(sniff(head) or fmt)
@@ -124,7 +125,7 @@ class Delivery:
             return None
         variant, rendition = found
         origin = Origin.FALLBACK if plan.is_fallback else Origin(rendition.tier)
-        fmt, draft = _format(variant, rendition.head), variant is plan.draft
+        fmt, draft = delivered_format(variant, rendition.head), variant is plan.draft
         body = rendition.body
         return DeliveryResult(variant, fmt, origin, body, rendition=rendition, draft=draft)
 
@@ -178,7 +179,7 @@ class Delivery:
             origin = Origin.FALLBACK
         # A render that is sent early has only one format.
         body, variant = rendering.body, rendering.variant
-        fmt, draft = _format(variant, body or b""), variant is plan.draft
+        fmt, draft = delivered_format(variant, body or b""), variant is plan.draft
         return DeliveryResult(variant, fmt, origin, body, rendering=rendering, draft=draft)
 
     async def _fallback(
@@ -204,7 +205,7 @@ class Delivery:
         for variant in self._planner.nearest_variants(plan, stored) if stored else ():
             rendition = await self._store.get(variant)
             if rendition is not None:
-                fmt = _format(variant, rendition.head)
+                fmt = delivered_format(variant, rendition.head)
                 body = rendition.body
                 return DeliveryResult(variant, fmt, Origin.FALLBACK, body, rendition=rendition)
         return None

@@ -233,7 +233,10 @@ class DatabaseSettings(Section):
     """Time limit for a query."""
     row_ttl_s: Seconds = 60
     """Time for which a row is cached. A change in the database takes effect within 2 s, or after
-    this time if `updated_at` does not show it."""
+    this time and row_stale_s if `updated_at` does not show it, as after a DELETE."""
+    row_stale_s: Seconds = 300
+    """Time after row_ttl_s in which a row is used once more while it is read again, with others by
+    one query. Never after a change was noticed. With 0 the request waits for its row."""
     negative_ttl_s: Seconds = 5
     """Time for which it is cached that an id has no row."""
     max_rows: int = Field(100_000, ge=1, le=MAX_COUNT)

@@ -89,6 +89,18 @@ def open_blocking_engine(file: Path, settings: DatabaseSettings) -> Engine:
     return engine
 
 
+def open_plain_sqlite(file: Path, settings: DatabaseSettings) -> sqlite3.Connection:
+    """Connect to an SQLite file for use in any one thread at a time; raises sqlite3.Error."""
+    connection = sqlite3.connect(
+        file,
+        timeout=settings.query_timeout_s * _BUSY_PART,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    _configure_sqlite(connection, None)
+    return connection
+
+
 def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import time
+from collections import namedtuple
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields, replace
+from functools import partial
+from threading import Lock
 from typing import Any
 
 import sqlalchemy as sa
 import structlog
 from cachetools import LRUCache
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.domain.analysis import ANALYSIS_VERSION, Analysis
@@ -106,6 +110,11 @@ _FALLBACKS = sa.select(*(raw(_fallbacks[name]) for name in _FACT_COLUMNS)).where
 _FALLBACKS_OF = sa.select(
     _fallbacks.media_id, *(raw(_fallbacks[name]) for name in _FACT_COLUMNS)
 ).where(_fallbacks.media_id.in_(sa.bindparam("media_ids", expanding=True)))
+# The look-up of a row as the driver of SQLite takes it, with the columns of `_SELECT`.
+_SQLITE = sqlite.dialect(paramstyle="qmark")
+_PLAIN_BY_ID, _PLAIN_FALLBACKS = (str(one.compile(dialect=_SQLITE)) for one in (_BY_ID, _FALLBACKS))
+_PlainRow: Any = namedtuple("_PlainRow", list(_SELECT.selected_columns.keys()))  # type: ignore[misc]  # noqa: PYI024
+_PlainFacts: Any = namedtuple("_PlainFacts", list(_FALLBACKS.selected_columns.keys()))  # type: ignore[misc]  # noqa: PYI024
 _SAVE_FACTS = _replace_into(media_facts, "learned_at")
 _SAVE_FALLBACK = _replace_into(media_fallbacks, "adopted_at")
 
@@ -128,6 +137,9 @@ class SqlMediaRepository(SqlDatabase):
             if file is None
             else ThreadReader(file, reading)
         )
+        self.reads_in_threads = isinstance(self._reader, ThreadReader)
+        """Whether `find_blocking` can be called."""
+        self._counting = Lock()
         self._reported: LRUCache[tuple[int, str, str], bool] = LRUCache(_MAX_REPORTED)
         self._statistics = {"queries": 0.0, "errors": 0.0, "seconds": 0.0}
 
@@ -143,16 +155,23 @@ class SqlMediaRepository(SqlDatabase):
         return await self._reader.read(query, values or {})
 
     async def find(self, media_id: int) -> Media | None:
-        """Return the row with its facts and fallbacks, or None."""
+        """Return the row with its facts and fallbacks, or None.
+
+        Raises:
+            MediaRowInvalid: a path in it is not valid.
+        """
+        if isinstance(self._reader, ThreadReader):
+            media = (await self._reader.run(partial(self.find_blocking, [media_id]))).get(media_id)
+            if isinstance(media, MediaRowInvalid):
+                raise media
+            return media
         rows = await self._read(_BY_ID, media_id=media_id)
         if not rows:
             return None
         media = self._media_of(rows[0])
         if not rows[0].has_fallbacks:
             return media
-        fallbacks = await self._read(_FALLBACKS, media_id=media_id)
-        valid = (_facts_of(row, media_id, self._report) for row in fallbacks)
-        return replace(media, fallbacks=tuple(facts for facts in valid if facts is not None))
+        return self._with_fallbacks(media, await self._read(_FALLBACKS, media_id=media_id))
 
     async def find_many(self, media_ids: Collection[int]) -> Mapping[int, Media]:
         """Return the rows with these ids, by one query and one for all fallbacks.
@@ -160,6 +179,8 @@ class SqlMediaRepository(SqlDatabase):
         Raises:
             MediaRowInvalid: one of them is not valid; `find` returns the others.
         """
+        if isinstance(self._reader, ThreadReader):
+            return _all_valid(await self._reader.run(partial(self.find_blocking, media_ids)))
         rows = await self._read(_BY_IDS, media_ids=list(media_ids))
         found = {row.id: self._media_of(row) for row in rows}
         if having := [row.id for row in rows if row.has_fallbacks]:
@@ -168,6 +189,40 @@ class SqlMediaRepository(SqlDatabase):
                     media = found[row.media_id]
                     found[media.id] = replace(media, fallbacks=(*media.fallbacks, facts))
         return found
+
+    def find_blocking(self, media_ids: Iterable[int]) -> Mapping[int, Media | MediaRowInvalid]:
+        """Return rows of an SQLite file by id, as `find` does, in the calling thread.
+
+        Raises:
+            DatabaseUnavailable: a query failed.
+        """
+        if not isinstance(self._reader, ThreadReader):
+            raise TypeError
+        rows: list[Any] = []
+        fallbacks: dict[int, list[Any]] = {}
+        with self._counted(), self._reader.plain_connection() as connection:
+            for media_id in media_ids:
+                row = connection.execute(_PLAIN_BY_ID, (media_id,)).fetchone()
+                if row is None:
+                    continue
+                rows.append(_PlainRow._make(row))
+                if rows[-1].has_fallbacks:
+                    found = connection.execute(_PLAIN_FALLBACKS, (media_id,))
+                    fallbacks[media_id] = list(map(_PlainFacts._make, found))
+        return {row.id: self._whole(row, fallbacks.get(row.id, ())) for row in rows}
+
+    def _whole(self, row: Any, fallbacks: Iterable[Any]) -> Media | MediaRowInvalid:
+        try:
+            media = self._media_of(row)
+        except MediaRowInvalid as error:
+            return error
+        return self._with_fallbacks(media, fallbacks)
+
+    def _with_fallbacks(self, media: Media, rows: Iterable[Any]) -> Media:
+        if not rows:
+            return media
+        valid = (_facts_of(row, media.id, self._report) for row in rows)
+        return replace(media, fallbacks=tuple(facts for facts in valid if facts is not None))
 
     async def save_facts(self, media_id: int, facts: MediaFacts) -> None:
         """Store the facts of a source and replace older ones."""
@@ -262,9 +317,11 @@ class SqlMediaRepository(SqlDatabase):
 
     def _report(self, media_id: int, table: str, column: str) -> None:
         """Log a value that is not valid, once for each row and column."""
-        if self._reported.setdefault((media_id, table, column), False):
-            return
-        self._reported[media_id, table, column] = True
+        # Threads report, too.
+        with self._counting:
+            if self._reported.setdefault((media_id, table, column), False):
+                return
+            self._reported[media_id, table, column] = True
         advice = "correct the value in the database; other rows are not affected"
         log.warning(
             "database_value_invalid", media_id=media_id, table=table, column=column, advice=advice
@@ -276,15 +333,28 @@ class SqlMediaRepository(SqlDatabase):
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
-        started = time.monotonic()
-        self._statistics["queries"] += 1
+        started, errors = time.monotonic(), 0
         try:
             yield
         except DatabaseUnavailable:
-            self._statistics["errors"] += 1
+            errors = 1
             raise
         finally:
-            self._statistics["seconds"] += time.monotonic() - started
+            # Threads count, too.
+            with self._counting:
+                self._statistics["queries"] += 1
+                self._statistics["errors"] += errors
+                self._statistics["seconds"] += time.monotonic() - started
+
+
+def _all_valid(rows: Mapping[int, Media | MediaRowInvalid]) -> Mapping[int, Media]:
+    """Return the rows; raise the error of the first that is not valid."""
+    valid: dict[int, Media] = {}
+    for media_id, media in rows.items():
+        if isinstance(media, MediaRowInvalid):
+            raise media
+        valid[media_id] = media
+    return valid
 
 
 # A table that another program created may have several rows for a medium: the latest is first.

@@ -1,4 +1,4 @@
-"""Caches rows in memory, and serves them while the database fails."""
+"""Caches rows in memory, and serves them while they are read again or the database fails."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 import structlog
@@ -23,6 +24,10 @@ from proxy.storage.database import MediaRepository
 _COUNTS = ("hits", "misses", "negative_hits", "stale_answers", "refused_saves")
 _EXPIRED = float("-inf")
 _NO_ROW = (None, _EXPIRED)
+_COLLECT_S = 0.05
+"""Time in which expired rows are collected for one query: at 10,000 requests per second a query
+for hundreds of rows instead of one for each."""
+_BATCH = 500
 _T = TypeVar("_T")
 
 log = structlog.get_logger(__name__)
@@ -31,8 +36,9 @@ log = structlog.get_logger(__name__)
 class CachedMediaRepository:
     """A `MediaRepository` that caches the rows of another one.
 
-    A row is fresh for ``row_ttl_s``. Up to ``max_rows`` rows are kept longer and returned while the
-    database fails. A missing row is cached for ``negative_ttl_s``.
+    A row is fresh for ``row_ttl_s``. For ``row_stale_s`` more it is returned once again while it is
+    read with others by one query, unless `invalidate` was called. Up to ``max_rows`` rows are kept
+    longer and returned while the database fails. A missing row is cached for ``negative_ttl_s``.
 
     Facts that the database rejects are kept in memory: readers get them, and they are written again
     when the row is next read. Reads and writes have separate circuit breakers, so an account
@@ -66,6 +72,12 @@ class CachedMediaRepository:
         self._reads = CircuitBreaker("database_reads", pause_s=settings.breaker_s, clock=clock)
         self._writes = CircuitBreaker("database_writes", pause_s=settings.breaker_s, clock=clock)
         self._queries: dict[int, asyncio.Task[Media | None]] = {}
+        # Without a TTL nothing is cached, so nothing may be stale either.
+        self._stale_s = settings.row_stale_s if settings.row_ttl_s else 0.0
+        self._due: dict[int, None] = {}
+        """Rows that were returned stale and are not being read yet."""
+        self._refreshing: asyncio.Task[None] | None = None
+        self._batches: list[set[int]] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         self._counts: Counter[str] = Counter()
 
@@ -78,17 +90,13 @@ class CachedMediaRepository:
 
         Simultaneous calls for one row share one query. A cancelled call does not cancel it.
         """
-        media, valid_until = self._rows.get(media_id, _NO_ROW)
-        if media is not None and self._clock() < valid_until:
-            self._counts["hits"] += 1
+        media = self.current(media_id)
+        if media is not None:
             return media
         if media_id in self._absent:
             self._counts["negative_hits"] += 1
             return None
         self._counts["misses"] += 1
-        # While the database fails, no caller waits for its timeout if there is an older row.
-        if media is not None and self._reads.failing:
-            return self._stale(media)
         try:
             return await asyncio.shield(self._query(media_id))
         except DatabaseUnavailable:
@@ -97,6 +105,104 @@ class CachedMediaRepository:
             if media is None:
                 raise
             return self._stale(media)
+
+    def current(self, media_id: int) -> Media | None:
+        """Return the row that `find` returns without a query, and count it; None if there is none.
+
+        A stale row is read again in the background.
+        """
+        media, valid_until = self._rows.get(media_id, _NO_ROW)
+        if media is None:
+            return None
+        now = self._clock()
+        if now < valid_until:
+            self._counts["hits"] += 1
+            return media
+        # While the database fails, no caller waits for its timeout if there is an older row.
+        if self._reads.failing:
+            self._counts["misses"] += 1
+            return self._stale(media)
+        # Never after `invalidate`, which has set the time to minus infinity.
+        if now < valid_until + self._stale_s:
+            self._counts["hits"] += 1
+            self._refresh_later(media_id)
+            return media
+        return None
+
+    def may_read(self, media_id: int) -> bool:
+        """Return whether a row that is not `current` can be read by `begin` and `finish`.
+
+        If not, only `find` knows what to return: a missing row, other facts, or an error.
+        """
+        return not (
+            self._reads.failing
+            or media_id in self._absent
+            or media_id in self._queries
+            or media_id in self._distrusted
+            or media_id in self._unsaved
+        )
+
+    def begin(self, media_ids: Collection[int]) -> set[int]:
+        """Register rows that the caller is about to read; it then calls `finish` in any case.
+
+        The result is the set of those whose row may be cached: one that changes is removed.
+        """
+        batch = set(media_ids)
+        self._batches.append(batch)
+        return batch
+
+    def finish(
+        self,
+        batch: set[int],
+        found: Mapping[int, Media | MediaRowInvalid],
+        *,
+        error: DatabaseUnavailable | None = None,
+        complete: bool = True,
+    ) -> None:
+        """Cache the rows that `begin` has registered.
+
+        Those that were not found are missing. Without ``complete`` nothing is known: they were not
+        read, because of an ``error`` or another reason.
+        """
+        # By identity: two batches may be equal.
+        self._batches = [one for one in self._batches if one is not batch]
+        if error is not None:
+            self._reads.trip(type(error).__name__)
+        if error is not None or not complete:
+            return
+        for media_id in batch:
+            media = found.get(media_id)
+            if isinstance(media, MediaRowInvalid):
+                # Not the row that is cached; the next `find` raises the reason.
+                self._expire(media_id)
+            else:
+                self._cache(media_id, None if media is None else self._own(media))
+
+    def _refresh_later(self, media_id: int) -> None:
+        self._due[media_id] = None
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = self._spawn(self._refresh_due())
+
+    async def _refresh_due(self) -> None:
+        """Read the rows that were returned stale, many by one query."""
+        while self._due:
+            await asyncio.sleep(_COLLECT_S)
+            ids = list(islice(self._due, _BATCH))
+            for media_id in ids:
+                del self._due[media_id]
+            batch, found = self.begin(ids), None
+            try:
+                with self._attempt(self._reads):
+                    found = await self._inner.find_many(ids)
+            except DatabaseUnavailable:
+                # From now on `current` returns old rows and sends single queries.
+                self._due.clear()
+            except MediaRowInvalid:
+                # Each is read alone by the next `find`, which raises the reason for the bad ones.
+                for media_id in tuple(batch):
+                    self._expire(media_id)
+            finally:
+                self.finish(batch, found or {}, complete=found is not None)
 
     async def find_many(self, media_ids: Collection[int]) -> Mapping[int, Media]:
         """Return rows by id; those that are not cached are read by one query.
@@ -153,16 +259,25 @@ class CachedMediaRepository:
 
     def invalidate(self, media_id: int) -> None:
         """Make the next `find` read a row again; until then it is served if the database fails."""
-        # Unregistering a running query keeps its result from being cached.
-        for cache in (self._queries, self._absent, self._unsaved):
+        self._unregister(media_id)
+        for cache in (self._absent, self._unsaved):
             cache.pop(media_id, None)
+        self._expire(media_id)
+
+    def _unregister(self, media_id: int) -> None:
+        """Keep the results of running queries for a row from being cached."""
+        self._queries.pop(media_id, None)
+        for batch in self._batches:
+            batch.discard(media_id)
+
+    def _expire(self, media_id: int) -> None:
         media, _ = self._rows.get(media_id, _NO_ROW)
         if media is not None:
             self._rows[media_id] = media, _EXPIRED
 
     def expire_all(self) -> None:
         """Invalidate all rows, and forget which ones are missing."""
-        for media_id in (*self._queries, *self._rows):
+        for media_id in (*self._queries, *self._rows, *chain(*self._batches)):
             self.invalidate(media_id)
         self._absent.clear()
 
@@ -178,7 +293,7 @@ class CachedMediaRepository:
         self._absent.pop(media_id, None)
         if media_id not in self._rows:
             # A running query may have read the row before the change.
-            self._queries.pop(media_id, None)
+            self._unregister(media_id)
             return False
         try:
             found = await self._inner.find(media_id)
@@ -205,7 +320,7 @@ class CachedMediaRepository:
         """Trust the database again: it has deleted the facts."""
         self._distrusted.pop(media_id, None)
         # A running query may have read the old facts.
-        self._queries.pop(media_id, None)
+        self._unregister(media_id)
 
     async def save_facts(self, media_id: int, facts: MediaFacts) -> None:
         """Store facts; readers see them at once.
@@ -251,22 +366,28 @@ class CachedMediaRepository:
             with self._attempt(self._reads):
                 media = await self._row(media_id, batch)
             if media is not None:
-                if media_id in self._distrusted:
-                    media = replace(media, facts=None)
-                media = self._with_unsaved(media)
+                media = self._own(media)
             # A write during the query has unregistered it: its result may be out of date.
-            if self._queries.get(media_id) is not query:
-                return media
-            if media is not None:
-                self._rows[media_id] = media, self._clock() + self._settings.row_ttl_s
-            else:
-                self._rows.pop(media_id, None)
-                # Cached for seconds only: the row may be about to be inserted.
-                self._absent[media_id] = True
+            if self._queries.get(media_id) is query:
+                self._cache(media_id, media)
             return media
         finally:
             if self._queries.get(media_id) is query:
                 del self._queries[media_id]
+
+    def _own(self, media: Media) -> Media:
+        """Return a row as the database has it with the facts that this process trusts."""
+        if media.id in self._distrusted:
+            media = replace(media, facts=None)
+        return self._with_unsaved(media)
+
+    def _cache(self, media_id: int, media: Media | None) -> None:
+        if media is not None:
+            self._rows[media_id] = media, self._clock() + self._settings.row_ttl_s
+        else:
+            self._rows.pop(media_id, None)
+            # Cached for seconds only: the row may be about to be inserted.
+            self._absent[media_id] = True
 
     @contextmanager
     def _attempt(self, breaker: CircuitBreaker) -> Iterator[None]:
@@ -295,7 +416,7 @@ class CachedMediaRepository:
 
     def _set_facts(self, media_id: int, facts: MediaFacts | None) -> None:
         """Change the cached row; unregister a running query, which may have read the old one."""
-        self._queries.pop(media_id, None)
+        self._unregister(media_id)
         media, valid_until = self._rows.get(media_id, _NO_ROW)
         if media is not None:
             self._rows[media_id] = replace(media, facts=facts), valid_until

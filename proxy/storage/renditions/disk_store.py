@@ -53,6 +53,7 @@ _MAX_BATCHES = 2
 
 K = TypeVar("K")
 _T = TypeVar("_T")
+_D = TypeVar("_D")
 
 
 class DiskStore:
@@ -143,8 +144,7 @@ class DiskStore:
         rendition that fits into memory, or of up to 256 KiB, is returned as a body, a longer one as
         an open file, which the caller closes.
         """
-        names = [one.file_name for one in variants]
-        work = partial(self._reader.first, self._paths.medium(variants[0].media_id), names)
+        work = partial(self.look_up, variants)
         # A time-out or an open breaker counts as a miss of each.
         nothing: list[Found] = []
         results = await self._read(partial(self._threads.run, work, release=_close_last), nothing)
@@ -166,6 +166,32 @@ class DiskStore:
             return found_variant, MemoryRendition(last, "disk")
         if isinstance(last, OpenFile):
             return variants[len(results) - 1], FileRendition(last, self._threads)
+        return None
+
+    @property
+    def failing(self) -> bool:
+        """Whether the last read timed out: `run` may return None at once."""
+        return self._state.reads.failing
+
+    def look_up(self, variants: Sequence[Variant]) -> list[Found]:
+        """Read files until one is found, as `first` does, in the calling thread."""
+        names = [one.file_name for one in variants]
+        return self._reader.first(self._paths.medium(variants[0].media_id), names)
+
+    async def run(self, work: Callable[[], _T]) -> _T | None:
+        """Run several look-ups in one thread job; return None if the disk hangs."""
+        return await self._read(partial(self._threads.run, work), None)
+
+    def record(self, variant: Variant, found: Found | OSError) -> MemoryRendition | None:
+        """Count the result of one look-up; return the rendition if it is one in memory."""
+        if isinstance(found, UsageChange):
+            self._state.record_corrupt(shard_of(variant.media_id), found)
+        elif isinstance(found, OSError):
+            self._state.record_read_failure(found)
+        elif isinstance(found, bytes):
+            self._state.counters.hits += 1
+            return MemoryRendition(found, "disk")
+        # Not counted as a miss: the caller's request looks for the file again.
         return None
 
     async def digests(self, media_id: int) -> AbstractSet[str]:
@@ -262,7 +288,7 @@ class DiskStore:
         usage = {"bytes": self._state.usage.bytes, "items": self._state.usage.items}
         return {**usage, **self._state.counters.flat()}
 
-    async def _read(self, work: Callable[[], Awaitable[_T]], default: _T) -> _T:
+    async def _read(self, work: Callable[[], Awaitable[_T]], default: _D) -> _T | _D:
         """Return the result of ``work``, or the default if the breaker is open or it fails."""
         # The plain attribute first: `open` reads the clock, and this runs for every look-up.
         if self._state.reads.failing and self._state.reads.open:

@@ -7,23 +7,26 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 from weakref import WeakSet
 
 from cachetools import LRUCache
 
 from proxy.domain.variant import Shapes, Variant, has_shape
+from proxy.runtime.safe_open import OpenFile
 from proxy.runtime.supervised_task import UNCOUNTED, TaskSupervisor
 from proxy.settings import RenditionSettings
 from proxy.storage.renditions.disk_state import StoreCounters
 from proxy.storage.renditions.disk_store import DiskStore
 from proxy.storage.renditions.rendition import MemoryRendition, Rendition
-from proxy.storage.renditions.rendition_file import WriteTicket
+from proxy.storage.renditions.rendition_file import Found, WriteTicket
 from proxy.telemetry.tracing import STATE, record, span
 
 # The memory of an item beside its body (objects and dict entries), so that many tiny renditions
 # cannot exceed the limit.
 _OVERHEAD_BYTES = 512
+
+_T = TypeVar("_T")
 
 
 class _Item(NamedTuple):
@@ -149,6 +152,8 @@ class TieredStore:
         )
         self.check = self.disk.check
         self.read_now = self.disk.read_now
+        self.purges = 0
+        """Counts deletions. What was read from disk before one may be what it deleted."""
         self._reads: dict[tuple[str, ...], _Read] = {}
         # Weak: a write has ended when nobody has its ticket, neither its task nor a thread.
         self._tickets: WeakSet[WriteTicket] = WeakSet()
@@ -221,6 +226,41 @@ class TieredStore:
                 del self._reads[key]
             read.result.set_result((shared, found))
 
+    async def run(self, work: Callable[[], _T]) -> _T | None:
+        """Run blocking `look_up` calls in one thread job; return None if the disk hangs."""
+        return await self.disk.run(work)
+
+    def look_up(self, variant: Variant) -> Found | OSError:
+        """Read a rendition from disk in the calling thread, unless it is in memory."""
+        if variant.digest in self.memory:
+            return None
+        try:
+            found = self.disk.look_up((variant,))[0]
+        except OSError as error:
+            return error
+        if isinstance(found, OpenFile):
+            # Too long for memory: `first` opens it again and sends it in pieces.
+            found.close()
+            return None
+        return found
+
+    def take(
+        self, variant: Variant, found: Found | OSError, *, since: int
+    ) -> MemoryRendition | None:
+        """Return what `look_up` has found, and promote it to memory, as `get` does.
+
+        ``since`` is the value of `purges` before the look-up.
+        """
+        rendition = self.memory.peek(variant.digest)
+        if rendition is not None:
+            return rendition
+        rendition = self.disk.record(variant, found)
+        if rendition is not None:
+            self.memory.counters.misses += 1
+            if since == self.purges:
+                self.memory.put(variant, rendition.body)
+        return rendition
+
     async def digests(self, media_id: int) -> AbstractSet[str]:
         """Return the digests of a medium that `get` would probably find; counts as no use."""
         return self.memory.digests(media_id) | await self.disk.digests(media_id)
@@ -269,6 +309,7 @@ class TieredStore:
         """Delete the renditions of all media as `purge` does; raises StorageError."""
         for ticket in self._tickets:
             ticket.void = True
+        self.purges += 1
         self._reads.clear()
         self.memory.clear()
         await self.disk.clear()
@@ -288,6 +329,7 @@ class TieredStore:
 
     def _unregister_reads(self, media_id: int, shapes: Shapes = None) -> None:
         """Keep running reads from being joined, and their results from being promoted."""
+        self.purges += 1
         for digests, read in tuple(self._reads.items()):
             if read.media_id == media_id and any(has_shape(one, shapes) for one in digests):
                 del self._reads[digests]

@@ -35,11 +35,9 @@ from proxy.web.headers import (
     Header,
     ImageRoute,
     cache_status,
-    content_headers,
     ignored_header,
     image_headers,
     last_modified,
-    server_timing,
     validators,
 )
 from proxy.web.json_response import problem
@@ -49,7 +47,6 @@ from proxy.web.responses import (
     BufferedResponse,
     StreamedResponse,
     bodiless,
-    to_head,
     whole,
 )
 from proxy.web.server.load_shedding import LoadShedder
@@ -58,6 +55,8 @@ from proxy.web.server.response_cache import (
     ParseQuery,
     ResolvedResponse,
     ResponseCache,
+    image_outcome,
+    resolve_response,
 )
 
 _LOG_EVERY_S = 1.0
@@ -380,36 +379,17 @@ class ImageResponder:
         )
 
     def resolved(self, result: DeliveryResult, origin: Origin) -> ResolvedResponse:
-        """Return the response for the response cache, with its 304.
-
-        Without Smartserve-Ignored, which the cache adds for each request.
-        """
+        """Return the response for the response cache."""
         if result.rendition is None:
             raise AssertionError
-        variant, fmt, length = result.variant, result.format, result.rendition.length
-        shared = self._validators(variant, origin)
-        not_modified_headers = [*shared, self._cache_status(variant, Origin.NOT_MODIFIED)]
-        headers = [
-            *shared,
-            self._cache_status(variant, origin),
-            *content_headers(self.plan, fmt),
-            (
-                "Server-Timing",
-                server_timing([(origin, None)], draft=variant is self.plan.draft),
-            ),
-            ("Content-Length", str(length)),
-        ]
-        return ResolvedResponse(
-            plan=self.plan,
-            variant=variant,
-            origin=origin,
-            length=length,
-            head=to_head(HTTPStatus.OK, headers),
-            outcome=self._outcome(variant, fmt, origin),
-            not_modified_head=to_head(HTTPStatus.NOT_MODIFIED, not_modified_headers),
-            not_modified_outcome=self._outcome(
-                variant, self.plan.variant.format, Origin.NOT_MODIFIED
-            ),
+        return resolve_response(
+            self.plan,
+            result.variant,
+            result.format,
+            origin,
+            length=result.rendition.length,
+            route=self._route,
+            lifetimes=self._lifetimes,
         )
 
     def _range(self, variant: Variant, length: int) -> ByteRange | None:
@@ -450,21 +430,7 @@ class ImageResponder:
         return [*headers, *self._ignored]
 
     def _outcome(self, variant: Variant | None, fmt: Format | None, origin: Origin) -> Outcome:
-        """Return what is recorded; a fallback of another size is neither draft nor final."""
-        plan = self.plan
-        stage = ""
-        if variant is not None:
-            stages = ((plan.draft, "draft"), (plan.variant, "final"))
-            stage = next((name for one, name in stages if one is variant), "")
-        return Outcome(
-            self._route,
-            plan.request.box.name,
-            fmt or plan.variant.format,
-            origin,
-            media_id=plan.media.id,
-            variant=variant,
-            stage=stage,
-        )
+        return image_outcome(self.plan, variant, fmt, origin, self._route)
 
 
 async def _read(rendition: Rendition, part: ByteRange) -> AsyncGenerator[bytes, None]:

@@ -13,9 +13,10 @@ import sys
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from http import HTTPStatus
 from itertools import product
 from typing import NamedTuple, Protocol
 
@@ -30,13 +31,27 @@ from proxy.domain.negotiation import acceptable
 from proxy.domain.render_plan import RenderPlan
 from proxy.domain.request import Origin, Outcome, VariantRequest
 from proxy.domain.variant import Variant
+from proxy.serving.delivery import delivered_format
+from proxy.serving.stored_lookup import StoredLookup
+from proxy.settings import LifetimeSettings
 from proxy.storage.renditions.rendition import MemoryRendition
 from proxy.storage.renditions.tiered_store import TieredStore
 from proxy.telemetry.metrics import Metrics, RequestHistogram
+from proxy.telemetry.tracing import STATE
 from proxy.web.conditional import matches
-from proxy.web.headers import ImageRoute, ignored_header
+from proxy.web.headers import (
+    ImageRoute,
+    cache_status,
+    content_headers,
+    ignored_header,
+    image_headers,
+    server_timing,
+    validators,
+)
 from proxy.web.media_server import FORWARDED
 from proxy.web.request_input import ID_PATTERN
+from proxy.web.responses import to_head
+from proxy.web.server.load_shedding import LoadShedder
 
 FreshUntil = Callable[[Media], float]
 """Returns the time on the monotonic clock up to which a row may be used; 0 for an old row."""
@@ -94,6 +109,14 @@ class ResolvedResponse:
     not_modified_outcome: Outcome
 
 
+class StoredImages(NamedTuple):
+    """What answers requests for stored renditions without an entry."""
+
+    lookup: StoredLookup
+    lifetimes: LifetimeSettings
+    load_shedder: LoadShedder
+
+
 class CachedResponse(NamedTuple):
     """A ready response. Its head lacks the lines that differ per request, such as Date."""
 
@@ -102,6 +125,63 @@ class CachedResponse(NamedTuple):
     body: bytes
     outcome: Outcome
     histogram: RequestHistogram
+
+
+def image_outcome(
+    plan: RenderPlan, variant: Variant | None, fmt: Format | None, origin: Origin, route: ImageRoute
+) -> Outcome:
+    """Return what is recorded; a fallback of another size is neither draft nor final."""
+    stage = ""
+    if variant is not None:
+        stages = ((plan.draft, "draft"), (plan.variant, "final"))
+        stage = next((name for one, name in stages if one is variant), "")
+    return Outcome(
+        route,
+        plan.request.box.name,
+        fmt or plan.variant.format,
+        origin,
+        media_id=plan.media.id,
+        variant=variant,
+        stage=stage,
+    )
+
+
+def resolve_response(
+    plan: RenderPlan,
+    variant: Variant,
+    fmt: Format,
+    origin: Origin,
+    *,
+    length: int,
+    route: ImageRoute,
+    lifetimes: LifetimeSettings,
+) -> ResolvedResponse:
+    """Return the response for the cache, with its 304.
+
+    Without Smartserve-Ignored, which the cache adds for each request.
+    """
+    shared = validators(plan, variant, origin, route=route, lifetimes=lifetimes)
+    draft = variant is plan.draft
+    not_modified = ("Cache-Status", cache_status(Origin.NOT_MODIFIED, draft=draft))
+    headers = [
+        *shared,
+        ("Cache-Status", cache_status(origin, draft=draft)),
+        *content_headers(plan, fmt),
+        ("Server-Timing", server_timing([(origin, None)], draft=draft)),
+        ("Content-Length", str(length)),
+    ]
+    return ResolvedResponse(
+        plan=plan,
+        variant=variant,
+        origin=origin,
+        length=length,
+        head=to_head(HTTPStatus.OK, headers),
+        outcome=image_outcome(plan, variant, fmt, origin, route),
+        not_modified_head=to_head(HTTPStatus.NOT_MODIFIED, [*shared, not_modified]),
+        not_modified_outcome=image_outcome(
+            plan, variant, plan.variant.format, Origin.NOT_MODIFIED, route
+        ),
+    )
 
 
 _Key = tuple[ImageRoute, int, VariantRequest, object]
@@ -147,7 +227,7 @@ class ResponseCache:
     each hit.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the last two are for tests
         self,
         *,
         store: TieredStore,
@@ -156,14 +236,17 @@ class ResponseCache:
         parse_query: ParseQuery,
         order: Sequence[Format],
         request_final: Callable[[RenderPlan], None] = lambda _: None,
+        stored: StoredImages | None = None,
         max_items: int = _MAX_ITEMS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``order`` is the server's order of formats.
 
         ``request_final`` is called for each GET that a draft answers, as the handler does.
+        ``stored`` finds renditions without an entry; None leaves them to the handler.
         """
         self._store = store
+        self._stored = stored
         self._memory = store.memory
         self._metrics = metrics
         self._fresh_until = fresh_until
@@ -272,19 +355,69 @@ class ResponseCache:
     async def get(
         self, target: str, method: str, headers: MultiMapping[str]
     ) -> CachedResponse | None:
-        """Return what `find` does; read the rendition if it was on disk when it was resolved.
+        """Return what `find` does, or a stored final without an entry, or one that is on disk.
 
-        Return None also if the rendition is now in memory, is gone, or is too long to be read at
-        once.
+        Return None also if the rendition is too long to be read at once.
         """
         accept = headers.get(ACCEPT, "")
         entry = self._aliases.get((target, accept)) or self._lookup(target, accept)
-        if entry is None:
-            return None
-        found = self._find(entry, method, headers, sys.maxsize)
-        if found is None and method == "GET" and _is_plain(method, headers):
-            found = await self._read(entry, headers)
+        plain = _is_plain(method, headers)
+        found = None
+        if entry is not None:
+            found = self._find(entry, method, headers, sys.maxsize)
+            if found is None and method == "GET" and plain:
+                found = await self._read(entry, headers)
+        if found is None and plain and self._stored is not None:
+            found = await self._find_stored(self._stored, target, accept, headers)
         return _with_ignored(found, target)
+
+    async def _find_stored(
+        self, stored: StoredImages, raw_target: str, accept: str, headers: MultiMapping[str]
+    ) -> CachedResponse | None:
+        target = self._parse(raw_target, accept)
+        # A trace shows how long the row and the file took; under overload the handler decides.
+        if target is None or STATE.tracer is not None or stored.load_shedder.overloaded:
+            return None
+        began = time.perf_counter()
+        found = await stored.lookup.find(target.media_id, target.request, accept)
+        if found is None:
+            return None
+        plan, rendition = found.plan, found.rendition
+        variant, origin = plan.variant, Origin(rendition.tier)
+        fmt = delivered_format(variant, rendition.head)
+        self._metrics.stage("database", found.database_s)
+        route, lifetimes = target.route, stored.lifetimes
+        if found.known:
+            # Requested twice in a while, so it is worth an entry.
+            tier = self.next_origin(variant)
+            self.keep(
+                raw_target,
+                accept,
+                target,
+                resolve_response(
+                    plan,
+                    variant,
+                    fmt,
+                    tier,
+                    length=rendition.length,
+                    route=route,
+                    lifetimes=lifetimes,
+                ),
+            )
+        if IF_NONE_MATCH in headers and _has(headers, variant.etag):
+            shared = validators(plan, variant, origin, route=route, lifetimes=lifetimes)
+            status = ("Cache-Status", cache_status(Origin.NOT_MODIFIED))
+            outcome = image_outcome(plan, variant, variant.format, Origin.NOT_MODIFIED, route)
+            head = to_head(HTTPStatus.NOT_MODIFIED, [*shared, status])
+            return CachedResponse(304, head, b"", outcome, self._metrics.histogram_of(outcome, 304))
+        timings = [(str(origin), time.perf_counter() - began)]
+        lines = image_headers(
+            plan, variant, fmt, origin, route=route, lifetimes=lifetimes, timings=timings
+        )
+        head = to_head(HTTPStatus.OK, [*lines, ("Content-Length", str(rendition.length))])
+        outcome = image_outcome(plan, variant, fmt, origin, route)
+        histogram = self._metrics.histogram_of(outcome, 200)
+        return CachedResponse(200, head, rendition.body, outcome, histogram)
 
     async def _read(self, entry: _Entry, headers: MultiMapping[str]) -> CachedResponse | None:
         answer = entry.answer
@@ -339,22 +472,31 @@ class ResponseCache:
         for key in tuple(self._by_media.get(media_id, ())):
             self._drop(key)
 
-    def _lookup(self, raw_target: str, accept: str) -> _Entry | None:
-        """Find the entry by what the target means, whatever unknown parameters it carries."""
+    def _parse(
+        self, raw_target: str, accept: str, *, among: Container[int] | None = None
+    ) -> ImageTarget | None:
+        """Return what a target means; None if the handler must answer, or it is not ``among``."""
         match = _TARGET.fullmatch(raw_target)
         if match is None or len(accept) > _MAX_ACCEPT:
             return None
         route, number, extension, query = match.groups()
         media_id = int(number)
-        # The cheap check first: a query is parsed only if the image has an entry.
-        if media_id not in self._by_media:
+        if among is not None and media_id not in among:
             return None
         try:
             request = self._parse_query(query or "", extension=extension)
         # The handler builds the 400, which lists the allowed values.
         except BadParameter:
             return None
-        entry = self._entries.get(self._key(ImageTarget(_ROUTES[route], media_id, request), accept))
+        return ImageTarget(_ROUTES[route], media_id, request)
+
+    def _lookup(self, raw_target: str, accept: str) -> _Entry | None:
+        """Find the entry by what the target means, whatever unknown parameters it carries."""
+        # A query is parsed only if the image has an entry.
+        target = self._parse(raw_target, accept, among=self._by_media)
+        if target is None:
+            return None
+        entry = self._entries.get(self._key(target, accept))
         if entry is not None:
             self._remember_alias(raw_target, accept, entry)
         return entry

@@ -75,7 +75,7 @@ def clock() -> Clock:
 @pytest.fixture
 def settings() -> DatabaseSettings:
     return DatabaseSettings(
-        row_ttl_s=60, negative_ttl_s=5, breaker_s=1, max_rows=3, retry_after_s=7
+        row_ttl_s=60, row_stale_s=0, negative_ttl_s=5, breaker_s=1, max_rows=3, retry_after_s=7
     )
 
 
@@ -671,3 +671,102 @@ async def test_many_rows_are_answered_from_memory_while_the_database_fails(
     assert set(await cache.find_many([1, 2, 3])) == {1, 2}
     with pytest.raises(DatabaseUnavailable):
         await cache.find(3)
+
+
+@pytest.fixture
+async def lasting(
+    inner: FakeDatabase, settings: DatabaseSettings, clock: Clock
+) -> AsyncIterator[CachedMediaRepository]:
+    """Rows that are served stale for 300 s."""
+    changed = settings.model_copy(update={"row_stale_s": 300, "max_rows": 100})
+    cache = CachedMediaRepository(inner, changed, clock=clock)
+    yield cache
+    await cache.aclose()
+
+
+async def test_expired_rows_are_returned_at_once_and_read_again_by_one_query(
+    lasting: CachedMediaRepository, inner: FakeDatabase, clock: Clock
+) -> None:
+    for media_id in (1, 2, 3):
+        await lasting.find(media_id)
+    clock.now += 61
+    inner.rows[1] = changed = replace(_media(1), user_id=2)
+    assert [await lasting.find(one) for one in (1, 2, 3, 1)] == list(map(_media, (1, 2, 3, 1)))
+    await eventually(lambda: lasting.peek(1))
+    assert await lasting.find(1) == changed
+    assert (inner.asked, inner.batches) == ([1, 2, 3], [[1, 2, 3]])
+
+
+async def test_a_row_is_never_stale_after_a_change_was_noticed(
+    lasting: CachedMediaRepository, inner: FakeDatabase, clock: Clock
+) -> None:
+    await lasting.find(1)
+    inner.rows[1] = changed = replace(_media(1), user_id=2)
+    lasting.changed(1)
+    assert await lasting.find(1) == changed
+    clock.now += 61
+    inner.rows[1] = again = replace(_media(1), user_id=3)
+    lasting.changed(1)
+    assert await lasting.find(1) == again
+
+
+async def test_a_change_during_the_query_of_stale_rows_is_not_undone_by_it(
+    lasting: CachedMediaRepository, inner: FakeDatabase, clock: Clock
+) -> None:
+    await lasting.find(1)
+    await lasting.find(2)
+    clock.now += 61
+    inner.gate.clear()
+    await lasting.find(1)
+    await lasting.find(2)
+    await eventually(lambda: inner.batches)
+    lasting.changed(1)
+    inner.gate.set()
+    await eventually(lambda: lasting.peek(2))
+    assert lasting.peek(1) is None
+
+
+async def test_a_row_that_was_not_read_for_longer_than_allowed_is_waited_for(
+    lasting: CachedMediaRepository, inner: FakeDatabase, clock: Clock
+) -> None:
+    await lasting.find(1)
+    clock.now += 360
+    inner.rows[1] = changed = replace(_media(1), user_id=2)
+    assert await lasting.find(1) == changed
+
+
+async def test_a_deleted_row_is_returned_once_at_most(
+    lasting: CachedMediaRepository, inner: FakeDatabase, clock: Clock
+) -> None:
+    await lasting.find(1)
+    del inner.rows[1]
+    clock.now += 61
+    assert await lasting.find(1) == _media(1)
+    await eventually(lambda: not lasting.statistics()["items"])
+    assert await lasting.find(1) is None
+
+
+async def test_a_bad_row_among_stale_ones_is_reported_to_its_own_request(
+    lasting: CachedMediaRepository, inner: FakeDatabase, clock: Clock
+) -> None:
+    await lasting.find(1)
+    await lasting.find(2)
+    clock.now += 61
+    inner.bad_row = 2
+    await lasting.find(1)
+    await lasting.find(2)
+    await eventually(lambda: inner.batches and not lasting._batches)
+    inner.rows[1] = changed = replace(_media(1), user_id=2)
+    assert await lasting.find(1) == changed
+
+
+async def test_stale_rows_are_served_while_the_database_that_is_to_refresh_them_fails(
+    lasting: CachedMediaRepository, inner: FakeDatabase, clock: Clock
+) -> None:
+    await lasting.find(1)
+    clock.now += 61
+    inner.down = True
+    assert await lasting.find(1) == _media(1)
+    await eventually(lambda: lasting.statistics()["failing"])
+    clock.now += 1000
+    assert await lasting.find(1) == _media(1)

@@ -30,6 +30,7 @@ from proxy.web.server.response_cache import (
 )
 from tests.storage.renditions.variants import supports_nowait
 from tests.support.waiting import eventually
+from tests.support.server import CHROME, Library, Serve
 
 SIZES = {name: SizeSpec(name, side, side) for name, side in (("detail", 640), ("thumbnail", 150))}
 ORDER = (Format.AVIF, Format.WEBP, Format.JPEG)
@@ -409,3 +410,41 @@ async def test_a_purged_or_replaced_hot_rendition_is_never_found(on_disk: OnDisk
     store = on_disk.bench.store
     await store.put(store.ticket(on_disk.plan.variant), b"of another length")
     assert on_disk.find() is None
+@pytest.mark.parametrize("query", ["size=small", "size=thumbnail&v=1", "w=320&h=9", "bg=removed"])
+@pytest.mark.parametrize("route", ["serve", "api/images"])
+async def test_a_stored_image_without_an_entry_is_sent_as_the_handler_sends_it(
+    serve: Serve, library: Library, query: str, route: str
+) -> None:
+    server = await serve()
+    cache = server.surface.runner.pipeline._response_cache
+    stored, store = cache._stored, server.services.storage.renditions
+    assert stored is not None
+    found: list[object] = []
+    find = stored.lookup.find
+
+    async def spied(*key: Any) -> Any:
+        found.append(await find(*key))
+        return found[-1]
+
+    stored.lookup.find = spied  # type: ignore[method-assign]
+    target = f"/{route}/{library.ids['photo']}?{query}"
+    etag = (await server.client.get(target, headers={"Accept": CHROME})).headers["ETag"]
+    await server.services.serving.renderer.drain()
+    answers = []
+    for cache._stored in (stored, None):
+        for method, condition in (("GET", ""), ("HEAD", ""), ("GET", etag)):
+            store.memory.clear()
+            for key in list(cache._entries):
+                cache._drop(key)
+            found.clear()
+            headers = {"Accept": CHROME, **({"If-None-Match": condition} if condition else {})}
+            answer = await server.client.request(method, target, headers=headers)
+            sent = {name.lower(): text for name, text in answer.headers.items()}
+            for varying in ("date", "x-request-id", "server-timing"):
+                sent.pop(varying, None)
+            answers.append((answer.status, sent, await answer.read()))
+            # The image whose background cannot be removed has the same rendition.
+            assert bool(found and found[-1]) == (cache._stored is not None)
+    assert answers[:3] == answers[3:]
+    assert answers[0][1]["cache-status"] == "smartserve; hit; detail=disk"
+    assert [status for status, *_ in answers[:3]] == [200, 200, 304]
