@@ -141,17 +141,19 @@ class Delivery:
         plan: RenderPlan,
         *,
         stored: AbstractSet[str] | None = None,
+        absent: bool = False,
         on_wait: Callable[[bool], None] = lambda _: None,
     ) -> DeliveryResult:
         """Find the rendition, or render it; return a fallback if neither succeeds.
 
-        ``stored`` is as for `find`. ``on_wait`` is called before the wait for a render, with
-        whether the render is new; if it raises, that error is raised and nothing is rendered.
+        ``stored`` is as for `find`, which is not called if its stages are known to be ``absent``.
+        ``on_wait`` is called before the wait for a render, with whether the render is new; if it
+        raises, that error is raised and nothing is rendered.
 
         Raises:
             SmartserveError: there is neither a rendition nor a fallback.
         """
-        result = await self.find(plan, stored=stored)
+        result = None if absent else await self.find(plan, stored=stored)
         if result is None:
             try:
                 result = await self._render(plan, on_wait)

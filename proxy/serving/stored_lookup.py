@@ -39,26 +39,32 @@ ReadRows = Callable[[Collection[int]], Rows]
 
 
 class StoredRendition(NamedTuple):
-    """A final that is stored, and its plan."""
+    """What is stored for a plan."""
 
     plan: RenderPlan
-    rendition: MemoryRendition
+    rendition: MemoryRendition | None
+    """The final; None: neither final nor draft was stored."""
     known: bool
     """Whether the row was cached, so the image was requested recently."""
     database_s: float
     """Time that the row took."""
+    puts: int
+    """`TieredStore.puts` before the look-up: if it has changed, something may be stored now."""
 
 
 class _LookUp:
     """A look-up that has not ended; equal requests share it."""
 
-    __slots__ = ("accept", "known", "media", "media_id", "since", "waiters", "wanted")
+    __slots__ = ("accept", "known", "media", "media_id", "puts", "since", "waiters", "wanted")
 
-    def __init__(self, media_id: int, wanted: VariantRequest, accept: str, since: int) -> None:
+    def __init__(
+        self, media_id: int, wanted: VariantRequest, accept: str, *, since: int, puts: int
+    ) -> None:
         self.media_id = media_id
         self.wanted = wanted
         self.accept = accept
         self.since = since
+        self.puts = puts
         self.media: Media | None = None
         self.known = False
         """Whether the row was cached."""
@@ -71,8 +77,8 @@ class _Looked(NamedTuple):
     rows: Rows
     error: DatabaseUnavailable | None
     database_s: float
-    found: list[tuple[RenderPlan, Found | OSError] | None]
-    """For each look-up its plan, if it could be planned, and its file."""
+    found: list[tuple[RenderPlan, Found | OSError, bool] | None]
+    """For each look-up its plan, if there is one, its file, and whether it or a draft exists."""
 
 
 class StoredLookup:
@@ -105,17 +111,19 @@ class StoredLookup:
     async def find(
         self, media_id: int, wanted: VariantRequest, accept: str
     ) -> StoredRendition | None:
-        """Return the final of a plain request if it is stored, and short enough for memory.
+        """Return the final of a plain request, or that nothing is stored.
 
-        None says nothing: the row may be missing, the image not ready, or the database may fail.
+        None says nothing: the row may be missing, the image not ready, the final too long for
+        memory, a draft stored, or the database may fail.
         """
-        if media_id > MAX_MEDIA_ID or self._store.disk.failing:
+        if media_id > MAX_MEDIA_ID:
             return None
         waiter: asyncio.Future[StoredRendition | None] = asyncio.get_running_loop().create_future()
         lookup = self._open.get(media_id, {}).get((wanted, accept))
         # One that began before a purge may have read what the purge has deleted.
         if lookup is None or lookup.since != self._store.purges:
-            lookup = _LookUp(media_id, wanted, accept, self._store.purges)
+            purges, puts = self._store.purges, self._store.puts
+            lookup = _LookUp(media_id, wanted, accept, since=purges, puts=puts)
             lookup.media = self._rows.current(media_id)
             lookup.known = lookup.media is not None
             if not lookup.known and not self._rows.may_read(media_id):
@@ -189,12 +197,14 @@ class StoredLookup:
             return [None] * len(batch)
         results: list[StoredRendition | None] = []
         for one, found in zip(batch, done.found, strict=True):
-            rendition = found and self._store.take(found[0].variant, found[1], since=since)
-            results.append(
-                StoredRendition(found[0], rendition, one.known, done.database_s)
-                if found and rendition
-                else None
-            )
+            results.append(None)
+            if found is not None:
+                plan, file, exists = found
+                rendition = self._store.take(plan.variant, file, since=since)
+                if rendition is not None or not exists:
+                    results[-1] = StoredRendition(
+                        plan, rendition, one.known, done.database_s, one.puts
+                    )
         return results
 
     def _in_thread(self, batch: list[_LookUp], unknown: Collection[int]) -> _Looked:
@@ -211,11 +221,11 @@ class StoredLookup:
 
     def _find(
         self, lookup: _LookUp, media: Media | MediaRowInvalid | None
-    ) -> tuple[RenderPlan, Found | OSError] | None:
+    ) -> tuple[RenderPlan, Found | OSError, bool] | None:
         if not isinstance(media, Media) or not media.servable or media.known_facts is None:
             return None
         plan = self._planner.plan(media, media.known_facts, lookup.wanted, lookup.accept)
-        return plan, self._store.look_up(plan.variant)
+        return plan, *self._store.look_up(plan.stages)
 
     def _end(self, lookup: _LookUp, result: StoredRendition | None) -> None:
         of_medium = self._open.get(lookup.media_id, {})

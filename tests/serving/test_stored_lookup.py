@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -76,14 +76,14 @@ class Stored:
 
     async def body(self, media_id: int) -> bytes | None:
         found = await self.find(media_id)
-        return found and found.rendition.body
+        return found.rendition.body if found is not None and found.rendition else None
 
     def hold_after_read(self) -> Gate:
         """Hold the thread after it has read a file."""
         gate, look_up = Gate(), self.store.look_up
 
-        def held(variant: Variant) -> Any:
-            found = look_up(variant)
+        def held(variants: Sequence[Variant]) -> Any:
+            found = look_up(variants)
             gate.wait()
             return found
 
@@ -134,10 +134,14 @@ async def test_a_row_that_was_read_is_cached_and_a_file_promoted(stored: Stored)
     media_id = await stored.add()
     first = await stored.find(media_id)
     assert first is not None
+    assert first.rendition is not None
     assert (first.known, first.rendition.tier) == (False, "disk")
     again = await stored.find(media_id)
     assert again is not None
+    assert again.rendition is not None
     assert (again.known, again.rendition.tier) == (True, "memory")
+    counts = stored.rows.statistics()
+    assert (counts["misses"], counts["hits"]) == (1, 1)
     assert stored.rows.peek(media_id) is not None
 
 
@@ -263,3 +267,16 @@ async def test_a_slow_disk_gets_a_job_for_each_look_up(stored: Stored) -> None:
     stored.lookup._mean_s = 1.0
     await asyncio.gather(*map(stored.find, ids))
     assert stored.jobs == len(ids)
+
+
+async def test_that_nothing_is_stored_is_reported_with_the_plan_and_a_draft_is_not(
+    stored: Stored,
+) -> None:
+    media_id = await stored.add()
+    await stored.store.purge(media_id)
+    found = await stored.find(media_id)
+    assert found is not None
+    assert (found.rendition, found.plan.variant.digest) == (None, stored.variant.digest)
+    assert found.plan.draft is not None
+    await stored.store.disk.put(stored.store.ticket(found.plan.draft), b"draft")
+    assert await stored.find(media_id) is None

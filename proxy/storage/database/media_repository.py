@@ -161,10 +161,9 @@ class SqlMediaRepository(SqlDatabase):
             MediaRowInvalid: a path in it is not valid.
         """
         if isinstance(self._reader, ThreadReader):
-            media = (await self._reader.run(partial(self.find_blocking, [media_id]))).get(media_id)
-            if isinstance(media, MediaRowInvalid):
-                raise media
-            return media
+            with self._counted():
+                of_id = await self._reader.run(partial(self._find_blocking, [media_id]))
+            return _all_valid(of_id).get(media_id)
         rows = await self._read(_BY_ID, media_id=media_id)
         if not rows:
             return None
@@ -180,7 +179,9 @@ class SqlMediaRepository(SqlDatabase):
             MediaRowInvalid: one of them is not valid; `find` returns the others.
         """
         if isinstance(self._reader, ThreadReader):
-            return _all_valid(await self._reader.run(partial(self.find_blocking, media_ids)))
+            with self._counted():
+                of_ids = await self._reader.run(partial(self._find_blocking, media_ids))
+            return _all_valid(of_ids)
         rows = await self._read(_BY_IDS, media_ids=list(media_ids))
         found = {row.id: self._media_of(row) for row in rows}
         if having := [row.id for row in rows if row.has_fallbacks]:
@@ -196,11 +197,15 @@ class SqlMediaRepository(SqlDatabase):
         Raises:
             DatabaseUnavailable: a query failed.
         """
+        with self._counted():
+            return self._find_blocking(media_ids)
+
+    def _find_blocking(self, media_ids: Iterable[int]) -> Mapping[int, Media | MediaRowInvalid]:
         if not isinstance(self._reader, ThreadReader):
             raise TypeError
         rows: list[Any] = []
         fallbacks: dict[int, list[Any]] = {}
-        with self._counted(), self._reader.plain_connection() as connection:
+        with self._reader.plain_connection() as connection:
             for media_id in media_ids:
                 row = connection.execute(_PLAIN_BY_ID, (media_id,)).fetchone()
                 if row is None:
@@ -333,18 +338,20 @@ class SqlMediaRepository(SqlDatabase):
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
-        started, errors = time.monotonic(), 0
+        started = time.monotonic()
+        self._count("queries", 1)
         try:
             yield
         except DatabaseUnavailable:
-            errors = 1
+            self._count("errors", 1)
             raise
         finally:
-            # Threads count, too.
-            with self._counting:
-                self._statistics["queries"] += 1
-                self._statistics["errors"] += errors
-                self._statistics["seconds"] += time.monotonic() - started
+            self._count("seconds", time.monotonic() - started)
+
+    def _count(self, name: str, value: float) -> None:
+        # Threads count, too.
+        with self._counting:
+            self._statistics[name] += value
 
 
 def _all_valid(rows: Mapping[int, Media | MediaRowInvalid]) -> Mapping[int, Media]:

@@ -147,6 +147,10 @@ class CachedMediaRepository:
 
         The result is the set of those whose row may be cached: one that changes is removed.
         """
+        self._counts["misses"] += len(media_ids)
+        return self._register(media_ids)
+
+    def _register(self, media_ids: Collection[int]) -> set[int]:
         batch = set(media_ids)
         self._batches.append(batch)
         return batch
@@ -190,7 +194,7 @@ class CachedMediaRepository:
             ids = list(islice(self._due, _BATCH))
             for media_id in ids:
                 del self._due[media_id]
-            batch, found = self.begin(ids), None
+            batch, found = self._register(ids), None
             try:
                 with self._attempt(self._reads):
                     found = await self._inner.find_many(ids)

@@ -168,15 +168,14 @@ class DiskStore:
             return variants[len(results) - 1], FileRendition(last, self._threads)
         return None
 
-    @property
-    def failing(self) -> bool:
-        """Whether the last read timed out: `run` may return None at once."""
-        return self._state.reads.failing
-
     def look_up(self, variants: Sequence[Variant]) -> list[Found]:
         """Read files until one is found, as `first` does, in the calling thread."""
         names = [one.file_name for one in variants]
         return self._reader.first(self._paths.medium(variants[0].media_id), names)
+
+    def has(self, variant: Variant) -> bool:
+        """Return whether the file of a variant exists, unverified; blocks."""
+        return os.path.lexists(self._paths.rendition(variant))
 
     async def run(self, work: Callable[[], _T]) -> _T | None:
         """Run several look-ups in one thread job; return None if the disk hangs."""

@@ -152,6 +152,8 @@ class TieredStore:
         )
         self.check = self.disk.check
         self.read_now = self.disk.read_now
+        self.puts = 0
+        """Counts new renditions. What was missing before one may be stored now."""
         self.purges = 0
         """Counts deletions. What was read from disk before one may be what it deleted."""
         self._reads: dict[tuple[str, ...], _Read] = {}
@@ -230,19 +232,24 @@ class TieredStore:
         """Run blocking `look_up` calls in one thread job; return None if the disk hangs."""
         return await self.disk.run(work)
 
-    def look_up(self, variant: Variant) -> Found | OSError:
-        """Read a rendition from disk in the calling thread, unless it is in memory."""
-        if variant.digest in self.memory:
-            return None
+    def look_up(self, variants: Sequence[Variant]) -> tuple[Found | OSError, bool]:
+        """Read the first of several variants from disk in the calling thread.
+
+        Also return whether any of them exists, unverified. What is in memory is not read.
+        """
+        if variants[0].digest in self.memory:
+            return None, True
         try:
-            found = self.disk.look_up((variant,))[0]
+            found = self.disk.look_up(variants[:1])[0]
         except OSError as error:
-            return error
+            return error, True
         if isinstance(found, OpenFile):
             # Too long for memory: `first` opens it again and sends it in pieces.
             found.close()
-            return None
-        return found
+            return None, True
+        others = variants[1:]
+        exists = any(one.digest in self.memory or self.disk.has(one) for one in others)
+        return found, found is not None or exists
 
     def take(
         self, variant: Variant, found: Found | OSError, *, since: int
@@ -252,7 +259,7 @@ class TieredStore:
         ``since`` is the value of `purges` before the look-up.
         """
         rendition = self.memory.peek(variant.digest)
-        if rendition is not None:
+        if rendition is not None or found is None:
             return rendition
         rendition = self.disk.record(variant, found)
         if rendition is not None:
@@ -280,6 +287,7 @@ class TieredStore:
         if ticket.void or not body:
             return
         began = time.perf_counter()
+        self.puts += 1
         # Memory first: requests find it there while the disk is awaited.
         self.memory.put(ticket.variant, body)
         await self.disk.put(ticket, body)

@@ -174,7 +174,10 @@ class ImageHandler:
                 # The facts are read by a worker, and waiting for one takes no time of the loop.
                 ticket.release()
             accept = accept_header(request)
-            plan = await self._delivery.plan(media, target.request, accept)
+            plan = self._response_cache.not_stored(request, media)
+            absent = plan is not None
+            if plan is None:
+                plan = await self._delivery.plan(media, target.request, accept)
             responder = ImageResponder(
                 request, plan, target.route, self._lifetimes, conditional=conditional
             )
@@ -183,12 +186,12 @@ class ImageHandler:
                 return unchanged
             result = None
             if request.method == "HEAD":
-                result = await self._delivery.find(plan)
+                result = None if absent else await self._delivery.find(plan)
                 if result is None and await self._delivery.can_render(plan):
                     return responder.not_rendered()
             if result is None:
                 result = await self._delivery.fetch(
-                    plan, stored=stored, on_wait=ticket.wait_for_render
+                    plan, stored=stored, absent=absent, on_wait=ticket.wait_for_render
                 )
             answer = await responder.respond(result)
             # Kept if the next request will probably get the same bytes, and in one piece.

@@ -88,7 +88,7 @@ class RequestPipeline:
         async def respond(request: web.BaseRequest) -> web.StreamResponse:
             began = time.perf_counter()
             cached = await self._response_cache.get(
-                request.raw_path, request.method, request.headers
+                request.raw_path, request.method, request.headers, request
             )
             answer = await self._respond(request, handler, cached, began, is_last)
             if not answer.keep_alive:

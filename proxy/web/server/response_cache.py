@@ -20,6 +20,8 @@ from http import HTTPStatus
 from itertools import product
 from typing import NamedTuple, Protocol
 
+from aiohttp import web
+
 # Multidict look-ups by these constants take a third of the time: their hashes are stored.
 from aiohttp.hdrs import ACCEPT, IF_MODIFIED_SINCE, IF_NONE_MATCH, RANGE
 from multidict import MultiMapping
@@ -32,7 +34,7 @@ from proxy.domain.render_plan import RenderPlan
 from proxy.domain.request import Origin, Outcome, VariantRequest
 from proxy.domain.variant import Variant
 from proxy.serving.delivery import delivered_format
-from proxy.serving.stored_lookup import StoredLookup
+from proxy.serving.stored_lookup import StoredLookup, StoredRendition
 from proxy.settings import LifetimeSettings
 from proxy.storage.renditions.rendition import MemoryRendition
 from proxy.storage.renditions.tiered_store import TieredStore
@@ -55,6 +57,8 @@ from proxy.web.server.load_shedding import LoadShedder
 
 FreshUntil = Callable[[Media], float]
 """Returns the time on the monotonic clock up to which a row may be used; 0 for an old row."""
+
+_NOT_STORED = web.RequestKey("not_stored", StoredRendition)
 
 _MAX_ITEMS = 20_000
 _MAX_ACCEPT = 1024
@@ -353,11 +357,16 @@ class ResponseCache:
         return CachedResponse(200, answer.head, rendition.body, answer.outcome, entry.histogram)
 
     async def get(
-        self, target: str, method: str, headers: MultiMapping[str]
+        self,
+        target: str,
+        method: str,
+        headers: MultiMapping[str],
+        request: web.BaseRequest | None = None,
     ) -> CachedResponse | None:
         """Return what `find` does, or a stored final without an entry, or one that is on disk.
 
-        Return None also if the rendition is too long to be read at once.
+        Return None also if the rendition is too long to be read at once. If nothing is stored, this
+        is noted in the ``request``, for `not_stored`.
         """
         accept = headers.get(ACCEPT, "")
         entry = self._aliases.get((target, accept)) or self._lookup(target, accept)
@@ -368,11 +377,16 @@ class ResponseCache:
             if found is None and method == "GET" and plain:
                 found = await self._read(entry, headers)
         if found is None and plain and self._stored is not None:
-            found = await self._find_stored(self._stored, target, accept, headers)
+            found = await self._find_stored(self._stored, target, accept, headers, request)
         return _with_ignored(found, target)
 
     async def _find_stored(
-        self, stored: StoredImages, raw_target: str, accept: str, headers: MultiMapping[str]
+        self,
+        stored: StoredImages,
+        raw_target: str,
+        accept: str,
+        headers: MultiMapping[str],
+        request: web.BaseRequest | None,
     ) -> CachedResponse | None:
         target = self._parse(raw_target, accept)
         # A trace shows how long the row and the file took; under overload the handler decides.
@@ -383,6 +397,10 @@ class ResponseCache:
         if found is None:
             return None
         plan, rendition = found.plan, found.rendition
+        if rendition is None:
+            if request is not None:
+                request[_NOT_STORED] = found
+            return None
         variant, origin = plan.variant, Origin(rendition.tier)
         fmt = delivered_format(variant, rendition.head)
         self._metrics.stage("database", found.database_s)
@@ -436,6 +454,16 @@ class ResponseCache:
         if rendition.body is None or rendition.length != answer.length:
             return None
         return CachedResponse(200, answer.head, rendition.body, answer.outcome, entry.histogram)
+
+    def not_stored(self, request: web.BaseRequest, media: Media) -> RenderPlan | None:
+        """Return the plan of a request if `get` has just found out that nothing is stored for it.
+
+        ``media`` is the current row.
+        """
+        found: StoredRendition | None = request.pop(_NOT_STORED, None)
+        if found is None or found.plan.media is not media or found.puts != self._store.puts:
+            return None
+        return found.plan
 
     def next_origin(self, variant: Variant) -> Origin:
         """Return the tier of the next hit: a rendition read from disk may have been promoted."""

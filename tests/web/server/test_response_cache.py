@@ -29,8 +29,8 @@ from proxy.web.server.response_cache import (
     ResponseCache,
 )
 from tests.storage.renditions.variants import supports_nowait
-from tests.support.waiting import eventually
 from tests.support.server import CHROME, Library, Serve
+from tests.support.waiting import eventually
 
 SIZES = {name: SizeSpec(name, side, side) for name, side in (("detail", 640), ("thumbnail", 150))}
 ORDER = (Format.AVIF, Format.WEBP, Format.JPEG)
@@ -410,10 +410,12 @@ async def test_a_purged_or_replaced_hot_rendition_is_never_found(on_disk: OnDisk
     store = on_disk.bench.store
     await store.put(store.ticket(on_disk.plan.variant), b"of another length")
     assert on_disk.find() is None
+
+
 @pytest.mark.parametrize("query", ["size=small", "size=thumbnail&v=1", "w=320&h=9", "bg=removed"])
 @pytest.mark.parametrize("route", ["serve", "api/images"])
 async def test_a_stored_image_without_an_entry_is_sent_as_the_handler_sends_it(
-    serve: Serve, library: Library, query: str, route: str
+    serve: Serve, library: Library, monkeypatch: pytest.MonkeyPatch, query: str, route: str
 ) -> None:
     server = await serve()
     cache = server.surface.runner.pipeline._response_cache
@@ -426,7 +428,7 @@ async def test_a_stored_image_without_an_entry_is_sent_as_the_handler_sends_it(
         found.append(await find(*key))
         return found[-1]
 
-    stored.lookup.find = spied  # type: ignore[method-assign]
+    monkeypatch.setattr(stored.lookup, "find", spied)
     target = f"/{route}/{library.ids['photo']}?{query}"
     etag = (await server.client.get(target, headers={"Accept": CHROME})).headers["ETag"]
     await server.services.serving.renderer.drain()
