@@ -27,6 +27,7 @@ from proxy.domain.errors import (
     ExtractionFailed,
     ExtractionTimeout,
     MetadataError,
+    Overloaded,
     RenderError,
     SourceTooLarge,
 )
@@ -217,6 +218,9 @@ class MetadataService:
                 )
         except TimeoutError:
             run.fallback_reason = "start"
+        except Overloaded:
+            # It got too little CPU time; the fallback needs less.
+            run.fallback_reason = "timeout"
         except SourceTooLarge:
             run.fallback_reason = "output"
         except RenderError as error:

@@ -19,11 +19,14 @@ from proxy.domain.errors import (
     ExtractionFailed,
     ExtractionTimeout,
     MetadataTooLarge,
+    Overloaded,
     QueueFull,
     UnknownImageFormat,
 )
+from proxy.metadata.exiftool import ExifToolJob
 from proxy.metadata.extraction import Extraction, ExtractOptions
 from proxy.metadata.service import FALLBACK_REASONS, OUTCOMES, MetadataService, open_metadata
+from proxy.rendering.pool.pool import WorkerPool
 from proxy.settings import MetadataSettings, WorkerSettings
 from tests.metadata.files import (
     MAKE,
@@ -294,6 +297,24 @@ async def test_an_engine_that_is_late_is_replaced_and_the_fallback_reads_the_fil
     require_exiftool()
     async with service_of(tmp_path, engine_timeout_s=5) as service:
         os.kill(service.engine_pids[0], signal.SIGSTOP)
+        found = await extract(service, jpeg())
+        assert found.processing_insights["fallback_extraction"] is True
+        assert service.statistics()["fallbacks_timeout"] == 1
+
+
+async def test_an_engine_that_gets_too_little_cpu_time_is_replaced_by_the_fallback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_exiftool()
+
+    async def starve(pool: WorkerPool, job: Any, *arguments: Any, **options: Any) -> Any:
+        if isinstance(job, ExifToolJob):
+            raise Overloaded("too little CPU time")
+        return await run(pool, job, *arguments, **options)
+
+    run = WorkerPool.run
+    monkeypatch.setattr(WorkerPool, "run", starve)
+    async with service_of(tmp_path) as service:
         found = await extract(service, jpeg())
         assert found.processing_insights["fallback_extraction"] is True
         assert service.statistics()["fallbacks_timeout"] == 1

@@ -74,7 +74,7 @@ def _datagrams(reply: Any) -> list[bytes]:
         return fragments(JobFailure("fault", str(error)))
 
 
-def lower_priority(nice: int, *, idle: bool = False) -> None:
+def lower_priority(nice: int, *, idle: bool) -> None:
     """Let the server run first; if ``idle``, run only while the processor is otherwise idle."""
     if idle:
         nice = _LOWEST_PRIORITY  # nearly idle, if the kernel refuses SCHED_IDLE

@@ -21,7 +21,6 @@ from typing import Any
 
 from proxy.domain.worker_protocol import HOLDS
 from proxy.rendering.worker import sandbox
-from proxy.rendering.worker.job_loop import lower_priority
 from proxy.rendering.worker.sandbox.restrictions import set_limits
 
 _LOWEST_PRIORITY = 19
@@ -44,7 +43,7 @@ def main() -> None:
     options, (program, *arguments) = json.loads(sys.argv[1]), sys.argv[2:]
     # The file itself, not a link to it: Landlock's rules are for files.
     program = os.path.realpath(program)
-    lower_priority(_LOWEST_PRIORITY)
+    os.nice(_LOWEST_PRIORITY)
     limits = {
         resource.RLIMIT_AS: options["max_memory_bytes"],
         resource.RLIMIT_CPU: options["max_cpu_s"],
