@@ -22,11 +22,11 @@ from proxy.domain.errors import ConfigurationError, IngestError
 from proxy.domain.upload import QueueReport, StepState
 from proxy.ingest.main_api import count_pending
 from proxy.ingest.worker_loop import running_worker
+from proxy.runtime.stop_signals import StopSignals, interruptible
 from proxy.settings import Settings
 from proxy.storage.database.ingest_queue import IngestQueue
 from proxy.storage.database.ingest_report import queue_report
 from proxy.telemetry.logging import OUTPUT
-from proxy.web.server.runner import StopSignals, interruptible
 
 if TYPE_CHECKING:
     from rich.table import Table

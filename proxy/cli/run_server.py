@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import AsyncExitStack, suppress
-from functools import partial
 from pathlib import Path
 
 import structlog
@@ -27,9 +26,9 @@ from proxy.domain.media import DataType
 from proxy.domain.urls import image_url
 from proxy.ingest.worker_loop import running_worker
 from proxy.library.import_files import walk
+from proxy.runtime.stop_signals import StopSignals
 from proxy.runtime.systemd_notify import ServiceManager, service_notifications
 from proxy.settings import Settings
-from proxy.web.server.runner import StopSignals, interruptible
 
 log = structlog.get_logger(__name__)
 
@@ -37,24 +36,7 @@ SAMPLES = Path(__file__).parents[1] / "samples"
 """Images to try the server with; the folder has a file that names their origin."""
 
 
-async def run_server(settings: Settings, workers: StartingWorkers, *, samples: bool) -> None:
-    """Serve until SIGTERM or Ctrl-C; ``samples`` are imported into an empty database.
-
-    Raises:
-        ConfigurationError: the settings or the machine are unfit.
-    """
-    server = settings.server
-    stop_s = server.lame_duck_s + server.drain_s + CLOSE_S
-    signals = StopSignals.listen(partial(end_process_after, stop_s))
-    async with AsyncExitStack() as stack:
-        # A signal during the start cancels it; the stack then stops what has started.
-        async with interruptible(signals.received):
-            await _start(stack, workers, settings, signals, samples=samples)
-        await signals.received.wait()
-        log.info("stopping")
-
-
-async def _start(
+async def start_server(
     stack: AsyncExitStack,
     workers: StartingWorkers,
     settings: Settings,
@@ -62,7 +44,13 @@ async def _start(
     *,
     samples: bool,
 ) -> None:
-    """Start all parts and print the address; ``stack`` stops them in the reverse order."""
+    """Start all parts and print the address; ``stack`` stops them in the reverse order.
+
+    ``samples`` are imported into an empty database.
+
+    Raises:
+        ConfigurationError: the settings or the machine are unfit.
+    """
     enter = stack.enter_async_context
     tracing = await enter(start_tracing(settings.tracing))
     services = await enter(open_services(settings, tracing=tracing, workers=workers))

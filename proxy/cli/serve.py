@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
+from functools import partial
 from typing import Annotated
 
+import structlog
 import typer
 
 from proxy.app.startup_checks import check_start
 from proxy.app.workers import workers_starting
 from proxy.cli import app, import_frozen
-from proxy.cli.base import ConfigOption, DataDirOption, read_settings, run
+from proxy.cli.base import (
+    CLOSE_S,
+    ConfigOption,
+    DataDirOption,
+    end_process_after,
+    read_settings,
+    run,
+)
+from proxy.runtime.stop_signals import StopSignals, interruptible
 from proxy.settings import Settings
 from proxy.telemetry.logging import OUTPUT
+
+log = structlog.get_logger(__name__)
 
 
 @app.command()
@@ -39,7 +52,15 @@ def serve(
 
 
 async def _serve(settings: Settings, *, samples: bool) -> None:
-    async with workers_starting(settings) as workers:
-        # Both take about as long. In a thread: the loop starts the worker meanwhile.
-        module = await asyncio.to_thread(import_frozen, "proxy.cli.run_server")
-        await module.run_server(settings, workers, samples=samples)
+    server = settings.server
+    stop_s = server.lame_duck_s + server.drain_s + CLOSE_S
+    signals = StopSignals.listen(partial(end_process_after, stop_s))
+    async with AsyncExitStack() as stack:
+        # A signal during the start cancels it; the stack then stops what has started.
+        async with interruptible(signals.received):
+            workers = await stack.enter_async_context(workers_starting(settings))
+            # Both take about as long. In a thread: the loop starts the worker meanwhile.
+            module = await asyncio.to_thread(import_frozen, "proxy.cli.run_server")
+            await module.start_server(stack, workers, settings, signals, samples=samples)
+        await signals.received.wait()
+        log.info("stopping")

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import signal
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
@@ -40,7 +38,6 @@ _REVIEWS_PER_DEADLINE = 4
 """The interval is at most the shortest deadline divided by this."""
 _BATCH = 500
 """Connections reviewed before the loop runs other work: about half a millisecond."""
-_STDIN = 0
 
 log = structlog.get_logger(__name__)
 
@@ -281,64 +278,3 @@ def freeze() -> None:
     """
     gc.collect()
     gc.freeze()
-
-
-@dataclass(frozen=True, slots=True)
-class StopSignals:
-    """The signals that end the process."""
-
-    received: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set by the first of SIGTERM and SIGINT."""
-    hurried: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set by SIGINT, and by a second signal: somebody waits for the end."""
-
-    @classmethod
-    def listen(cls, on_first: Callable[[], None] = lambda: None) -> StopSignals:
-        """Handle the signals from now on; ``on_first`` is called at the first one.
-
-        At a terminal SIGHUP means that the terminal was closed, and stops the server. For a service
-        it means "reload the settings", which needs a restart: a warning is logged and serving
-        continues.
-        """
-        signals = cls()
-        loop = asyncio.get_running_loop()
-
-        def stop(number: signal.Signals) -> None:
-            if number != signal.SIGTERM or signals.received.is_set():
-                signals.hurried.set()
-            if not signals.received.is_set():
-                signals.received.set()
-                on_first()
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop, number)
-        ignore = partial(
-            log.warning,
-            "hangup_ignored",
-            detail="settings are read only at the start; restart to apply changes",
-        )
-        hangup = partial(stop, signal.SIGHUP)
-        loop.add_signal_handler(signal.SIGHUP, hangup if os.isatty(_STDIN) else ignore)
-        return signals
-
-
-@asynccontextmanager
-async def interruptible(stopped: asyncio.Event) -> AsyncIterator[None]:
-    """Abort the block when the event is set, and continue after it."""
-    limit = asyncio.timeout(None)
-    watch = asyncio.create_task(_expire_when_set(limit, stopped))
-    try:
-        async with limit:
-            yield
-    except TimeoutError:
-        # A timeout inside the block is the block's own.
-        if not limit.expired():
-            raise
-    finally:
-        watch.cancel()
-
-
-async def _expire_when_set(limit: asyncio.Timeout, stopped: asyncio.Event) -> None:
-    await stopped.wait()
-    # A timeout that has expired cancels the block.
-    limit.reschedule(asyncio.get_running_loop().time())

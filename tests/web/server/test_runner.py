@@ -6,8 +6,6 @@ import asyncio
 import errno
 import gc
 import gzip
-import os
-import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -28,9 +26,7 @@ from proxy.web.server.connection import ConnectionServer
 from proxy.web.server.request_pipeline import RequestPipeline
 from proxy.web.server.runner import (
     ServerRunner,
-    StopSignals,
     freeze,
-    interruptible,
     review_connections,
 )
 from tests.support.restarts import Restarts
@@ -409,65 +405,6 @@ async def test_stopping_waits_for_running_responses_up_to_the_limit(*, finishes:
     writer.close()
     assert answer.startswith(b"HTTP/1.1 200 ") == finishes
     assert finishes or answer == b""
-
-
-async def test_a_signal_sets_the_event_and_a_hangup_without_terminal_does_not(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(os, "isatty", lambda _descriptor: False)
-    loop = asyncio.get_running_loop()
-    stopped = StopSignals.listen().received
-    try:
-        os.kill(os.getpid(), signal.SIGHUP)
-        os.kill(os.getpid(), signal.SIGTERM)
-        async with asyncio.timeout(10):
-            await stopped.wait()
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.remove_signal_handler(number)
-
-
-@pytest.mark.parametrize(
-    ("numbers", "hurried"),
-    [
-        ([signal.SIGTERM], False),
-        ([signal.SIGINT], True),
-        ([signal.SIGTERM, signal.SIGTERM], True),
-    ],
-)
-async def test_ctrl_c_and_a_second_signal_end_the_time_in_which_connections_are_accepted(
-    numbers: list[signal.Signals], *, hurried: bool
-) -> None:
-    loop, firsts = asyncio.get_running_loop(), []
-    signals = StopSignals.listen(lambda: firsts.append(1))
-    try:
-        for number in numbers:
-            os.kill(os.getpid(), number)
-            # A second SIGTERM would be merged with a pending one.
-            async with asyncio.timeout(10):
-                await signals.received.wait()
-        async with asyncio.timeout(10):
-            await (signals.hurried if hurried else signals.received).wait()
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.remove_signal_handler(number)
-    assert (signals.hurried.is_set(), firsts) == (hurried, [1])
-
-
-async def test_a_set_event_aborts_the_block_and_nothing_after_it() -> None:
-    stopped, reached = asyncio.Event(), []
-    asyncio.get_running_loop().call_soon(stopped.set)
-    async with interruptible(stopped):
-        await asyncio.Future()
-        reached.append("inside")
-    reached.append("after")
-    assert reached == ["after"]
-
-
-async def test_a_timeout_inside_the_block_is_raised() -> None:
-    with pytest.raises(TimeoutError):
-        async with interruptible(asyncio.Event()):
-            raise TimeoutError
 
 
 async def test_the_collector_ignores_what_existed_at_the_start() -> None:
