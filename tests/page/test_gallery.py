@@ -120,6 +120,8 @@ async def many_images(
     await page.route("**/info?*", lambda route: route.fulfill(json={"pictures": []}))
     try:
         yield asked
+        # Without the routes, images that still load would be requested by ids that do not exist.
+        await page.wait_for_load_state("networkidle")
     finally:
         await page.unroute_all(behavior="ignoreErrors")
 

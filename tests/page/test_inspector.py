@@ -78,13 +78,23 @@ async def test_jpeg_is_disabled_while_the_background_is_removed(visit: Visit) ->
 
 async def test_a_visible_draft_is_replaced_by_its_final(visit: Visit) -> None:
     page = await visit.inspect("kodak-03.jpg")
+    # Recorded in the page: between two looks from here the final may have replaced the draft.
+    await page.evaluate(
+        """() => {
+          const [stage, image] = ["#stage", "#image"].map((one) => document.querySelector(one));
+          window.shown = {};
+          new MutationObserver(() => {
+            window.shown[stage.textContent.trim()] ??= image.getAttribute("src");
+          }).observe(stage, { childList: true, characterData: true, subtree: true });
+        }"""
+    )
     # A width that no other test requests: its final must not exist yet.
     await page.select_option("#size", "")
     await page.select_option("#width", "750")
-    await expect(page.locator("#stage")).to_have_text("Draft")
-    draft = await page.get_attribute("#image", "src")
+    await until(page, '"Draft" in window.shown')
     await expect(page.locator("#stage")).to_have_text("Final", timeout=FINAL_MS)
     await expect(page.locator("#stage-note")).to_have_text(re.compile("Ready after .* instead of"))
+    draft = await page.evaluate("window.shown.Draft")
     assert await page.get_attribute("#image", "src") != draft
     await expect(page.locator("#announcement")).to_have_text(re.compile("The final is ready"))
 
