@@ -53,11 +53,7 @@ async def open_serving(
     """Build the services, and end the work under way after the block."""
     services = _build(settings, storage, rendering, metrics, supervisor)
     # A purged or replaced image must not be rendered from its old facts.
-    forget = (
-        services.finals_queue.forget,
-        services.image_info.forget,
-        services.stored_lookup.forget,
-    )
+    forget = (services.finals_queue.forget, services.image_info.forget)
     storage.invalidators.extend(forget)
     # The queue of finals is closed last: deliveries that end until then may still request finals.
     async with (

@@ -138,7 +138,7 @@ class RenderPlanner:
         return base if draft.geometry.scaled_width < base[0] else None
 
     def _largest_size(self, width: int, height: int) -> tuple[int, int]:
-        return max(scaled_size(box, width, height) for box in self.rules.sizes.values())
+        return max([scaled_size(box, width, height) for box in self.rules.sizes.values()])
 
     def _alternative(self, facts: MediaFacts, following: Sequence[Format]) -> EncodingStage | None:
         # An animation has no alternative: besides WebP only the fallback GIF can represent it.

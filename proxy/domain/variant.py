@@ -180,7 +180,6 @@ class EncoderProfile:
 
 
 @lru_cache(maxsize=64)
-@lru_cache(maxsize=64)
 def streams(profile: EncoderProfile) -> bool:
     """Return whether the encoder writes bytes before it has read all pixels.
 
@@ -253,11 +252,6 @@ class Variant:
     """Another format that is sent instead if its file is smaller."""
     base: tuple[int, int] | None = None
     """Width and height of the intermediate image that this one is scaled from; None: the source."""
-
-    @cached_property
-    def pixels(self) -> int:
-        """Pixels of one page."""
-        return self.geometry.width * self.geometry.height
 
     @cached_property
     def format(self) -> Format:

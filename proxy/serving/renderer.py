@@ -42,20 +42,25 @@ class EncodeCostModel:
 
     def learn(self, variant: Variant, cpu_s: float) -> None:
         """Record the processor time of a rendition."""
-        kind, latest = _kind(variant), cpu_s / variant.pixels
+        kind, latest = _kind(variant), cpu_s / pixels_of(variant)
         before = self._per_pixel.get(kind, latest)
         self._per_pixel[kind] = before + _WEIGHT * (latest - before)
 
     def estimate_s(self, variant: Variant) -> float | None:
         """Return the predicted processor time in seconds; None without an earlier render."""
         per_pixel = self._per_pixel.get(_kind(variant))
-        return None if per_pixel is None else per_pixel * variant.pixels
+        return None if per_pixel is None else per_pixel * pixels_of(variant)
+
+
+def pixels_of(variant: Variant) -> int:
+    """Return the pixels of one page."""
+    return variant.geometry.width * variant.geometry.height
 
 
 def _kind(variant: Variant) -> _Kind:
     other = variant.alternative
     alternative = "" if other is None else stage_text(other.profile, other.search)
-    return stage_text(variant.profile, variant.search), alternative, variant.pixels.bit_length()
+    return stage_text(variant.profile, variant.search), alternative, pixels_of(variant).bit_length()
 
 
 def sends_early(variant: Variant) -> bool:
@@ -65,7 +70,7 @@ def sends_early(variant: Variant) -> bool:
     could read its first part, and is better sent with a Content-Length. Of two competing formats
     no byte is sent before both are encoded.
     """
-    large = variant.pixels >= _STREAMED_PIXELS
+    large = pixels_of(variant) >= _STREAMED_PIXELS
     return large and variant.alternative is None and streams(variant.profile)
 
 
@@ -287,14 +292,14 @@ class Renderer:
         if isinstance(result, JobFailure):
             # A set reports failures by output, so the job itself succeeded.
             raise result.to_error()
-        # Processor time, because the duration of a render also depends on the load.
-        self._costs.learn(variant, result.cpu_s)
         self._telemetry.stage("queue", done.queue_s)
         for stage, seconds in result.stages.items():
             self._telemetry.stage(stage, seconds)
         self._telemetry.rendered(plan.request.box.name, variant.profile.format, done.work_s)
         if result.target_missed:
             self._telemetry.missed_target()
+        # Processor time, because the duration of a render also depends on the load.
+        self._costs.learn(variant, result.cpu_s)
 
     async def drain(self) -> None:
         """Return when all renders under way have ended and are stored."""

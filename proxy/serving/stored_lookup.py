@@ -52,13 +52,17 @@ class StoredRendition(NamedTuple):
     """`TieredStore.puts` before the look-up: if it has changed, something may be stored now."""
 
 
+_Since = tuple[int, int]
+"""Purges and changed rows, counted."""
+
+
 class _LookUp:
     """A look-up that has not ended; equal requests share it."""
 
     __slots__ = ("accept", "known", "media", "media_id", "puts", "since", "waiters", "wanted")
 
     def __init__(
-        self, media_id: int, wanted: VariantRequest, accept: str, *, since: int, puts: int
+        self, media_id: int, wanted: VariantRequest, accept: str, *, since: _Since, puts: int
     ) -> None:
         self.media_id = media_id
         self.wanted = wanted
@@ -97,8 +101,8 @@ class StoredLookup:
         self._read_rows = read_rows
         self._planner = planner
         self._store = store
-        self._open: dict[int, dict[tuple[VariantRequest, str], _LookUp]] = {}
-        """Look-ups that have not ended, by medium."""
+        self._open: dict[tuple[int, VariantRequest, str], _LookUp] = {}
+        """Look-ups that have not ended."""
         self._waiting: deque[_LookUp] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._scheduled = False
@@ -108,38 +112,36 @@ class StoredLookup:
         """Cancel the look-ups."""
         await cancel(*self._tasks)
 
-    async def find(
+    def find(
         self, media_id: int, wanted: VariantRequest, accept: str
-    ) -> StoredRendition | None:
+    ) -> asyncio.Future[StoredRendition | None]:
         """Return the final of a plain request, or that nothing is stored.
 
         None says nothing: the row may be missing, the image not ready, the final too long for
         memory, a draft stored, or the database may fail.
         """
-        if media_id > MAX_MEDIA_ID:
-            return None
         waiter: asyncio.Future[StoredRendition | None] = asyncio.get_running_loop().create_future()
-        lookup = self._open.get(media_id, {}).get((wanted, accept))
-        # One that began before a purge may have read what the purge has deleted.
-        if lookup is None or lookup.since != self._store.purges:
-            purges, puts = self._store.purges, self._store.puts
-            lookup = _LookUp(media_id, wanted, accept, since=purges, puts=puts)
+        if media_id > MAX_MEDIA_ID:
+            waiter.set_result(None)
+            return waiter
+        lookup = self._open.get((media_id, wanted, accept))
+        # One that began before a purge or a change may have read what is not valid any more.
+        since = self._store.purges, self._rows.changes
+        if lookup is None or lookup.since != since:
+            lookup = _LookUp(media_id, wanted, accept, since=since, puts=self._store.puts)
             lookup.media = self._rows.current(media_id)
             lookup.known = lookup.media is not None
             if not lookup.known and not self._rows.may_read(media_id):
-                return None
-            self._open.setdefault(media_id, {})[wanted, accept] = lookup
+                waiter.set_result(None)
+                return waiter
+            self._open[media_id, wanted, accept] = lookup
             self._waiting.append(lookup)
             if not self._scheduled:
                 self._scheduled = True
                 # Requests that are handled in the same turn of the loop belong to the same job.
                 asyncio.get_running_loop().call_soon(self._start)
         lookup.waiters.append(waiter)
-        return await waiter
-
-    def forget(self, media_id: int) -> None:
-        """Let no further request join the look-ups of a medium, which was changed or purged."""
-        self._open.pop(media_id, None)
+        return waiter
 
     def _start(self) -> None:
         self._scheduled = False
@@ -149,15 +151,11 @@ class StoredLookup:
             batch = [self._waiting.popleft() for _ in range(min(size, len(self._waiting)))]
             task = asyncio.create_task(self._run(batch))
             self._tasks.add(task)
-            task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._start()
 
     async def _run(self, batch: list[_LookUp]) -> None:
         """Look up a batch and give all its waiters their results."""
         began = time.monotonic()
+        task = asyncio.current_task()
         results: list[StoredRendition | None] = [None] * len(batch)
         try:
             if self._read_rows is None:
@@ -173,6 +171,8 @@ class StoredLookup:
                 self._end(one, result)
             mean_s = (time.monotonic() - began) / len(batch)
             self._mean_s += (mean_s - self._mean_s) * _WEIGHT
+            self._tasks.discard(task)
+            self._start()
 
     async def _read_from_server(self, batch: list[_LookUp]) -> None:
         unknown = {one.media_id for one in batch if one.media is None}
@@ -228,11 +228,9 @@ class StoredLookup:
         return plan, *self._store.look_up(plan.stages)
 
     def _end(self, lookup: _LookUp, result: StoredRendition | None) -> None:
-        of_medium = self._open.get(lookup.media_id, {})
-        if of_medium.get((lookup.wanted, lookup.accept)) is lookup:
-            del of_medium[lookup.wanted, lookup.accept]
-            if not of_medium:
-                del self._open[lookup.media_id]
+        key = lookup.media_id, lookup.wanted, lookup.accept
+        if self._open.get(key) is lookup:
+            del self._open[key]
         for waiter in lookup.waiters:
             if not waiter.done():
                 waiter.set_result(result)

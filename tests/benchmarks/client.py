@@ -142,11 +142,12 @@ def all_at_once(address: Address, targets: Sequence[str]) -> tuple[float, list[A
     Raises:
         Unmeasurable: a response was incomplete or took too long, or there are too few descriptors.
     """
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = len(targets) + _SPARE_FILES
     if most < needed and most != resource.RLIM_INFINITY:
         raise Unmeasurable(f"{needed} file descriptors are needed, and {most} are allowed")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, most))
+    if now < needed and now != resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, most))
     return asyncio.run(_crowd(address, targets))
 
 

@@ -17,6 +17,7 @@ from proxy.domain.worker_protocol import (
     RenditionSet,
 )
 from proxy.serving.job_dispatch import JobDispatcher, output_of
+from proxy.serving.renderer import pixels_of
 from proxy.storage.renditions.tiered_store import TieredStore
 
 _MAX_OUTPUTS = 50
@@ -82,7 +83,7 @@ class FinalRenderer:
         Raises:
             SmartserveError: the source cannot be read, or the worker ended.
         """
-        largest_first = sorted(plans, key=lambda plan: -plan.variant.pixels)
+        largest_first = sorted(plans, key=lambda plan: -pixels_of(plan.variant))
         finished: list[FinalResult] = []
         for start in range(0, len(largest_first), _MAX_OUTPUTS):
             finished += await self._finish_set(largest_first[start : start + _MAX_OUTPUTS])

@@ -61,6 +61,8 @@ class CachedMediaRepository:
 
         Later subsystems append their caches.
         """
+        self.changes = 0
+        """Counts invalidated rows. What was read before one may be out of date."""
         # With the time of the clock until which a row is fresh.
         self._rows: LRUCache[int, tuple[Media, float]] = LRUCache(settings.max_rows)
         self._absent: TTLCache[int, bool] = TTLCache(
@@ -263,6 +265,7 @@ class CachedMediaRepository:
 
     def invalidate(self, media_id: int) -> None:
         """Make the next `find` read a row again; until then it is served if the database fails."""
+        self.changes += 1
         self._unregister(media_id)
         for cache in (self._absent, self._unsaved):
             cache.pop(media_id, None)

@@ -144,7 +144,8 @@ class DiskStore:
         rendition that fits into memory, or of up to 256 KiB, is returned as a body, a longer one as
         an open file, which the caller closes.
         """
-        work = partial(self.look_up, variants)
+        names = [one.file_name for one in variants]
+        work = partial(self._reader.first, self._paths.medium(variants[0].media_id), names)
         # A time-out or an open breaker counts as a miss of each.
         nothing: list[Found] = []
         results = await self._read(partial(self._threads.run, work, release=_close_last), nothing)
@@ -168,14 +169,15 @@ class DiskStore:
             return variants[len(results) - 1], FileRendition(last, self._threads)
         return None
 
-    def look_up(self, variants: Sequence[Variant]) -> list[Found]:
-        """Read files until one is found, as `first` does, in the calling thread."""
-        names = [one.file_name for one in variants]
-        return self._reader.first(self._paths.medium(variants[0].media_id), names)
+    def look_up(self, media_id: int, names: Sequence[str]) -> tuple[Found, bool]:
+        """Read the first of several files of a medium, in the calling thread.
 
-    def has(self, variant: Variant) -> bool:
-        """Return whether the file of a variant exists, unverified; blocks."""
-        return os.path.lexists(self._paths.rendition(variant))
+        Also return whether any of them exists, unverified.
+        """
+        directory = self._paths.medium(media_id)
+        found = self._reader.first(directory, names[:1])[0]
+        others = [f"{directory}/{name}" for name in names[1:]]
+        return found, found is not None or any(map(os.path.lexists, others))
 
     async def run(self, work: Callable[[], _T]) -> _T | None:
         """Run several look-ups in one thread job; return None if the disk hangs."""

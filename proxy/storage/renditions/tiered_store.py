@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
-from typing import NamedTuple, Self, TypeVar
+from typing import NamedTuple, Self
 from weakref import WeakSet
 
 from cachetools import LRUCache
@@ -25,8 +25,6 @@ from proxy.telemetry.tracing import STATE, record, span
 # The memory of an item beside its body (objects and dict entries), so that many tiny renditions
 # cannot exceed the limit.
 _OVERHEAD_BYTES = 512
-
-_T = TypeVar("_T")
 
 
 class _Item(NamedTuple):
@@ -151,6 +149,7 @@ class TieredStore:
             supervisor=supervisor,
         )
         self.check = self.disk.check
+        self.run = self.disk.run
         self.read_now = self.disk.read_now
         self.puts = 0
         """Counts new renditions. What was missing before one may be stored now."""
@@ -228,28 +227,23 @@ class TieredStore:
                 del self._reads[key]
             read.result.set_result((shared, found))
 
-    async def run(self, work: Callable[[], _T]) -> _T | None:
-        """Run blocking `look_up` calls in one thread job; return None if the disk hangs."""
-        return await self.disk.run(work)
-
     def look_up(self, variants: Sequence[Variant]) -> tuple[Found | OSError, bool]:
-        """Read the first of several variants from disk in the calling thread.
+        """Read the first of several variants of a medium from disk, in the calling thread.
 
         Also return whether any of them exists, unverified. What is in memory is not read.
         """
-        if variants[0].digest in self.memory:
+        names = [(one.digest, one.file_name) for one in variants]
+        if names[0][0] in self.memory:
             return None, True
         try:
-            found = self.disk.look_up(variants[:1])[0]
+            found, exists = self.disk.look_up(variants[0].media_id, [name for _, name in names])
         except OSError as error:
             return error, True
         if isinstance(found, OpenFile):
             # Too long for memory: `first` opens it again and sends it in pieces.
             found.close()
-            return None, True
-        others = variants[1:]
-        exists = any(one.digest in self.memory or self.disk.has(one) for one in others)
-        return found, found is not None or exists
+            found = None
+        return found, exists or any(digest in self.memory for digest, _ in names)
 
     def take(
         self, variant: Variant, found: Found | OSError, *, since: int

@@ -192,8 +192,10 @@ async def test_a_large_hit_is_counted_once(server: Serving, library: Library) ->
     assert server.metric("smartserve_cache_hits_total", tier="memory") == before + 5
 
 
-async def test_a_disk_hit_makes_the_next_one_hot(serve: Serve, library: Library) -> None:
-    """What the disk gives is promoted, and so its next answer is known already."""
+async def test_the_second_hit_after_the_disk_makes_the_next_ones_hot(
+    serve: Serve, library: Library
+) -> None:
+    """What the disk gives is promoted to memory; the response is kept when it is sent again."""
     target = f"/serve/{library.ids['photo']}?size=thumbnail"
     first = await serve()
     await (await first.client.get(target)).read()
@@ -201,6 +203,7 @@ async def test_a_disk_hit_makes_the_next_one_hot(serve: Serve, library: Library)
     server = await serve()
     found = await server.client.get(target, headers={"Accept": ""})
     assert found.headers["Cache-Status"] == "smartserve; hit; detail=disk"
+    await exchange(server, request(target, CLOSING))
     aiohttps = server.surface.runner.server
     assert aiohttps is not None
     seen = aiohttps.requests_count

@@ -142,4 +142,5 @@ def _is_foreign(module: str) -> bool:
 
 
 def _is_private(name: str) -> bool:
-    return name.startswith("_") and not name.startswith("__")
+    # `_make` of named tuples is public in spite of its name.
+    return name.startswith("_") and not name.startswith("__") and name != "_make"
