@@ -35,7 +35,7 @@ from proxy.telemetry.tracing import STATE, background_span, current_context
 if TYPE_CHECKING:
     from proxy.telemetry.tracing import SpanContext
 
-_START_DELAY_S = 0.25
+_START_DELAY_S = 0.5
 _MAX_COMPLETE = 10_000
 """Number of images that are remembered as complete, in all their sizes."""
 
