@@ -21,6 +21,7 @@ from proxy.cli.base import (
     read_settings,
     run,
 )
+from proxy.domain.errors import ConfigurationError
 from proxy.runtime.stop_signals import StopSignals, interruptible
 from proxy.settings import Settings
 from proxy.telemetry.logging import OUTPUT
@@ -58,9 +59,13 @@ async def _serve(settings: Settings, *, samples: bool) -> None:
     async with AsyncExitStack() as stack:
         # A signal during the start cancels it; the stack then stops what has started.
         async with interruptible(signals.received):
-            workers = await stack.enter_async_context(workers_starting(settings))
-            # Both take about as long. In a thread: the loop starts the worker meanwhile.
-            module = await asyncio.to_thread(import_frozen, "proxy.cli.run_server")
-            await module.start_server(stack, workers, settings, signals, samples=samples)
+            try:
+                workers = await stack.enter_async_context(workers_starting(settings))
+                # Both take about as long. In a thread: the loop starts the worker meanwhile.
+                module = await asyncio.to_thread(import_frozen, "proxy.cli.run_server")
+                await module.start_server(stack, workers, settings, signals, samples=samples)
+            except (OSError, ImportError) as error:
+                # For example a process that may open no more files, in whichever part it is.
+                raise ConfigurationError([f"the server cannot start: {error}"]) from error
         await signals.received.wait()
         log.info("stopping")
