@@ -240,9 +240,9 @@ async def test_a_rendition_directory_that_cannot_be_created_costs_no_response(
 ) -> None:
     server = await launch(_DISK_ONLY)
     right = await undisturbed(server, library)
-    # Reads are not held off if they fail at once, and each is counted; if many miss at once the
-    # directory is listed first.
-    reads = 2 * 3 * len(right)
+    # Reads are not held off if they fail at once, and each is counted: that of the look-up and that
+    # of the handler, before which the directory is listed if many miss at once.
+    reads = 3 * 3 * len(right)
     answers = await with_fault(server, right, replace_by_file, kind="missing", at_most=12 + reads)
     record(Figure(14, "renditions: a file in place of the directory", answers, 0))
 
