@@ -128,7 +128,7 @@ async def name_(
 ) -> int:
     """Print the name that each file would get by its embedded metadata; change nothing.
 
-    Prints the reason for each file that is skipped, and exits with 1 if there is one.
+    Exits with 1 if a file is skipped; the reason is printed.
     """
 
     def name_one(path: Path) -> None:
@@ -251,7 +251,7 @@ async def extract_(
 ) -> int:
     """Print what files say about themselves; --json prints everything.
 
-    Prints the reason for each file that is skipped, and exits with 1 if there is one.
+    Exits with 1 if a file is skipped; the reason is printed.
     """
     if as_json and as_csv:
         raise typer.BadParameter("--json and --csv exclude each other")
@@ -335,7 +335,7 @@ async def classify_(
     source: Annotated[Path, typer.Argument(metavar="IN", help="Folder of images.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the copies.")],
 ) -> int:
-    """Copy the images of a folder to OUT/<generator>/, each with its metadata as JSON.
+    """Copy images and their metadata as JSON into a folder for each generator: OUT/<generator>/.
 
     OUT/classification_report.json counts them. Folders below IN and symbolic links are left alone.
     Prints the reason for each image that is skipped, and exits with 1 if there is one.

@@ -74,7 +74,7 @@ class CredentialsReader:
         self.version = c2pa.__version__
 
     def read(self, file: BinaryIO, image_format: str) -> dict[str, Any] | None:
-        """Return the state of a file's manifests and what they claim; None if there are none."""
+        """Return whether the manifests of a file are valid, and their claims; None without any."""
         media_type = MEDIA_TYPES.get(image_format)
         if self._context is None or media_type is None:
             return None

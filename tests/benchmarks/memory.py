@@ -1,4 +1,4 @@
-"""Memory of server and workers: at rest, and the peak for very large images."""
+"""Memory of server and workers at rest, and their peak while very large images are rendered."""
 
 from __future__ import annotations
 

@@ -244,7 +244,7 @@ def thumbor(
 
 
 def cache() -> Path:
-    """Return the cache folder; create it if it is missing."""
+    """Return the folder in which peers are installed, and create it if it is missing."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(base) / "smartserve-bench"
     folder.mkdir(parents=True, exist_ok=True)

@@ -82,8 +82,8 @@ class ImageMetadataWriter:
 
         Raises:
             FileExistsError: the image or its sidecar exists; generated names get a suffix instead.
-            ValueError: ``filename`` is not the bare name of a PNG, JPEG or WebP file, the timestamp
-                cannot be parsed for a name, or the format cannot store such an image.
+            ValueError: ``filename`` has a folder or a suffix other than PNG, JPEG or WebP; a name
+                needs the timestamp and it cannot be parsed; or the format cannot store the image.
         """
         name = self.generate_filename(metadata) if filename is None else filename
         kind = format_of(name)

@@ -25,7 +25,7 @@ _USED = (
 
 
 def parse(sources: Sources) -> ParserResult | None:
-    """Read the block of NovelAI, if the software or the block itself names it."""
+    """Read the JSON of NovelAI, which the software tag or the JSON itself must name."""
     for entry, block, around in _blocks(sources):
         software = as_text(around.get("software")) or ""
         named = software.lower().startswith("novelai")
@@ -55,7 +55,7 @@ def _blocks(sources: Sources) -> Iterator[tuple[TextEntry, dict[str, Any], Mappi
     for entry in sources.exif("UserComment", "ImageDescription"):
         block = load_object(entry.text)
         if block and (inner := load_object(block.get("Comment"))):
-            # The texts of a PNG as one object, as in the pixels.
+            # One object with all text chunks of a PNG, as NovelAI also hides it in the pixels.
             yield entry, inner, {key.lower(): value for key, value in block.items()}
         elif block:
             yield entry, block, exif

@@ -23,7 +23,7 @@ def driver_errors() -> tuple[type[Exception], ...]:
 
 
 def _connection_errors() -> tuple[type[Exception], ...]:
-    """Return what the drivers raise if a connection is lost."""
+    """Return the errors that the drivers raise for a lost connection."""
     return (OSError, EOFError, *_mysql_errors())
 
 

@@ -102,10 +102,9 @@ class RejectedRequest(HttpProcessingError):
 class ParsedHeads:
     """Request heads that were parsed and answered at once, without their targets.
 
-    Browsers, caches and proxies send the same header lines with many requests, and to parse them
-    takes longer than the rest of a hit. A GET that differs from a parsed one only in its target is
-    parsed in the same way: nothing else in the head depends on the target. The connections of a
-    server share the bounded number of heads.
+    Clients send the same header lines with many requests, and parsing them takes longer than the
+    rest of a hit. If a GET differs from a parsed one only in its target, its message differs only
+    in the target as well. All connections of a server share these heads; their number is bounded.
     """
 
     def __init__(self) -> None:

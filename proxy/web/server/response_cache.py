@@ -160,9 +160,9 @@ def resolve_response(
     route: ImageRoute,
     lifetimes: LifetimeSettings,
 ) -> ResolvedResponse:
-    """Return the response for the cache, with its 304.
+    """Return the 200 and the 304 that the cache keeps for a rendition.
 
-    Without Smartserve-Ignored, which the cache adds for each request.
+    They lack Smartserve-Ignored, which the cache adds for each request.
     """
     shared = validators(plan, variant, origin, route=route, lifetimes=lifetimes)
     draft = variant is plan.draft

@@ -1,4 +1,4 @@
-"""The result of a walk: sums and look-ups."""
+"""The result of a walk: byte counts, and finding texts by keyword."""
 
 from __future__ import annotations
 
