@@ -69,6 +69,12 @@ async def _references(server: Server, targets: Sequence[str]) -> dict[str, bytes
     return dict(zip(targets, bodies, strict=True))
 
 
+async def _read(client: aiohttp.ClientSession, target: str) -> tuple[int, bytes]:
+    """Return status and body; the connection is given back also after an error."""
+    async with client.get(target) as answer:
+        return answer.status, await answer.read()
+
+
 async def _outcome(
     client: aiohttp.ClientSession, target: str, references: Mapping[str, bytes]
 ) -> str:
@@ -193,7 +199,7 @@ async def test_a_hundred_renders_that_take_too_long_do_not_prevent_the_exit(
     targets = [f"/serve/{big}?w=1920&format=avif&v={number}" for number in range(10)]
     targets += [f"/serve/{big}?w={w}&format={f}" for w in _WIDTHS for f in ("avif", "png", "webp")]
     async with server.client() as client:
-        asked = [asyncio.create_task(client.get(target)) for target in (targets * 4)[:100]]
+        asked = [asyncio.create_task(_read(client, target)) for target in (targets * 4)[:100]]
         await _until(server, "smartserve_queue_depth", 10)
         workers, began = server.workers(), time.monotonic()
         server.signal(signal.SIGTERM)
@@ -216,7 +222,7 @@ async def test_a_client_that_never_reads_does_not_prevent_the_exit(
     _, stuck = await _asked(server.port, f"/serve/{large}?w=1920&format=png")
     targets = [f"/serve/{large}?w={width}&format=avif" for width in (1920, 1200, 1080, 828, 750)]
     async with server.client() as client:
-        asked = [asyncio.create_task(client.get(target)) for target in targets]
+        asked = [asyncio.create_task(_read(client, target)) for target in targets]
         await _until(server, "smartserve_queue_depth", 1)
         workers = server.workers()
         server.signal(signal.SIGTERM)
@@ -228,8 +234,8 @@ async def test_a_client_that_never_reads_does_not_prevent_the_exit(
         truncated = 0
         for task in asked:
             with suppress(aiohttp.ClientConnectionError):
-                answer = await task
-                truncated += answer.status == 200 and not await answer.read()
+                status, body = await task
+                truncated += status == 200 and not body
     stuck.transport.abort()
     assert (code, truncated) == (0, 0)
     assert _leftovers(server.data_dir, workers) == []
@@ -369,7 +375,7 @@ async def test_a_file_system_that_does_not_respond_does_not_prevent_the_exit(
             body = await answer.read()
         with dead(server.data_dir / part):
             asked = [
-                asyncio.create_task(client.get(f"/serve/{logo}?w={width}")) for width in _WIDTHS
+                asyncio.create_task(_read(client, f"/serve/{logo}?w={width}")) for width in _WIDTHS
             ]
             await _until(server, "smartserve_requests_total", 1)
             async with client.get(f"/serve/{photo}?w=64") as answer:
