@@ -16,8 +16,9 @@ def family(pid: int) -> list[int]:
     """Return a process and all its descendants, parents first."""
     found = [pid]
     for member in found:
-        with suppress(FileNotFoundError):
-            for children in Path(f"/proc/{member}/task").glob("*/children"):
+        for children in Path(f"/proc/{member}/task").glob("*/children"):
+            # The thread or the process may have ended since it was listed.
+            with suppress(FileNotFoundError, ProcessLookupError):
                 found.extend(map(int, children.read_text().split()))
     return found
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks.processes import family
 from tests.benchmarks.servers import free_port
 from tests.cli.conftest import Invoke
 from tests.support.commands import KEY, SMARTSERVE, fetch, run, running, started
@@ -144,16 +145,11 @@ def test_a_restart_after_a_kill_serves_the_same_bytes(data: Path) -> None:
 @pytest.mark.slow
 def test_no_worker_outlives_a_killed_server(data: Path) -> None:
     with running("--data-dir", data) as (process, _):
-        children = _children(process.pid)
+        children = family(process.pid)[1:]
         process.kill()
         process.wait(10)
     assert children
     wait_until(lambda: not any(_alive(pid) for pid in children))
-
-
-def _children(pid: int) -> list[int]:
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
 
 def _alive(pid: int) -> bool:

@@ -337,6 +337,8 @@ class Connection(RequestHandler):
         """Free the slot by closing, unless a response is due; return whether it was closed."""
         # No response is due while it waits for a request, or lingers after its last response.
         wire, waits = self._wire, self._waiter is not None and not self._waiter.done()
+        # The task of a connection that was just accepted sets its waiter when it first runs.
+        waits = waits or not (self._messages or self._requests.has_request)
         if wire is None or not (waits or self._linger_until):
             return False
         self._reason = CloseReason.OVER_LIMIT

@@ -216,6 +216,11 @@ class Parser:
             self.discard_input()
         return self.discards
 
+    @property
+    def has_request(self) -> bool:
+        """Return whether the last request of the connection, or one with a body, was passed on."""
+        return self.discards or self._body is not None
+
     def feed_data(self, data: bytes) -> Parsed:
         """Parse as aiohttp does, up to the first request after which no further one is read.
 

@@ -47,6 +47,7 @@ from proxy.rendering.pool.worker_start import WorkerStartOptions, start_worker
 from proxy.rendering.worker.imaging import libvips
 from proxy.runtime.supervised_task import BackgroundTask
 from proxy.settings import EncoderSettings, LimitSettings, WorkerSettings
+from tests.benchmarks.processes import family
 from tests.support.restarts import Restarts
 from tests.support.waiting import eventually
 
@@ -548,11 +549,10 @@ async def test_a_start_that_is_cancelled_leaves_no_process_behind() -> None:
 def workers_of_this_process() -> set[str]:
     """Return the process ids of the workers of all pools."""
     found = set()
-    for task in Path("/proc/self/task").iterdir():
-        for pid in (task / "children").read_text().split():
-            with suppress(FileNotFoundError):
-                if b"proxy.rendering.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                    found.add(pid)
+    for pid in family(os.getpid())[1:]:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if b"proxy.rendering.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.add(str(pid))
     return found
 
 

@@ -324,6 +324,18 @@ class TestLimit:
         assert oldest.written.startswith(b"HTTP/1.1 503 ")
         assert (oldest.ended, newest.ended) == ("closed", None)
 
+    async def test_a_connection_of_the_same_batch_of_accepts_is_evicted_too(self) -> None:
+        """The event loop accepts up to 100 connections before the task of the first one runs."""
+        bench = Bench(ServerSettings(max_connections=8))
+        crowd = [Wire() for _ in range(20)]
+        for one in crowd:
+            bench.server().connection_made(one)
+        probe, wire = bench.server(), Wire()
+        probe.connection_made(wire)
+        probe.data_received(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        await until_written(wire, b"HTTP/1.1 200 ")
+        assert [one.ended for one in crowd] == [None] * 8 + ["closed"] * 12
+
     async def test_without_any_slot_a_503_is_sent_before_the_request_is_read(self) -> None:
         async def forever(_request: web.BaseRequest) -> BufferedResponse:
             return await asyncio.Future()
