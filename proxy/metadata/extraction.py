@@ -27,7 +27,7 @@ class ExtractOptions:
     file_name: str = ""
     """As the client declared it. It is checked against the content, and never used as a path."""
     advanced: bool = False
-    """Validate the structure of the metadata, too."""
+    """Compute `Extraction.advanced`, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +38,15 @@ class Extraction:
     """The metadata object; `deploy/METADATA.md` describes it."""
     quality_metrics: Mapping[str, Any]
     processing_insights: Mapping[str, Any]
+    advanced: Mapping[str, Any] | None = None
+    """Facts for examiners, if `ExtractOptions.advanced` was set: hashes, c2pa, validation,
+    timeline, consistency, thumbnail, jpeg, trailing_bytes, stealth, privacy, reasons."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the three parts by name."""
-        return {
+        """Return the parts by name; ``advanced`` only if it was computed."""
+        parts = {
             "metadata": self.metadata,
             "quality_metrics": self.quality_metrics,
             "processing_insights": self.processing_insights,
         }
+        return parts if self.advanced is None else {**parts, "advanced": self.advanced}
