@@ -12,10 +12,16 @@
     |   +-- BodyTooLarge            413
     |   +-- UnsupportedBody         415  not a form, compressed, or not an accepted image type
     |   +-- QuotaExceeded           429  the user has uploaded enough today; carries Retry-After
+    |   +-- TooManyRequests         429  the address has sent enough for now; carries Retry-After
+    |   +-- NoFile                  400  the form has no file
+    |   +-- EmptyFile               400
     +-- AccessError                 the caller lacks permission
     |   +-- Unauthorized            401  key missing or wrong; carries WWW-Authenticate
     |   +-- AccessDisabled          403  the server has no key to compare with
     |   +-- TooManyFailures         429  too many wrong keys; carries Retry-After
+    |   +-- TierInsufficient        403  names the tier of metadata that is sufficient
+    |   |   +-- FileTooLargeForTier
+    |   +-- CreditsInsufficient     402
     +-- SourceError                 the image is not available
     |   +-- MediaRowInvalid         500  its database row has a value that is not valid
     |   +-- MediaNotFound           404  no row, or a row that is not served
@@ -29,6 +35,7 @@
     +-- CapacityError               503  temporary; carries Retry-After
     |   +-- QueueFull
     |   |   +-- Overloaded          too little room or time left to spend work on it
+    |   |   +-- ExtractionQueueFull 429  too many files wait for the extraction of their metadata
     |   +-- DatabaseUnavailable     carries the cause and the advice for operators
     |   |   +-- CommitUncertain     connection lost during COMMIT, which may have succeeded
     |   +-- ShuttingDown
@@ -43,6 +50,8 @@
     |   +-- UnknownImageFormat      400  not a format of the metadata table
     |   +-- MetadataTooLarge        422  more chunks or bytes of metadata than the limits allow
     |   +-- ExtractionFailed        500  neither engine could read the file
+    |   |   +-- BadEngineOutput     the engines' output is not valid
+    |   |   +-- EngineStartFailed   the confined processes cannot be started
     |   +-- ExtractionTimeout       504  the time limit of an extraction is exceeded
     +-- AnalysisError               a provider gave no analysis; the image is stored without it
     |   +-- ProviderRefused         permanent: a retry does not help
@@ -63,8 +72,9 @@
     |   +-- UploadStorageFull       507
     +-- ConfigurationError          the server must not start; carries every fault
 
-The class defines HTTP status and title. The instance carries the public sentence and, if a retry
-makes sense, the seconds to wait. ``reported`` marks faults that an operator must see in the log.
+The class defines HTTP status, title and ``code``, a name for programs. The instance carries the
+public sentence and, if a retry makes sense, the seconds to wait. ``reported`` marks faults that an
+operator must see in the log.
 """
 
 from __future__ import annotations
@@ -76,12 +86,14 @@ from typing import ClassVar
 class SmartserveError(Exception):
     """Root of all named failures.
 
-    A subclass sets its own status, title and ``reported`` as class keywords and inherits what it
-    leaves out. ``detail`` is sent to clients, so it must not contain secrets or paths.
+    A subclass sets its own status, title, code and ``reported`` as class keywords and inherits what
+    it leaves out. ``detail`` is sent to clients, so it must not contain secrets or paths.
     """
 
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Internal error"
+    code: ClassVar[str] = "INTERNAL_ERROR"
+    """Only responses of the metadata routes have it."""
     reported: ClassVar[bool] = False
 
     def __init_subclass__(
@@ -89,6 +101,7 @@ class SmartserveError(Exception):
         status: int | None = None,
         title: str | None = None,
         *,
+        code: str | None = None,
         reported: bool | None = None,
     ) -> None:
         """Override the class attributes that are given."""
@@ -96,6 +109,7 @@ class SmartserveError(Exception):
         # Reading cls.status returns the value of the parent class.
         cls.status = cls.status if status is None else status
         cls.title = cls.title if title is None else title
+        cls.code = cls.code if code is None else code
         cls.reported = cls.reported if reported is None else reported
 
     def __init__(self, detail: str, *, retry_after_s: int | None = None) -> None:
@@ -119,7 +133,7 @@ class SmartserveError(Exception):
         return self.retry_after_s <= max_s and float(self.retry_after_s)
 
 
-class RequestError(SmartserveError, status=400, title="Bad request"):
+class RequestError(SmartserveError, status=400, title="Bad request", code="INVALID_REQUEST"):
     """The request itself is wrong."""
 
 
@@ -147,7 +161,7 @@ class BodyTooSlow(RequestError, status=408, title="Request timeout"):
     """The request body stalled or exceeded its time limit."""
 
 
-class PendingNotFound(RequestError, status=404, title="Not found"):
+class PendingNotFound(RequestError, status=404, title="Not found", code="NOT_FOUND"):
     """The upload or its temporary file does not exist."""
 
 
@@ -155,7 +169,7 @@ class PendingConflict(RequestError, status=409, title="Conflict"):
     """The upload already ended in another way than the one reported."""
 
 
-class BodyTooLarge(RequestError, status=413, title="Content too large"):
+class BodyTooLarge(RequestError, status=413, title="Content too large", code="FILE_TOO_LARGE"):
     """The request body, or a file in it, exceeds its size limit."""
 
 
@@ -163,15 +177,27 @@ class UnsupportedBody(RequestError, status=415, title="Unsupported media type"):
     """The request body has a type or an encoding that is not accepted."""
 
 
-class QuotaExceeded(RequestError, status=429, title="Quota exceeded"):
+class QuotaExceeded(RequestError, status=429, title="Quota exceeded", code="RATE_LIMITED"):
     """The user has uploaded as many files or bytes today as `main` allows."""
 
 
-class AccessError(SmartserveError, status=403, title="Forbidden"):
+class TooManyRequests(RequestError, status=429, title="Too many requests", code="RATE_LIMITED"):
+    """The client's address has sent as many requests without a token as are allowed for now."""
+
+
+class NoFile(RequestError, title="No file uploaded", code="NO_FILE"):
+    """The form has no file in the field that the route reads."""
+
+
+class EmptyFile(RequestError, title="Empty file", code="EMPTY_FILE"):
+    """The file has no bytes."""
+
+
+class AccessError(SmartserveError, status=403, title="Forbidden", code="FORBIDDEN"):
     """The caller lacks permission."""
 
 
-class Unauthorized(AccessError, status=401, title="Unauthorized"):
+class Unauthorized(AccessError, status=401, title="Unauthorized", code="UNAUTHORIZED"):
     """The request carries no key, or a wrong one."""
 
     def __init__(self, detail: str, *, challenge: str) -> None:
@@ -186,11 +212,30 @@ class AccessDisabled(AccessError):
     """No key is configured, so every request is rejected."""
 
 
-class TooManyFailures(AccessError, status=429, title="Too many wrong keys"):
+class TooManyFailures(AccessError, status=429, title="Too many wrong keys", code="RATE_LIMITED"):
     """The client sent too many wrong keys; further wrong ones are rejected for a while."""
 
 
-class SourceError(SmartserveError, status=404, title="Not found"):
+class TierInsufficient(AccessError, title="Tier insufficient", code="TIER_INSUFFICIENT"):
+    """The caller's tier of metadata does not include what is requested."""
+
+    def __init__(self, detail: str, *, needs: str) -> None:
+        """Store also the name of the lowest tier that is sufficient."""
+        super().__init__(detail)
+        self.needs = needs
+
+
+class FileTooLargeForTier(TierInsufficient, code="FILE_TOO_LARGE_FOR_TIER"):
+    """The file exceeds the limit of the caller's tier, but not that of a higher one."""
+
+
+class CreditsInsufficient(
+    AccessError, status=402, title="Payment required", code="CREDITS_INSUFFICIENT"
+):
+    """The user cannot pay for the operation."""
+
+
+class SourceError(SmartserveError, status=404, title="Not found", code="NOT_FOUND"):
     """The requested image is not available."""
 
 
@@ -232,16 +277,22 @@ class ForwardLoop(SourceError, status=508, title="Loop detected", reported=True)
     """A request was forwarded to a server that forwards it itself."""
 
 
-class CapacityError(SmartserveError, status=503, title="Temporarily unavailable"):
+class CapacityError(
+    SmartserveError, status=503, title="Temporarily unavailable", code="UNAVAILABLE"
+):
     """The server cannot answer now; the client should retry."""
 
 
-class QueueFull(CapacityError):
+class QueueFull(CapacityError, code="QUEUE_FULL"):
     """The render queue is full, or the job waited too long in it."""
 
 
 class Overloaded(QueueFull):
     """The queue has hardly any room left, or the event loop lags: no work may be spent on it."""
+
+
+class ExtractionQueueFull(QueueFull, status=429, title="Too many files"):
+    """As many files wait for the extraction of their metadata as `metadata.queue` allows."""
 
 
 class DatabaseUnavailable(CapacityError, reported=True):
@@ -265,8 +316,8 @@ class CommitUncertain(DatabaseUnavailable):
     """The connection was lost during COMMIT: the transaction may or may not be stored."""
 
 
-class ShuttingDown(CapacityError):
-    """The server is stopping and accepts no new renders."""
+class ShuttingDown(CapacityError, code="SHUTTING_DOWN"):
+    """The server is stopping and accepts no new work."""
 
 
 class RenderError(SmartserveError, status=422, title="Image cannot be rendered"):
@@ -305,19 +356,31 @@ class MetadataError(SmartserveError, status=422, title="Metadata cannot be extra
     """The metadata of a file cannot be extracted."""
 
 
-class UnknownImageFormat(MetadataError, status=400, title="Unsupported image type"):
+class UnknownImageFormat(
+    MetadataError, status=400, title="Unsupported image type", code="INVALID_FILE_TYPE"
+):
     """The file is of no format whose metadata is extracted."""
 
 
-class MetadataTooLarge(MetadataError, title="Metadata too large"):
+class MetadataTooLarge(MetadataError, title="Metadata too large", code="METADATA_TOO_LARGE"):
     """The file has more chunks or bytes of metadata than the limits allow; also inflated ones."""
 
 
-class ExtractionFailed(MetadataError, status=500, reported=True):
+class ExtractionFailed(MetadataError, status=500, code="ENGINE_FAILED", reported=True):
     """Neither exiftool nor the fallback could read the file."""
 
 
-class ExtractionTimeout(MetadataError, status=504, title="Extraction timed out", reported=True):
+class BadEngineOutput(ExtractionFailed, code="BAD_ENGINE_OUTPUT"):
+    """The output of the engines cannot be read."""
+
+
+class EngineStartFailed(ExtractionFailed, code="SPAWN_FAILED"):
+    """The confined processes that extract metadata cannot be started."""
+
+
+class ExtractionTimeout(
+    MetadataError, status=504, title="Extraction timed out", code="TIMEOUT", reported=True
+):
     """An extraction exceeded its time limit, the time in the queue included."""
 
 
@@ -382,7 +445,11 @@ class StorageError(SmartserveError, status=503, title="Rendition store unavailab
 
 
 class UploadStorageError(
-    SmartserveError, status=503, title="Upload storage unavailable", reported=True
+    SmartserveError,
+    status=503,
+    title="Upload storage unavailable",
+    code="UNAVAILABLE",
+    reported=True,
 ):
     """Temporary upload files cannot be read or written."""
 

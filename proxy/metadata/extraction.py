@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 Progress = Callable[[int, str], None]
@@ -20,6 +21,20 @@ PROGRESS: Mapping[str, int] = {
 """Per cent by stage."""
 
 
+class Tier(StrEnum):
+    """What callers may have extracted, and see; each tier includes those before it."""
+
+    FREE = "free"
+    PROFESSIONAL = "professional"
+    FORENSIC = "forensic"
+    ENTERPRISE = "enterprise"
+
+    @property
+    def rank(self) -> int:
+        """Position in the order of tiers, from 0."""
+        return list(Tier).index(self)
+
+
 @dataclass(frozen=True, slots=True)
 class ExtractOptions:
     """What a caller wants to know about a file."""
@@ -28,6 +43,8 @@ class ExtractOptions:
     """As the client declared it. It is checked against the content, and never used as a path."""
     advanced: bool = False
     """Compute `Extraction.advanced`, too."""
+    tier: Tier = Tier.ENTERPRISE
+    """Tier of the caller: `tiers.withhold` removes what it may not see."""
 
 
 @dataclass(frozen=True, slots=True)

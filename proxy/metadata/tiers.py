@@ -1,0 +1,175 @@
+"""Tiers of callers: which files they may send, and what they may see of an extraction.
+
+An extraction is always complete, and cached as such; `withhold` is the last step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from proxy.domain.errors import (
+    BadParameter,
+    BodyTooLarge,
+    FileTooLargeForTier,
+    SmartserveError,
+    TierInsufficient,
+    UnknownImageFormat,
+)
+from proxy.metadata.extraction import Extraction
+from proxy.metadata.extraction import Tier as Tier  # noqa: PLC0414 - importers find it here
+from proxy.metadata.formats import UNSUPPORTED_FORMAT, detect
+
+_MIB = 1024 * 1024
+
+
+_ALIASES = {
+    "starter": Tier.PROFESSIONAL,
+    "premium": Tier.FORENSIC,
+    "super": Tier.ENTERPRISE,
+}
+
+
+def parse_tier(text: str) -> Tier:
+    """Return the tier of a name or an alias, in any letter case.
+
+    Raises:
+        BadParameter: it names no tier.
+    """
+    name = text.strip().lower()
+    if name in _ALIASES:
+        return _ALIASES[name]
+    try:
+        return Tier(name)
+    except ValueError:
+        allowed = ", ".join((*Tier, *_ALIASES))
+        raise BadParameter("tier", f"one of {allowed}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class TierLimits:
+    """Which files a tier may send."""
+
+    max_bytes: int
+    formats: frozenset[str] | None = None
+    """Names of `formats.FORMATS`; None allows all."""
+
+
+LIMITS: Mapping[Tier, TierLimits] = MappingProxyType(
+    {
+        Tier.FREE: TierLimits(10 * _MIB, frozenset({"jpeg", "png", "gif", "webp"})),
+        Tier.PROFESSIONAL: TierLimits(100 * _MIB),
+        Tier.FORENSIC: TierLimits(500 * _MIB),
+        Tier.ENTERPRISE: TierLimits(1024 * _MIB),
+    }
+)
+"""The limits by default; settings can lower or raise the sizes."""
+
+ADVANCED_TIER = Tier.FORENSIC
+"""The lowest tier with the advanced analysis."""
+DETAILS_TIER = Tier.PROFESSIONAL
+"""The lowest tier with all groups."""
+
+_BASIC_GROUPS = frozenset(
+    {
+        *("File", "JFIF", "ExifIFD", "InteropIFD", "GPS", "PNG", "PNG-pHYs", "GIF", "RIFF"),
+        *(f"IFD{number}" for number in range(10)),
+    }
+)
+"""Groups of the lowest tier: basic EXIF, the position, and the text of generators. Not Composite,
+whose values come from groups that this tier may not see."""
+_DETAILED_TEXTS = ("xml:com.adobe.xmp", "raw profile type")
+"""Beginnings of keywords whose text is XMP, IPTC or ICC."""
+
+
+def check_allowed(
+    tier: Tier,
+    limits: Mapping[Tier, TierLimits] = LIMITS,
+    *,
+    byte_size: int,
+    head: bytes = b"",
+    advanced: bool = False,
+) -> None:
+    """Return if a caller of this tier may have a file of this size and format extracted.
+
+    ``head`` is the beginning of the file; empty if it is not known yet.
+
+    Raises:
+        UnknownImageFormat: the file is of no supported format.
+        TierInsufficient: a higher tier could; the error names the lowest one.
+        BodyTooLarge: the file exceeds the limits of all tiers.
+    """
+    if advanced and tier.rank < ADVANCED_TIER.rank:
+        raise _insufficient("The advanced analysis", ADVANCED_TIER)
+    if byte_size > limits[tier].max_bytes:
+        raise too_large(limits, byte_size)
+    name = detect(head)
+    if head and name is None:
+        raise UnknownImageFormat(UNSUPPORTED_FORMAT)
+    needed = _lowest(limits, lambda one: one.formats is None or not name or name in one.formats)
+    if needed is not None and tier.rank < needed.rank:
+        raise _insufficient(f"A file of the format {str(name).upper()}", needed)
+
+
+def too_large(limits: Mapping[Tier, TierLimits], byte_size: int) -> SmartserveError:
+    """Return the error for a file that exceeds the limit of the caller's tier."""
+    needed = _lowest(limits, lambda one: byte_size <= one.max_bytes)
+    if needed is None:
+        most = max(one.max_bytes for one in limits.values())
+        return BodyTooLarge(f"A file may have at most {most} bytes.")
+    return FileTooLargeForTier(
+        f'The file is too large for your tier. The tier "{needed}" accepts up to'
+        f" {limits[needed].max_bytes} bytes.",
+        needs=needed,
+    )
+
+
+def _lowest(
+    limits: Mapping[Tier, TierLimits], accepts: Callable[[TierLimits], bool]
+) -> Tier | None:
+    return next((tier for tier in Tier if accepts(limits[tier])), None)
+
+
+def _insufficient(what: str, needed: Tier) -> TierInsufficient:
+    return TierInsufficient(f'{what} needs the tier "{needed}" or a higher one.', needs=needed)
+
+
+def lowered(tier: Tier, requested: str | None) -> Tier:
+    """Return the tier of a request, which may name a lower one than the caller has.
+
+    Raises:
+        BadParameter: ``requested`` names no tier.
+        TierInsufficient: it is higher than that of the caller.
+    """
+    if not requested or not requested.strip():
+        return tier
+    named = parse_tier(requested)
+    if named.rank > tier.rank:
+        raise TierInsufficient(
+            f'The tier "{named}" is higher than yours, which is "{tier}".', needs=named
+        )
+    return named
+
+
+def withhold(extraction: Extraction, tier: Tier) -> Extraction:
+    """Return the extraction without what the tier may not see; ``withheld`` lists that."""
+    metadata, groups, fields, needs = dict(extraction.metadata), list[str](), list[str](), tier
+    if tier.rank < DETAILS_TIER.rank:
+        groups = [name for name in metadata["groups"] if name not in _BASIC_GROUPS]
+        kept = [one for one in metadata["text"] if _is_basic(one["keyword"])]
+        fields += ["text"] if len(kept) < len(metadata["text"]) else []
+        fields += ["c2pa"] if metadata["c2pa"] is not None else []
+        visible = {key: tags for key, tags in metadata["groups"].items() if key not in groups}
+        metadata |= {"groups": visible, "text": kept, "c2pa": None}
+        needs = DETAILS_TIER
+    if extraction.advanced is not None and tier.rank < ADVANCED_TIER.rank:
+        fields, needs = [*fields, "advanced"], ADVANCED_TIER
+        extraction = replace(extraction, advanced=None)
+    if groups or fields:
+        metadata["withheld"] = {"groups": groups, "fields": fields, "needs": needs.value}
+    return replace(extraction, metadata=metadata)
+
+
+def _is_basic(keyword: str) -> bool:
+    return not keyword.lower().startswith(_DETAILED_TEXTS)
