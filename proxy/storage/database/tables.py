@@ -109,7 +109,7 @@ def _fact_columns() -> list[sa.Column[Any]]:
     ]
 
 
-_JSON = sa.JSON(none_as_null=True)
+JSON = sa.JSON(none_as_null=True)
 
 metadata = sa.MetaData()
 
@@ -173,24 +173,24 @@ media_ai_analysis = define_table(
     "media_ai_analysis",
     auto_id(),
     required("media_id", sa.BigInteger, unique=True),
-    sa.Column("dominant_colors", _JSON),
-    sa.Column("detected_objects", _JSON),
+    sa.Column("dominant_colors", JSON),
+    sa.Column("detected_objects", JSON),
     sa.Column("detected_text", sa.Text),
     sa.Column("style_classification", sa.String(255)),
     sa.Column("medium_detected", sa.String(255)),
     sa.Column("subject_matter", sa.Text),
     sa.Column("quality_score", sa.Integer),
-    sa.Column("mood_keywords", _JSON),
+    sa.Column("mood_keywords", JSON),
     sa.Column("confidence_score", sa.Float),
-    sa.Column("raw_google_response", _JSON),
-    sa.Column("raw_gpt4_response", _JSON),
+    sa.Column("raw_google_response", JSON),
+    sa.Column("raw_gpt4_response", JSON),
     created_at(),
 )
 
 media_analysis_details = define_table(
     "media_analysis_details",
     foreign_id("media_id"),
-    required("details", _JSON),
+    required("details", JSON),
 )
 
 # Vectors of images. The index has all that a search reads of an image that is not similar.
@@ -266,7 +266,7 @@ upload_results = define_table(
     required("media_id", sa.BigInteger, index=True),
     # Base of the media server's addresses; empty if the medium is a row of this database.
     required("server", sa.String(500)),
-    required("callback", _JSON),
+    required("callback", JSON),
     created_at("reported_at", nullable=False),
 )
 

@@ -339,6 +339,22 @@ async def test_a_database_of_an_earlier_version_gets_quotas_and_turns(
     await writer.aclose()
 
 
+async def test_an_upgrade_to_metadata_that_was_cut_off_is_completed(
+    backend: Backend, settings: DatabaseSettings
+) -> None:
+    url = backend.empty()
+    await upgrade(url, settings)
+    index = "DROP INDEX ix_media_metadata_mj_version"
+    on = "" if url.startswith("sqlite") else " ON media_metadata"
+    backend.run(
+        url,
+        "UPDATE smartserve_version SET version_num = '0009'; DROP TABLE media_tags;"
+        f"{index}{on}; SELECT 1",
+    )
+    assert await upgrade(url, settings)
+    backend.run(url, f"SELECT tag FROM media_tags; {index}{on}; SELECT 1")
+
+
 async def test_the_tables_of_ingest_are_those_required_and_unique_by_medium(
     existing: str, settings: DatabaseSettings, mariadb_backend: MariaDBBackend
 ) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy import create_engine, insert, select
 from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.schema import CreateTable
 
+from proxy.storage.database.metadata_tables import media_tags
 from proxy.storage.database.tables import (
     media_ai_analysis,
     media_files,
@@ -36,6 +37,11 @@ def test_mysql_updates_the_timestamp_itself() -> None:
 def test_choices_are_an_enum_on_mysql_and_text_on_sqlite() -> None:
     assert "status ENUM('downloading'" in ddl("media_files", "mysql")
     assert "status VARCHAR(16)" in ddl("media_files", "sqlite")
+
+
+def test_tags_are_compared_as_they_are_written_on_mysql_too() -> None:
+    assert "tag VARCHAR(191) COLLATE utf8mb4_bin" in ddl(media_tags.name, "mysql")
+    assert "COLLATE" not in ddl(media_tags.name, "sqlite")
 
 
 def test_ids_count_up_and_are_not_reused_on_sqlite(tmp_path: Path) -> None:
