@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
+from proxy.app.metadata import MetadataServices, open_metadata_services
 from proxy.app.rendering import RenderingServices, open_rendering
 from proxy.app.serving import ServingServices, open_serving
 from proxy.app.storage import StorageServices, open_storage
@@ -39,6 +40,8 @@ class Services:
     importer: FileImporter
     fallback_renderer: FallbackRenderer
     queue_metrics: QueueMetrics
+    metadata: MetadataServices | None
+    """None if `metadata.enabled` is false."""
     step_timeouts: StepTimeouts
     """Of the embedded ingest worker."""
     upload_arrived: asyncio.Event
@@ -68,6 +71,7 @@ async def open_services(
         serving = await stack.enter_async_context(
             open_serving(settings, storage, rendering, metrics=metrics, supervisor=supervisor)
         )
+        metadata = await stack.enter_async_context(open_metadata_services(settings, supervisor))
         # Closed before serving and storage, which steps that run late still use.
         step_timeouts = StepTimeouts(settings.ingest)
         stack.push_async_callback(step_timeouts.aclose)
@@ -93,6 +97,7 @@ async def open_services(
             fallback_renderer=FallbackRenderer(
                 database=storage.repository, planner=serving.planner, finals=serving.finals
             ),
+            metadata=metadata,
             queue_metrics=QueueMetrics(partial(queue_report, storage.writer)),
             step_timeouts=step_timeouts,
             upload_arrived=asyncio.Event(),

@@ -13,8 +13,6 @@ from proxy.metadata.container.result import BlockKind, ImageFacts, TextEntry, Wa
 from proxy.metadata.formats import FORMATS, TIFF_BASED
 from proxy.metadata.tags import FILE_GROUPS, Groups, all_of, number_of
 
-SCHEMA = 1
-
 _RAW = frozenset(FORMATS) - {
     *("jpeg", "png", "webp", "heic", "heif", "avif", "tiff", "bmp", "gif", "ico", "svg", "jxl"),
     "psd",

@@ -11,6 +11,9 @@ Progress = Callable[[int, str], None]
 """Called on the event loop with per cent and stage: ``walked``, ``engine``, ``credentials`` and
 ``complete``; before that, ``received`` is for the caller to report."""
 
+SCHEMA = 1
+"""Version of the metadata object; it is raised with each incompatible change."""
+
 PROGRESS: Mapping[str, int] = {
     "received": 10,
     "walked": 30,

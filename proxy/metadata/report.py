@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 
 from proxy.metadata import description, pillow_engine
 from proxy.metadata.container.result import Walk
+from proxy.metadata.extraction import SCHEMA
 from proxy.metadata.formats import FORMATS, extension_matches, level_of
 from proxy.metadata.generation.detect import detect
 from proxy.metadata.quality import ReadingFacts, quality_of
@@ -68,7 +69,7 @@ def report(
         format=name,
     )
     metadata = {
-        "schema": description.SCHEMA,
+        "schema": SCHEMA,
         "format": name,
         "mime_type": FORMATS[name].media_types[0],
         "extension_matches": matches,

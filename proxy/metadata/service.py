@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,9 @@ from proxy.metadata.exiftool import (
     interpreter,
     start_exiftool,
 )
-from proxy.metadata.extraction import PROGRESS, Extraction, ExtractOptions, Progress
+from proxy.metadata.extraction import PROGRESS, SCHEMA, Extraction, ExtractOptions, Progress
 from proxy.metadata.formats import FORMATS
+from proxy.metadata.generation.file_name import generator_of
 from proxy.metadata.quality import efficiency
 from proxy.metadata.tags import MAX_OUTPUT_BYTES
 from proxy.metadata.temp_folder import ReceivedFile, TempFolder
@@ -126,6 +128,17 @@ class MetadataService:
         """Versions of exiftool (empty if it is not used), Pillow, and c2pa (empty: not there)."""
         exiftool = "" if self._engines is None else self._engines.hello.codecs["exiftool"]
         return {"exiftool": exiftool, **self._workers.hello.codecs}
+
+    def variant(self, options: ExtractOptions) -> str:
+        """Return a hash of all on which an extraction depends, except for the file's content."""
+        settings, name = self._settings, options.file_name
+        depends = (
+            *(SCHEMA, dict(self.versions), options.advanced),
+            *(settings.c2pa, settings.stealth, settings.c2pa_trust_list),
+            # All that is read from the name: files of other names share the extraction.
+            *(name.rpartition(".")[2].lower() if "." in name else "", generator_of(name)),
+        )
+        return sha256(orjson.dumps(depends)).hexdigest()
 
     async def extract(
         self,
@@ -315,6 +328,7 @@ class MetadataService:
                 "streaming_enabled": True,
                 "fallback_extraction": fallback,
                 "engine_version": versions[name],
+                "cached": False,
             },
         )
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Self
 
 from proxy.domain.errors import BodyTooLarge, ConfigurationError, UploadStorageError
+from proxy.metadata.formats import DETECT_BYTES
 from proxy.runtime.tempfiles import STALE_S, write_all
 from proxy.runtime.thread_pool import ThreadPool
 
@@ -51,6 +52,8 @@ class ReceivedFile:
         self._pending = bytearray()
         self.name = random_name()
         self.byte_size = 0
+        self.head = b""
+        """The first `DETECT_BYTES` bytes, by which the format is detected."""
         self.descriptor = os.open(self.name, _NEW_FILE, 0o600, dir_fd=folder.descriptor)
         # An engine that runs as another user opens it by a link in its folder; see `_ENTER_ONLY`.
         os.fchmod(self.descriptor, 0o644)
@@ -75,6 +78,8 @@ class ReceivedFile:
         self.byte_size += len(chunk)
         if self.byte_size > self._max_bytes:
             raise BodyTooLarge(f"the file may have at most {self._max_bytes} bytes")
+        if len(self.head) < DETECT_BYTES:
+            self.head = (self.head + bytes(chunk[:DETECT_BYTES]))[:DETECT_BYTES]
         self._pending += chunk
         while len(self._pending) >= PIECE_BYTES:
             piece = bytes(self._pending[:PIECE_BYTES])

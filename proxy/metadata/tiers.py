@@ -20,6 +20,8 @@ from proxy.domain.errors import (
 from proxy.metadata.extraction import Extraction
 from proxy.metadata.extraction import Tier as Tier  # noqa: PLC0414 - importers find it here
 from proxy.metadata.formats import UNSUPPORTED_FORMAT, detect
+from proxy.metadata.tier_groups import is_visible, lowest_tier_of
+from proxy.settings import MetadataSettings
 
 _MIB = 1024 * 1024
 
@@ -66,19 +68,18 @@ LIMITS: Mapping[Tier, TierLimits] = MappingProxyType(
 )
 """The limits by default; settings can lower or raise the sizes."""
 
+
+def limits_of(settings: MetadataSettings) -> Mapping[Tier, TierLimits]:
+    """Return the limits with the sizes of the settings."""
+    return {
+        tier: replace(LIMITS[tier], max_bytes=getattr(settings, f"max_bytes_{tier}"))
+        for tier in Tier
+    }
+
+
 ADVANCED_TIER = Tier.FORENSIC
 """The lowest tier with the advanced analysis."""
-DETAILS_TIER = Tier.PROFESSIONAL
-"""The lowest tier with all groups."""
 
-_BASIC_GROUPS = frozenset(
-    {
-        *("File", "JFIF", "ExifIFD", "InteropIFD", "GPS", "PNG", "PNG-pHYs", "GIF", "RIFF"),
-        *(f"IFD{number}" for number in range(10)),
-    }
-)
-"""Groups of the lowest tier: basic EXIF, the position, and the text of generators. Not Composite,
-whose values come from groups that this tier may not see."""
 _DETAILED_TEXTS = ("xml:com.adobe.xmp", "raw profile type")
 """Beginnings of keywords whose text is XMP, IPTC or ICC."""
 
@@ -154,22 +155,28 @@ def lowered(tier: Tier, requested: str | None) -> Tier:
 
 def withhold(extraction: Extraction, tier: Tier) -> Extraction:
     """Return the extraction without what the tier may not see; ``withheld`` lists that."""
-    metadata, groups, fields, needs = dict(extraction.metadata), list[str](), list[str](), tier
-    if tier.rank < DETAILS_TIER.rank:
-        groups = [name for name in metadata["groups"] if name not in _BASIC_GROUPS]
-        kept = [one for one in metadata["text"] if _is_basic(one["keyword"])]
-        fields += ["text"] if len(kept) < len(metadata["text"]) else []
-        fields += ["c2pa"] if metadata["c2pa"] is not None else []
-        visible = {key: tags for key, tags in metadata["groups"].items() if key not in groups}
-        metadata |= {"groups": visible, "text": kept, "c2pa": None}
-        needs = DETAILS_TIER
-    if extraction.advanced is not None and tier.rank < ADVANCED_TIER.rank:
-        fields, needs = [*fields, "advanced"], ADVANCED_TIER
-        extraction = replace(extraction, advanced=None)
-    if groups or fields:
-        metadata["withheld"] = {"groups": groups, "fields": fields, "needs": needs.value}
-    return replace(extraction, metadata=metadata)
+    metadata = dict(extraction.metadata)
+    groups = [name for name in metadata["groups"] if not is_visible(name, tier)]
+    texts = [one for one in metadata["text"] if is_visible(_group_of(one["keyword"]), tier)]
+    parts = {"c2pa": metadata["c2pa"], "advanced": extraction.advanced}
+    fields = ["text"] if len(texts) < len(metadata["text"]) else []
+    fields += [
+        name for name, part in parts.items() if part is not None and not is_visible(name, tier)
+    ]
+    if not groups and not fields:
+        return extraction
+    hidden = ("XMP" if name == "text" else name for name in (*groups, *fields))
+    needs = max(map(Tier, map(lowest_tier_of, hidden)), key=lambda one: one.rank)
+    metadata |= {
+        "groups": {key: tags for key, tags in metadata["groups"].items() if key not in groups},
+        "text": texts,
+        "c2pa": None if "c2pa" in fields else metadata["c2pa"],
+        "withheld": {"groups": groups, "fields": fields, "needs": needs.value},
+    }
+    advanced = None if "advanced" in fields else extraction.advanced
+    return replace(extraction, metadata=metadata, advanced=advanced)
 
 
-def _is_basic(keyword: str) -> bool:
-    return not keyword.lower().startswith(_DETAILED_TEXTS)
+def _group_of(keyword: str) -> str:
+    """Return the group of a text of the container: some hold XMP, IPTC or ICC."""
+    return "XMP" if keyword.lower().startswith(_DETAILED_TEXTS) else "PNG"

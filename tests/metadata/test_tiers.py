@@ -125,12 +125,12 @@ def test_the_advanced_analysis_needs_a_high_tier() -> None:
 def test_the_lowest_tier_sees_basic_exif_the_position_and_the_generator() -> None:
     whole = extraction()
     found = withhold(whole, Tier.FREE).metadata
-    assert set(found["groups"]) == {"File", "IFD0", "ExifIFD", "GPS", "PNG"}
+    assert set(found["groups"]) == {"File", "IFD0", "ExifIFD", "GPS", "PNG", "Composite"}
     assert found["text"] == TEXTS[:1]
     assert found["c2pa"] is None
     assert found["ai_generation"], found["gps"]
     assert found["withheld"] == {
-        "groups": ["Canon", "IPTC", "XMP-dc", "ICC_Profile", "Composite"],
+        "groups": ["Canon", "IPTC", "XMP-dc", "ICC_Profile"],
         "fields": ["text", "c2pa"],
         "needs": "professional",
     }

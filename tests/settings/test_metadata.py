@@ -19,7 +19,15 @@ def test_the_processes_have_the_lowest_priority() -> None:
     assert MetadataSettings().worker_settings(WorkerSettings()).nice == 19
 
 
-@pytest.mark.parametrize("wrong", [{"engine": "exif"}, {"engines": -1}, {"timeout_s": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"engine": "exif"}, {"engines": -1}, {"timeout_s": 0}),
+        *({"default_tier": "gold"}, {"anonymous": "maybe"}, {"max_bytes_free": 0}),
+        {"max_bytes_professional": 1024},
+        {"max_bytes_enterprise": 2**40},
+    ],
+)
 def test_values_out_of_range_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         MetadataSettings.model_validate(wrong)

@@ -28,12 +28,17 @@ _PATTERNS = tuple(
 )
 
 
+def generator_of(file_name: str) -> str | None:
+    """Return the generator whose files have such names."""
+    name = re.split(r"[\\/]", file_name)[-1][:300]
+    return next((generator for pattern, generator in _PATTERNS if pattern.fullmatch(name)), None)
+
+
 def parse(sources: Sources) -> ParserResult | None:
     """Return evidence from the file name; it never sets the source."""
-    name = re.split(r"[\\/]", sources.file_name)[-1][:300]
-    for pattern, generator in _PATTERNS:
-        if pattern.fullmatch(name):
-            says = f"named as files of {generator}"
-            evidence = Evidence(EvidenceClass.FILE_NAME, "file name", "name", says)
-            return ParserResult(involvement=Involvement.NONE_FOUND, evidence=[evidence])
-    return None
+    generator = generator_of(sources.file_name)
+    if generator is None:
+        return None
+    says = f"named as files of {generator}"
+    evidence = Evidence(EvidenceClass.FILE_NAME, "file name", "name", says)
+    return ParserResult(involvement=Involvement.NONE_FOUND, evidence=[evidence])
