@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
+from resource import RUSAGE_THREAD, getrusage
 from typing import Any
 
 import pytest
@@ -36,7 +38,8 @@ NEW = NewMedia(7, DataType.PRODUCT, "a.jpg", "bulk/a.jpg")
 class Stored:
     """Rows in a real database and finals on a real disk, none of them in memory."""
 
-    def __init__(self, repository: SqlMediaRepository, store: TieredStore) -> None:
+    def __init__(self, repository: SqlMediaRepository, store: TieredStore, root: Path) -> None:
+        self.root = root
         self.repository = repository
         self.rows = CachedMediaRepository(repository, repository.settings)
         self.store = store
@@ -112,7 +115,7 @@ async def stored(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
         store = await stack.enter_async_context(
             TieredStore(tmp_path / "renditions", RenditionSettings())
         )
-        opened = Stored(repository, store)
+        opened = Stored(repository, store, tmp_path / "renditions")
         stack.push_async_callback(opened.rows.aclose)
         stack.push_async_callback(opened.lookup.aclose)
         yield opened
@@ -263,9 +266,46 @@ async def test_a_cancelled_request_does_not_cancel_the_look_up_of_another(
 
 async def test_a_slow_disk_gets_a_job_for_each_look_up(stored: Stored) -> None:
     ids = [await stored.add() for _ in range(4)]
-    stored.lookup._mean_s = 1.0
+    stored.lookup._slow = 1.0
     await asyncio.gather(*map(stored.find, ids))
     assert stored.jobs == len(ids)
+
+
+async def test_the_disk_counts_as_slow_if_the_kernel_had_to_read_it(stored: Stored) -> None:
+    await stored.add()
+    file = next(path for path in stored.root.rglob("*") if path.is_file())
+    other = await stored.add()
+    for path in stored.root.rglob("*"):
+        if path.is_file():
+            drop_from_memory(path)
+    reads = getrusage(RUSAGE_THREAD).ru_inblock
+    file.read_bytes()
+    if getrusage(RUSAGE_THREAD).ru_inblock == reads:
+        pytest.skip("this file system has no disk")
+    assert await stored.body(other) == b"final of %d" % other
+    assert stored.lookup._slow > 0
+
+
+def drop_from_memory(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+async def test_requests_during_a_job_share_the_next_one(stored: Stored) -> None:
+    ids = [await stored.add() for _ in range(3)]
+    gate = stored.hold_after_read()
+    tasks = [asyncio.create_task(stored.body(ids[0]))]
+    await eventually(gate.reached.is_set)
+    queue = stored.lookup._waiting
+    tasks.append(asyncio.create_task(stored.body(ids[1])))
+    await eventually(lambda: len(queue) == 1 or stored.jobs > 1)
+    tasks.append(asyncio.create_task(stored.body(ids[2])))
+    await eventually(lambda: len(queue) == 2 or stored.jobs > 1)
+    assert stored.jobs == 1
+    gate.opened.set()
+    assert await asyncio.gather(*tasks) == [b"final of %d" % one for one in ids]
+    assert stored.jobs == 2
 
 
 async def test_that_nothing_is_stored_is_reported_with_the_plan_and_a_draft_is_not(
