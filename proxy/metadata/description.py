@@ -6,7 +6,7 @@ Runs in the confined worker. Every field is always present; what is unknown is N
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from proxy.metadata.container.result import BlockKind, ImageFacts, TextEntry, Walk
@@ -201,46 +201,81 @@ def visible(groups: Groups) -> Groups:
 def with_exact_texts(groups: Groups, walk: Walk) -> Groups:
     """Replace what exiftool has converted by the strings that the walk has read.
 
-    exiftool prints ``True`` as ``true`` and a text that looks like a number as one.
+    exiftool prints ``True`` as ``true`` and a text that looks like a number as one. It also takes
+    text without a declared encoding for Windows-1252 (IPTC, PNG) or drops what is not UTF-8 (EXIF).
     """
     exact = dict(groups)
     chunks = [one for one in walk.texts if one.where.startswith("PNG ")]
-    if "PNG" in exact:
-        exact["PNG"] = _with_exact(exact["PNG"], chunks, _png_name)
-    for entry in walk.exif:
-        # exiftool guesses the encoding of some comments differently.
-        if isinstance(exact.get(entry.where, {}).get(entry.keyword), str) and entry.text:
-            exact[entry.where] = {**exact[entry.where], entry.keyword: entry.text}
+    for group, entries, name_of in (
+        ("PNG", chunks, _png_name),
+        ("IPTC", walk.iptc, str),
+        ("File", [one for one in walk.texts if one.where == "JPEG COM"], str),
+        ("GIF", [one for one in walk.texts if one.where == "GIF comment"], str),
+    ):
+        if group in exact and entries:
+            exact[group] = _with_exact(exact[group], entries, name_of, (_same, _same_ascii))
+    for group in {one.where for one in walk.exif} & exact.keys():
+        entries = [one for one in walk.exif if one.where == group]
+        exact[group] = _with_exact(exact[group], entries, str, (_same, _same_ascii, _is_text))
     for group in [name for name in exact if name.startswith("XMP-")]:
         prefix = f"{group.removeprefix('XMP-')}:"
         entries = [one for one in walk.xmp if one.keyword.startswith(prefix)]
-        exact[group] = _with_exact(exact[group], entries, lambda keyword: keyword.partition(":")[2])
+        exact[group] = _with_exact(exact[group], entries, _without_prefix, (_same,))
     return exact
 
 
+def _without_prefix(keyword: str) -> str:
+    return keyword.partition(":")[2]
+
+
 def _with_exact(
-    tags: Mapping[str, Any], entries: Iterable[TextEntry], name_of: Any
+    tags: Mapping[str, Any],
+    entries: Iterable[TextEntry],
+    name_of: Callable[[str], str],
+    rules: Iterable[Callable[[str, Any], bool]],
 ) -> dict[str, Any]:
+    """Return the tags with the texts of the walk; the first rule that finds one decides."""
     texts: dict[str, list[str]] = {}
     for entry in entries:
         texts.setdefault(name_of(entry.keyword).lower(), []).append(entry.text)
-    found = {}
-    for key, value in tags.items():
-        left = texts.get(key.rpartition(":")[2].lower(), [])
-        # Lists and structures are several entries of the walk.
-        single = not isinstance(value, list | dict)
-        match = next((one for one in left if _same(one, value)), None) if single else None
-        if match is not None:
-            left.remove(match)
-        found[key] = value if match is None else match
-    return found
+
+    def exact(value: Any, left: list[str]) -> Any:
+        if isinstance(value, list):
+            return [exact(one, left) for one in value]
+        found = (one for rule in rules for one in left if rule(one, value))
+        if (match := next(found, None)) is None:
+            return value
+        left.remove(match)
+        # exiftool keeps the spaces with which cameras fill their texts.
+        return value if isinstance(value, str) and value.strip() == match.strip() else match
+
+    return {key: exact(tags[key], texts.get(_plain_name(key), [])) for key in tags}
+
+
+def _plain_name(key: str) -> str:
+    """Return a tag's name without the prefix of a copy."""
+    return key.rpartition(":")[2].lower()
 
 
 def _same(text: str, value: Any) -> bool:
     """Return whether a value is what exiftool makes of a text."""
     if isinstance(value, bool):
-        return text.lower() == str(value).lower()
-    return text == str(value)
+        return text.strip().lower() == str(value).lower()
+    return not isinstance(value, Mapping) and text.strip() == str(value).strip()
+
+
+def _same_ascii(text: str, value: Any) -> bool:
+    """Return whether a value differs only in characters that are encoded differently."""
+    return isinstance(value, str) and _ascii(text) == _ascii(value)
+
+
+def _ascii(text: str) -> str:
+    return re.sub(r"[^\x21-\x3e\x40-\x7e]", "", text)
+
+
+def _is_text(_text: str, value: Any) -> bool:
+    """Return True for each text: exiftool guesses the encoding of some comments differently."""
+    return isinstance(value, str) and not value.startswith("(Binary data ")
 
 
 def _png_name(keyword: str) -> str:

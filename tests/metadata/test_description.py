@@ -126,6 +126,47 @@ def test_texts_of_the_walk_replace_converted_values() -> None:
     assert "IFD0" not in found
 
 
+def test_a_text_that_exiftool_has_decoded_wrongly_or_made_a_number_is_the_one_of_the_walk() -> None:
+    walked = replace(
+        EMPTY,
+        texts=(TextEntry("Comment", "JPEG COM", "True"),),
+        exif=(TextEntry("Artist", "IFD0", "true"), TextEntry("Software", "IFD0", "007")),
+        iptc=(
+            TextEntry("CopyrightNotice", "IPTC", "© Corbis"),
+            TextEntry("Keywords", "IPTC", "Zürich"),
+            TextEntry("Keywords", "IPTC", "False"),
+            TextEntry("City", "IPTC", "Bern"),
+        ),
+    )
+    groups: Any = {
+        "File": {"Comment": True, "ImageWidth": 3},
+        "IFD0": {"Artist": True, "Software": "007", "Make": "Canon"},
+        "IPTC": {
+            "CopyrightNotice": "Â© Corbis",
+            "Keywords": ["ZÃ¼rich", False],
+            "City": "Bern   ",
+            "Urgency": 5,
+        },
+    }
+    found = description.with_exact_texts(groups, walked)
+    assert found["File"] == {"Comment": "True", "ImageWidth": 3}
+    assert found["IFD0"] == {"Artist": "true", "Software": "007", "Make": "Canon"}
+    assert found["IPTC"] == {
+        "CopyrightNotice": "© Corbis",
+        "Keywords": ["Zürich", "False"],
+        "City": "Bern   ",
+        "Urgency": 5,
+    }
+
+
+def test_two_exif_blocks_keep_their_own_texts() -> None:
+    walked = replace(
+        EMPTY, exif=(TextEntry("Artist", "IFD0", "first"), TextEntry("Artist", "IFD0", "second"))
+    )
+    groups: Any = {"IFD0": {"Artist": "first", "Copy1:Artist": "second"}}
+    assert description.with_exact_texts(groups, walked)["IFD0"] == groups["IFD0"]
+
+
 def test_blocks_without_a_tag_are_missing_from_the_completeness() -> None:
     blocks = (
         Block(BlockKind.EXIF, "JPEG APP1", b"", (Extent(0, 300),)),

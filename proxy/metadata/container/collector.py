@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from collections.abc import Iterable
 from dataclasses import replace
@@ -176,12 +177,13 @@ def _merged(extents: Iterable[Extent]) -> tuple[Extent, ...]:
 
 
 def decode_text(raw: bytes) -> str:
-    """Decode text of an undeclared encoding: UTF-8 if it is valid, otherwise Latin-1.
+    """Decode text of an undeclared encoding: UTF-8 if it is valid, otherwise Windows-1252.
 
     PNG and JPEG declare Latin-1 or nothing; most tools write UTF-8. Text in Latin-1 with accents is
-    practically never valid UTF-8.
+    practically never valid UTF-8. Windows-1252 has quotation marks and dashes where Latin-1 has
+    control characters, which no one writes.
     """
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return raw.decode("latin-1")
+    for encoding in ("utf-8", "cp1252"):
+        with contextlib.suppress(UnicodeDecodeError):
+            return raw.decode(encoding)
+    return raw.decode("latin-1")

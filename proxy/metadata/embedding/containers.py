@@ -96,6 +96,7 @@ def _is_latin(text: str) -> bool:
     if text.isascii():
         return True
     try:
+        text.encode("cp1252")  # fails for control characters: readers take them for quotes
         text.encode("latin-1").decode()
     except UnicodeDecodeError:
         return True

@@ -102,8 +102,10 @@ def test_warnings_are_kept_once_and_up_to_a_limit() -> None:
         (b"plain", "plain"),
         ("Tür, 猫".encode(), "Tür, 猫"),
         ("Tür".encode("latin-1"), "Tür"),
+        (b"\x93T\xfcr\x94", "“Tür”"),
+        (b"\x81T\xfcr", "\x81Tür"),
         (b"", ""),
     ],
 )
-def test_text_is_utf_8_if_valid_otherwise_latin_1(raw: bytes, text: str) -> None:
+def test_text_is_utf_8_if_valid_otherwise_windows_1252(raw: bytes, text: str) -> None:
     assert decode_text(raw) == text

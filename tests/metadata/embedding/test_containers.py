@@ -95,8 +95,8 @@ def test_text_is_written_before_the_pixels_as_text_or_international_text() -> No
     assert image.text == {**texts, "nul": "ab"}
 
 
-def test_text_that_readers_would_take_for_utf_8_is_international_text() -> None:
-    text = "Größe".encode().decode("latin-1")
+@pytest.mark.parametrize("text", ["Größe".encode().decode("latin-1"), "a\x80b"])
+def test_text_that_readers_would_take_for_another_is_international_text(text: str) -> None:
     assert chunks(with_metadata(FILES["png"], {"key": text}, b""))[1][0] == b"iTXt"
 
 
