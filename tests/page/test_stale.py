@@ -155,6 +155,8 @@ async def test_a_closed_inspector_requests_nothing(visit: Visit) -> None:
     assert (await page.request.get(f"{visit.base}/info/{LOGO}")).ok
     async with held(page, f"**/info/{LOGO}") as released:
         await page.get_by_role("button", name="Inspect logo.png").click()
+        # An inspector that has not opened yet is hidden, too.
+        await expect(page.locator("#inspector")).to_be_visible()
         await page.keyboard.press("Escape")
         await expect(page.locator("#inspector")).to_be_hidden()
         page.on("request", lambda request: asked.append(request.url))
