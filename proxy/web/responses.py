@@ -1,17 +1,19 @@
-"""Responses: a complete body in one write, or a stream of pieces."""
+"""Responses: a complete body in one write, a stream of pieces, or a WebSocket."""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import orjson
 import structlog
-from aiohttp import HttpVersion11, web
+from aiohttp import HttpVersion11, WSCloseCode, WSMsgType, web
 from aiohttp.abc import AbstractStreamWriter
 
 from proxy.domain.errors import SmartserveError
@@ -37,6 +39,12 @@ _ALLOWED_HEADERS = (
     "Accept, Authorization, Cache-Control, Content-Type, If-Modified-Since, If-None-Match,"
     " If-Range, Pragma, Range, X-Requested-With, *"
 )
+_MAX_MESSAGE_BYTES = 64 * 1024
+_PING_S = 40.0
+"""Time without data after which a client is pinged. It then has half of that for its pong, also if
+a long message is still on the way to it. Proxies close connections that are idle for a minute."""
+_CLOSE_S = 2.0
+"""Time for the client's part of the closing handshake."""
 _URL_CHARACTERS = "!#$%&'()*+,/:;=?@[]"
 _REDIRECT = "public, max-age=3600"
 
@@ -275,4 +283,76 @@ class StreamedResponse(web.StreamResponse):
             self._release()
 
 
-Answer = BufferedResponse | StreamedResponse
+class SocketResponse(web.WebSocketResponse):
+    """A WebSocket (RFC 6455): it has been sent when it is closed.
+
+    Messages are not compressed: a few bytes could expand to a message of the maximum size, and each
+    socket would need 300 KB.
+    """
+
+    def __init__(
+        self,
+        converse: Callable[[SocketResponse], Awaitable[None]],
+        *,
+        outcome: Outcome,
+        ping_s: float = _PING_S,
+        release: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``converse`` is called with the open socket, which is closed when it returns.
+
+        ``release`` is called when `send` has ended, also with an error.
+        """
+        # aiohttp rejects a message that has as many bytes as its limit.
+        super().__init__(
+            heartbeat=ping_s,
+            timeout=_CLOSE_S,
+            compress=False,
+            max_msg_size=_MAX_MESSAGE_BYTES + 1,
+            writer_limit=JOINED_BYTES,
+        )
+        self._converse = converse
+        self._release = release
+        # Frames of concurrent senders wait here: at most one message is in the buffer.
+        self._sending = asyncio.Lock()
+        self.sent = 0
+        """Bytes of the messages that were sent."""
+        self.outcome = outcome
+        self.histogram: RequestHistogram | None = None
+        self.request_id = ""
+        self.broken: str | None = None
+        """Why it ended without a closing handshake, if it did."""
+
+    async def send(self, request: BaseRequest) -> None:
+        """Accept the upgrade, converse, and close."""
+        self.headers["Server"] = SERVER
+        self.headers["X-Request-Id"] = self.request_id
+        try:
+            await self.prepare(request)
+            await self._converse(self)
+            await self.close()
+        except ConnectionError:
+            self.broken = LEFT
+        except Exception:
+            # The outermost boundary of a socket: an HTTP response would be no frame.
+            log.exception("socket_failed", request_id=self.request_id)
+            self.broken = "defect"
+            await self.close(code=WSCloseCode.INTERNAL_ERROR)
+        finally:
+            self._release()
+
+    async def send_message(self, message: Mapping[str, Any]) -> None:
+        """Send JSON; return when the client has read nearly all of it.
+
+        Raises:
+            ConnectionError: the socket is closed.
+        """
+        await self.send_encoded(orjson.dumps(message))
+
+    async def send_encoded(self, message: bytes) -> None:
+        """Send JSON that is encoded already; otherwise as `send_message`."""
+        async with self._sending:
+            await self.send_frame(message, WSMsgType.TEXT)
+            self.sent += len(message)
+
+
+Answer = BufferedResponse | StreamedResponse | SocketResponse

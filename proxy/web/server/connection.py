@@ -274,6 +274,14 @@ class Connection(RequestHandler):
             self._server.leave(self, self._reason)
         super().connection_lost(exc)
 
+    def close(self) -> None:
+        """Read nothing more; aiohttp calls this if a client violates the WebSocket protocol."""
+        if self._requests.upgraded:
+            # aiohttp would close its transport at once, which resets the connection if bytes are
+            # unread: the client would not learn why. `linger_after_last` closes it.
+            self.transport = None
+        super().close()
+
     def force_close(self) -> None:
         """Close, also while lingering."""
         # aiohttp closes only its own transport, which is None while lingering; see `_linger`.
@@ -348,7 +356,8 @@ class Connection(RequestHandler):
     def review(self, now: float) -> None:
         """Close the connection if a deadline of its client has passed.
 
-        While a response is computed the client waits for the server, so no deadline runs.
+        While a response is computed the client waits for the server, so no deadline runs. Neither
+        does one while a WebSocket is open, except that its client has to read: it sends pings.
         """
         wire, waiter = self._wire, self._waiter
         if wire is None:

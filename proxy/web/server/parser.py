@@ -157,6 +157,7 @@ class Parser:
         "discards",
         "head_since",
         "restricted",
+        "upgraded",
     )
 
     def __init__(
@@ -196,6 +197,8 @@ class Parser:
         self.discards = False
         # On a reserve slot: pass on one request, and that only if it is a probe.
         self.restricted = False
+        # Whether the last request offered an upgrade that its handler may accept.
+        self.upgraded = False
 
     def __getattr__(self, name: str) -> Any:
         """Return all other attributes of aiohttp's parser."""
@@ -298,8 +301,12 @@ class Parser:
                 rejected = RejectedRequest(rejection, message.method)
                 return self._end_with(messages[:at], rejected.as_message())
             if self.restricted or _is_last(message, payload):
-                last = message._replace(should_close=True, upgrade=False)
-                return self._end_with(messages[:at], (last, payload))
+                self.upgraded = _may_upgrade(message, payload)
+                last = message._replace(should_close=True, upgrade=self.upgraded)
+                ended, *_ = self._end_with(messages[:at], (last, payload))
+                # aiohttp stores what follows an upgrade. It is read as frames if a handler accepts,
+                # and otherwise comes back to this parser, which discards it.
+                return ended, self.upgraded, parsed[2] if self.upgraded else b""
         if (
             len(messages) == 1
             # The request is exactly this chunk: nothing of it came before, nothing follows.
@@ -368,9 +375,20 @@ class Parser:
 def _is_last(message: RawRequestMessage, payload: object) -> bool:
     """Return whether no further request is read on the connection."""
     # A body ends its connection: a second server could see a request begin at another byte than
-    # this one (request smuggling; RFC 9112, 11.2). Upgrade is ignored (RFC 9110, 7.8), but its
-    # client may continue in that protocol. TRACE has no legitimate use here.
+    # this one (request smuggling; RFC 9112, 11.2). The client of an Upgrade may continue in that
+    # protocol even if it is ignored (RFC 9110, 7.8). TRACE has no legitimate use here.
     return payload is not EMPTY_PAYLOAD or message.upgrade or message.method == "TRACE"
+
+
+def _may_upgrade(message: RawRequestMessage, payload: object) -> bool:
+    """Return whether a handler may accept an offered upgrade: to WebSocket (RFC 6455, 4.2.1)."""
+    return (
+        message.upgrade
+        and payload is EMPTY_PAYLOAD
+        and message.method == "GET"
+        and message.version == HttpVersion11
+        and message.headers.get("Upgrade", "").strip().lower() == "websocket"
+    )
 
 
 def _fault(message: RawRequestMessage, payload: object) -> RequestRejection | None:

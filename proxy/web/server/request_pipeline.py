@@ -242,11 +242,14 @@ class RequestPipeline:
         """Count a response, end its span and write its access-log line."""
         if histogram is None:
             histogram = self._metrics.histogram_of(answered.outcome, answered.status)
-        histogram.add(first_byte_s, last_byte_s, answered.sent)
+        # A socket is open for as long as its client wants, which says nothing of the server.
+        upgraded = answered.status == HTTPStatus.SWITCHING_PROTOCOLS
+        measured_s = first_byte_s if upgraded else last_byte_s
+        histogram.add(first_byte_s, measured_s, answered.sent)
         traced = None
         if span is not None:
             traced = trace_id(span.get_span_context())
-            histogram.exemplify(first_byte_s, last_byte_s, traced)
+            histogram.exemplify(first_byte_s, measured_s, traced)
             end_request(span, answered)
         if self._access_log is not None:
             self._access_log.line(

@@ -7,7 +7,7 @@ import gc
 import os
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from functools import partial
 from typing import Any, cast
@@ -65,6 +65,8 @@ class ServerRunner(web.AppRunner):
         self._settings = settings
         self._connections: ConnectionServer | None = None
         self._drain_task: asyncio.Task[None] | None = None
+        self.on_drain: list[Callable[[], None]] = []
+        """Called when a drain begins: a socket does not end by itself, as a response does."""
 
     async def _make_server(self) -> web.Server:
         """Put the server that accepts before the application's own; watch its connections."""
@@ -210,8 +212,7 @@ class ServerRunner(web.AppRunner):
 
         Each response closes its connection meanwhile.
         """
-        if self._connections is not None:
-            self._connections.draining = True
+        self._start_draining()
         # A task: the time begins now, although other parts are stopped before `drain` is awaited.
         self._drain_task = asyncio.create_task(self._drain_after(hurried))
 
@@ -225,9 +226,15 @@ class ServerRunner(web.AppRunner):
         """Stop accepting; return when all responses are sent, or after ``drain_s``."""
         await (self._drain_task or self._drain())
 
+    def _start_draining(self) -> None:
+        if self._connections is None or self._connections.draining:
+            return
+        self._connections.draining = True
+        for call in self.on_drain:
+            call()
+
     async def _drain(self) -> None:
-        if self._connections is not None:
-            self._connections.draining = True
+        self._start_draining()
         self._stop_accepting()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._settings.drain_s):

@@ -386,6 +386,40 @@ async def test_an_offered_upgrade_is_ignored_and_ends_the_connection(
     assert bench.parser.discards
 
 
+SOCKET = b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: WebSocket\r\n\r\n"
+
+
+async def test_an_upgrade_to_a_websocket_is_passed_on_with_what_follows_it(bench: Bench) -> None:
+    messages, upgraded, rest = bench.parser.feed_data(GET + SOCKET + b"frames")
+    assert [one.upgrade for one, _ in messages] == [False, True]
+    assert messages[-1][0].should_close
+    assert (upgraded, rest) == (True, b"frames")
+    assert bench.feed(PROBE) == [], "if the upgrade is declined, nothing is read as a request"
+
+
+@pytest.mark.parametrize(
+    "offer",
+    [
+        SOCKET.replace(b"GET", b"HEAD"),
+        SOCKET.replace(b"HTTP/1.1", b"HTTP/1.0"),
+        SOCKET.replace(b"WebSocket", b"h2c"),
+        SOCKET.replace(b"GET /ws", b"POST /info").replace(
+            b"\r\n\r\n", b"\r\nContent-Length: 6\r\n\r\n"
+        ),
+    ],
+)
+async def test_no_other_upgrade_is_passed_on(bench: Bench, offer: bytes) -> None:
+    messages, upgraded, rest = bench.parser.feed_data(offer + b"frames")
+    assert [(one.upgrade, one.should_close) for one, _ in messages] == [(False, True)]
+    assert (upgraded, rest) == (False, b"")
+
+
+async def test_a_restricted_parser_passes_no_upgrade(bench: Bench) -> None:
+    bench.parser.restricted = True
+    (rejected,) = bench.feed(SOCKET)
+    assert status(rejected) == 503
+
+
 async def test_a_restricted_parser_answers_no_kept_head() -> None:
     heads = ParsedHeads()
     Bench(cached=True, parsed_heads=heads).feed(GET)
