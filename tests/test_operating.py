@@ -44,7 +44,7 @@ async def test_every_metric_that_is_named_is_one_that_is_exported(
 
 
 async def test_every_label_value_that_is_named_is_one_that_occurs(server: Serving) -> None:
-    open_ended = {"status", "source", "stage", "version"}
+    open_ended = {"status", "source", "stage", "version", "code"}
     samples = [
         sample for family in server.services.metrics.registry.collect() for sample in family.samples
     ]

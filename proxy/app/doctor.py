@@ -15,6 +15,7 @@ from proxy.doctor.installation import Installation
 from proxy.doctor.probe import HttpProbe
 from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.upload import QueueReport
+from proxy.metadata.service import open_metadata
 from proxy.rendering.pool.admission import PATIENCE
 from proxy.settings import Settings
 from proxy.storage.database.engine import sqlite_file
@@ -54,6 +55,11 @@ async def open_installation(
             rows=partial(_open_rows, settings),
             sources=sources,
             worker=partial(one_worker, settings),
+            metadata=partial(
+                open_metadata,
+                settings.metadata.model_copy(update={"engines": 1}),
+                settings.workers,
+            ),
             main_api=partial(open_main_api, settings, settings.ingest.main_api_url.rstrip("/")),
             queue=partial(_queue_report, settings) if has_worker(settings) else None,
             server=HttpProbe(url, timeout_s=timeout_s),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 import structlog
 
 from proxy.domain.errors import ConfigurationError
-from proxy.metadata.extractor import Extractor
+from proxy.metadata.extraction import IDLE_STATISTICS
+from proxy.metadata.extractor import COUNTS, Extractor
 from proxy.runtime.supervised_task import BackgroundTask, TaskSupervisor
 from proxy.settings import Settings
+from proxy.telemetry.metrics import MetadataMetrics
 
 if TYPE_CHECKING:
     from proxy.metadata.service import MetadataService
@@ -33,7 +35,7 @@ class MetadataServices:
 
 @asynccontextmanager
 async def open_metadata_services(
-    settings: Settings, supervisor: TaskSupervisor
+    settings: Settings, supervisor: TaskSupervisor, telemetry: MetadataMetrics
 ) -> AsyncIterator[MetadataServices | None]:
     """Open the services, or yield None if they are disabled; no process is started yet."""
     own = settings.metadata
@@ -45,7 +47,7 @@ async def open_metadata_services(
         # With the first file: most servers start without one.
         from proxy.metadata.service import open_metadata  # noqa: PLC0415
 
-        return open_metadata(own, settings.workers, supervisor=supervisor)
+        return open_metadata(own, settings.workers, supervisor=supervisor, telemetry=telemetry)
 
     async def sweep() -> None:
         await asyncio.to_thread(_sweep, own.temp_root)
@@ -59,6 +61,14 @@ async def open_metadata_services(
         extractor = Extractor(own, open_service, processes=processes)
         stack.push_async_callback(extractor.aclose)
         yield MetadataServices(extractor)
+
+
+def metadata_statistics(metadata: MetadataServices | None) -> Mapping[str, float]:
+    """Return the figures of all services; 0 for those that are disabled."""
+    return _DISABLED if metadata is None else metadata.extractor.statistics()
+
+
+_DISABLED = {**IDLE_STATISTICS, "uploads": 0.0, **dict.fromkeys(COUNTS, 0.0)}
 
 
 def _sweep(root: str) -> None:

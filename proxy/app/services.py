@@ -71,7 +71,9 @@ async def open_services(
         serving = await stack.enter_async_context(
             open_serving(settings, storage, rendering, metrics=metrics, supervisor=supervisor)
         )
-        metadata = await stack.enter_async_context(open_metadata_services(settings, supervisor))
+        metadata = await stack.enter_async_context(
+            open_metadata_services(settings, supervisor, metrics.metadata)
+        )
         # Closed before serving and storage, which steps that run late still use.
         step_timeouts = StepTimeouts(settings.ingest)
         stack.push_async_callback(step_timeouts.aclose)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
+from proxy.app.metadata import metadata_statistics
 from proxy.app.services import Services
 from proxy.app.uploads import UploadServices, new_guard
 from proxy.domain.media import Media
@@ -257,6 +258,7 @@ def _statistics(services: Services, runner: ServerRunner) -> Mapping[str, Statis
         "disk": lambda: storage.renditions.statistics()["disk"],
         "ingest": services.queue_metrics.statistics,
         "step_timeouts": services.step_timeouts.statistics,
+        "metadata": partial(metadata_statistics, services.metadata),
         "spans": services.tracing.statistics,
         "log": OUTPUT.statistics,
     }

@@ -23,6 +23,7 @@ ALERTS: Mapping[str, tuple[str, ...]] = {
     "Somebody guesses keys": ("key files", "proxy closed", "proxy forwarded"),
     "Uploads are stuck": ("upload queue",),
     "The main API cannot be asked": ("main API",),
+    "Metadata engines are down": ("metadata engine", "metadata sandbox", "metadata folder"),
 }
 """Headings in deploy/OPERATING.md, and the checks that each one explains."""
 _ALERT_OF = {check: alert for alert, checks in ALERTS.items() for check in checks}

@@ -11,6 +11,7 @@ from proxy.doctor.probe import HttpProbe, ImageResponses
 from proxy.domain.media import Media
 from proxy.domain.upload import QueueReport
 from proxy.ingest.main_api import MainApi
+from proxy.metadata.service import MetadataService
 from proxy.rendering.pool.pool import WorkerPool
 from proxy.settings import Settings
 from proxy.storage.database.media_repository import SqlMediaRepository
@@ -33,6 +34,8 @@ class Installation:
     sources: LocalOriginals
     worker: Callable[[], AbstractAsyncContextManager[WorkerPool]]
     """Starts one worker process and stops it at the end of the block."""
+    metadata: Callable[[], AbstractAsyncContextManager[MetadataService]]
+    """Starts the processes that extract metadata, one of each kind; stops them after the block."""
     main_api: Callable[[], AbstractAsyncContextManager[MainApi]]
     queue: Callable[[], Awaitable[QueueReport]] | None
     """None if this installation does not process uploads."""

@@ -6,6 +6,7 @@ from proxy.doctor.check import Finding
 from proxy.doctor.database import check_database
 from proxy.doctor.installation import Installation
 from proxy.doctor.machine import check_renditions, check_settings
+from proxy.doctor.metadata import check_metadata
 from proxy.doctor.originals import check_image, check_originals
 from proxy.doctor.reverse_proxy import check_proxy
 from proxy.doctor.server import check_server
@@ -18,6 +19,7 @@ AREAS = (
     check_originals,
     check_renditions,
     check_workers,
+    check_metadata,
     check_uploads,
     # Chooses the image that the next two areas request, instead of the newest.
     check_image,

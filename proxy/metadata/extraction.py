@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from proxy.rendering.pool.pool import RESTART_REASONS
+
 Progress = Callable[[int, str], None]
 """Called on the event loop with per cent and stage: ``walked``, ``engine``, ``credentials`` and
 ``complete``; before that, ``received`` is for the caller to report."""
@@ -22,6 +24,23 @@ PROGRESS: Mapping[str, int] = {
     "complete": 100,
 }
 """Per cent by stage."""
+
+OUTCOMES = ("ok", "unknown_format", "too_large", "failed", "timeout", "rejected")
+"""Outcomes of an extraction."""
+FALLBACK_REASONS = ("missing", "start", "timeout", "died", "output", "unreadable")
+"""Reasons for which the fallback read a file."""
+IDLE_STATISTICS: Mapping[str, float] = dict.fromkeys(
+    (
+        *(f"extractions_{one}" for one in OUTCOMES),
+        *(f"fallbacks_{one}" for one in FALLBACK_REASONS),
+        *(f"restarts_{one}" for one in RESTART_REASONS),
+        *(f"worker_restarts_{one}" for one in RESTART_REASONS),
+        *("waiting", "inside", "workers_up", "engine_peak_bytes"),
+        *("engines_up", "engines_idle", "engines_expected"),
+    ),
+    0.0,
+)
+"""The statistics of a service that has not started: every figure exists, as alerts need it."""
 
 
 class Tier(StrEnum):

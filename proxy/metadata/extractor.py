@@ -33,7 +33,14 @@ from proxy.domain.errors import (
     QueueFull,
     ShuttingDown,
 )
-from proxy.metadata.extraction import PROGRESS, Extraction, ExtractOptions, Progress, Tier
+from proxy.metadata.extraction import (
+    IDLE_STATISTICS,
+    PROGRESS,
+    Extraction,
+    ExtractOptions,
+    Progress,
+    Tier,
+)
 from proxy.metadata.formats import DETECT_BYTES
 from proxy.metadata.tiers import TierLimits, check_allowed, limits_of, too_large, withhold
 from proxy.runtime.single_flight import SharedResults
@@ -283,7 +290,7 @@ class Extractor:
 
     def statistics(self) -> Mapping[str, float]:
         """Return uploads under way, results by origin, rejections, and the engines' figures."""
-        engines = {} if self.service is None else self.service.statistics()
+        engines = IDLE_STATISTICS if self.service is None else self.service.statistics()
         counts = {name: self._counts[name] for name in COUNTS}
         return {"uploads": self._uploads, **counts, **engines}
 

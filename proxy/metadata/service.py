@@ -10,13 +10,13 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 import structlog
@@ -28,9 +28,11 @@ from proxy.domain.errors import (
     ExtractionFailed,
     ExtractionTimeout,
     MetadataError,
+    MetadataTooLarge,
     Overloaded,
     RenderError,
     SourceTooLarge,
+    UnknownImageFormat,
 )
 from proxy.domain.worker_protocol import METADATA_PARTS, MetadataJob, MetadataRead, MetadataStep
 from proxy.metadata.exiftool import (
@@ -42,7 +44,16 @@ from proxy.metadata.exiftool import (
     interpreter,
     start_exiftool,
 )
-from proxy.metadata.extraction import PROGRESS, SCHEMA, Extraction, ExtractOptions, Progress
+from proxy.metadata.extraction import (
+    FALLBACK_REASONS,
+    IDLE_STATISTICS,
+    OUTCOMES,
+    PROGRESS,
+    SCHEMA,
+    Extraction,
+    ExtractOptions,
+    Progress,
+)
 from proxy.metadata.formats import FORMATS
 from proxy.metadata.generation.file_name import generator_of
 from proxy.metadata.quality import efficiency
@@ -56,15 +67,22 @@ from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervi
 from proxy.runtime.tempfiles import write_all
 from proxy.settings import MetadataSettings, WorkerSettings
 
-FALLBACK_REASONS = ("missing", "start", "timeout", "died", "output", "unreadable")
-"""Reasons for which the fallback read a file."""
-
 _KIND = "metadata"
 _FAILURE_S = 60.0
 _SWEEP_S = 3600.0
 _WORKER = "proxy.metadata.worker"
 
 log = structlog.get_logger(__name__)
+
+
+class ExtractionTelemetry(Protocol):
+    """Records what an extraction has measured."""
+
+    def stage(self, stage: str, seconds: float) -> None:
+        """Record the duration of a stage: queue, walk, engine, credentials or describe."""
+
+    def completeness(self, share: float) -> None:
+        """Record the part of a file's metadata from which a tag was read."""
 
 
 @dataclass(slots=True)
@@ -89,9 +107,16 @@ class MetadataService:
         workers: WorkerPool,
         engines: WorkerPool | str,
         admission: Admission,
+        processes: int,
+        telemetry: ExtractionTelemetry | None = None,
     ) -> None:
-        """``engines`` are the exiftool processes, or the reason why there are none."""
+        """``engines`` are the exiftool processes, or the reason why there are none.
+
+        ``processes`` is the number of processes of each kind.
+        """
         self._settings = settings
+        self._processes = processes
+        self._telemetry = telemetry
         self._folder = folder
         self._workers = workers
         self._engines = engines if isinstance(engines, WorkerPool) else None
@@ -140,6 +165,12 @@ class MetadataService:
         )
         return sha256(orjson.dumps(depends)).hexdigest()
 
+    @property
+    def gaps(self) -> Mapping[str, str]:
+        """Features of the sandbox that confine a process not, by name, each with its reason."""
+        engines = {} if self._engines is None else self._engines.gaps
+        return {**self._workers.gaps, **engines}
+
     async def extract(
         self,
         file: ReceivedFile,
@@ -161,6 +192,7 @@ class MetadataService:
         try:
             async with asyncio.timeout(self._settings.timeout_s), self._admission.enter(_KIND):
                 began = time.monotonic()
+                self._record("queue", began - arrived)
                 extraction = await self._extract(
                     file, options, progress, arrived=arrived, began=began
                 )
@@ -187,15 +219,32 @@ class MetadataService:
         arrived: float,
         began: float,
     ) -> Extraction:
-        run = _Run(await self._walk(file, options))
+        with self._timed("walk"):
+            run = _Run(await self._walk(file, options))
         progress(PROGRESS["walked"], "walked")
-        await self._run_engine(file, options, run)
+        with self._timed("engine"):
+            await self._run_engine(file, options, run)
         progress(PROGRESS["engine"], "engine")
         if self._settings.c2pa and run.read.has_credentials and self.versions["c2pa"]:
-            run.credentials = await self._read_credentials(file)
+            with self._timed("credentials"):
+                run.credentials = await self._read_credentials(file)
         progress(PROGRESS["credentials"], "credentials")
-        content = await self._describe(file, options, run)
+        with self._timed("describe"):
+            content = await self._describe(file, options, run)
         return self._result(file, run, content, arrived=arrived, began=began)
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        """Record the duration of the block, also if it fails."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._record(stage, time.monotonic() - began)
+
+    def _record(self, stage: str, seconds: float) -> None:
+        if self._telemetry is not None:
+            self._telemetry.stage(stage, seconds)
 
     async def _walk(self, file: ReceivedFile, options: ExtractOptions) -> MetadataRead:
         read, _ = await self._run_step(file, MetadataStep.WALK, options.file_name)
@@ -299,6 +348,9 @@ class MetadataService:
             "processing_efficiency": efficiency(elapsed_s, file.byte_size),
             "streaming_enabled": True,
         }
+        completeness = quality["extraction_completeness"]
+        if self._telemetry is not None and completeness is not None:
+            self._telemetry.completeness(completeness)
         reasons = dict(metadata["reasons"])
         if run.peak_bytes is None:
             reasons["memory_usage_mb"] = (
@@ -334,28 +386,26 @@ class MetadataService:
 
     def statistics(self) -> Mapping[str, float]:
         """Return the outcomes, fallbacks by reason, engines, their restarts and their memory."""
-        outcomes = {f"extractions_{name}": self._counts[name] for name in OUTCOMES}
-        fallbacks = {f"fallbacks_{name}": self._fallbacks[name] for name in FALLBACK_REASONS}
         engines = {} if self._engines is None else self._engines.statistics()
-        restarts = {key: value for key, value in engines.items() if key.startswith("restarts_")}
+        workers = self._workers.statistics()
+        restarts = {key: value for key, value in engines.items() if key.startswith(_RESTARTS)}
         return {
-            **outcomes,
-            **fallbacks,
+            **IDLE_STATISTICS,
+            **{f"extractions_{name}": self._counts[name] for name in OUTCOMES},
+            **{f"fallbacks_{name}": self._fallbacks[name] for name in FALLBACK_REASONS},
             **restarts,
+            **{f"worker_{key}": workers[key] for key in workers if key.startswith(_RESTARTS)},
             **{key: self._admission.statistics()[key] for key in ("waiting", "inside")},
+            "workers_up": workers["up"],
             "engines_up": engines.get("up", 0),
             "engines_idle": engines.get("idle", 0),
+            # 0 if none is wanted: then none is missing.
+            "engines_expected": self._processes if self._settings.engine == "exiftool" else 0,
             "engine_peak_bytes": self._peak_bytes,
         }
 
 
-OUTCOMES = ("ok", "unknown_format", "too_large", "failed", "timeout", "rejected")
-"""Outcomes of an extraction."""
-_OUTCOME_OF = {
-    "UnknownImageFormat": "unknown_format",
-    "MetadataTooLarge": "too_large",
-    "ExtractionFailed": "failed",
-}
+_RESTARTS = "restarts_"
 _GATEWAY_TIMEOUT = 504
 _UNREADABLE_CREDENTIALS = (
     b'{"state": "unreadable", "trust": "untrusted", "issuer": null, "claim_generator": null,'
@@ -373,7 +423,15 @@ def _log(event: str, *, category: str, **fields: object) -> None:
 
 
 def _outcome(error: MetadataError | CapacityError) -> str:
-    return _OUTCOME_OF.get(type(error).__name__, "rejected")
+    match error:
+        case UnknownImageFormat():
+            return "unknown_format"
+        case MetadataTooLarge():
+            return "too_large"
+        case MetadataError():
+            return "failed"
+        case CapacityError():
+            return "rejected"
 
 
 def _suffix(image_format: str, file_name: str) -> str:
@@ -449,6 +507,7 @@ async def open_metadata(
     *,
     supervisor: TaskSupervisor = UNCOUNTED,
     environment: Mapping[str, str] = os.environ,
+    telemetry: ExtractionTelemetry | None = None,
 ) -> AsyncIterator[MetadataService]:
     """Start the confined processes; end them and remove their folder after the block.
 
@@ -482,6 +541,8 @@ async def open_metadata(
             workers=pool,
             engines=engines,
             admission=admission,
+            processes=own.processes,
+            telemetry=telemetry,
         )
         sweep = partial(asyncio.to_thread, folder.sweep)
         await stack.enter_async_context(

@@ -51,6 +51,10 @@ _BOUNDS = [*map(str, BUCKETS), "+Inf"]
 STEP_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 """Seconds: from an HTTP callback to the analysis by a large model."""
 
+SHARE_BUCKETS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
+METADATA_STAGES = ("queue", "walk", "engine", "credentials", "describe")
+"""Stages of an extraction, in their order."""
+
 # They would double the number of series: each counter and histogram would have a `_created` one.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -162,6 +166,7 @@ class Metrics:
             ["task"],
         )
         self.ingest = IngestMetrics(self.registry)
+        self.metadata = MetadataMetrics(self.registry)
         self._uploads = counter("uploads", "Uploaded files.")
         self._uploaded = counter("upload_bytes", "Bytes of uploaded files.")
         self._upload_refusals = counter("upload_refusals", "Rejected uploads.", ["reason"])
@@ -321,6 +326,41 @@ class IngestMetrics:
     def processed(self, outcome: str) -> None:
         """Count a processed upload; ``outcome`` is an `ItemOutcome`."""
         self._processed.labels(outcome).inc()
+
+
+class MetadataMetrics:
+    """Metrics of metadata extraction that are recorded when they are known."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        histogram = partial(Histogram, namespace=_NAMESPACE, registry=registry)
+        self._requests = Counter(
+            "metadata_requests",
+            'Responses of the metadata routes; code is "OK" or that of the error.',
+            ["route", "tier", "code"],
+            namespace=_NAMESPACE,
+            registry=registry,
+        )
+        self._stages = histogram(
+            "metadata_stage_seconds",
+            "Duration of a stage of an extraction.",
+            ["stage"],
+            buckets=STEP_BUCKETS,
+        )
+        self.completeness = histogram(
+            "metadata_completeness",
+            "Part of the bytes of a file's metadata from which a tag was read.",
+            buckets=SHARE_BUCKETS,
+        ).observe
+        for stage in METADATA_STAGES:
+            self._stages.labels(stage)
+
+    def request(self, route: str, tier: str, code: str) -> None:
+        """Count a response; ``tier`` is empty if the request was rejected before it was known."""
+        self._requests.labels(route, tier, code).inc()
+
+    def stage(self, stage: str, seconds: float) -> None:
+        """Record a stage of `METADATA_STAGES`."""
+        self._stages.labels(stage).observe(seconds)
 
 
 class RequestHistograms:

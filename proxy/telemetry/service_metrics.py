@@ -65,6 +65,13 @@ _GAUGES = (
     _Row("ingest_leases_expired", "ingest", "run_out", "Leases that any worker may take over."),
     _Row("ingest_renders_in_flight", "upload_usage", "busy", "Jobs for uploads in workers now."),
     _Row("ingest_steps_hanging", "step_timeouts", "hanging", "Overdue steps that do not end."),
+    _Row("metadata_engines", "metadata", "engines_up", "Running exiftool processes."),
+    _Row("metadata_engines_expected", "metadata", "engines_expected", "Those that should run."),
+    _Row("metadata_engine_peak_bytes", "metadata", "engine_peak_bytes", "Peak of one of them."),
+    _Row("metadata_workers", "metadata", "workers_up", "Processes that parse files."),
+    _Row("metadata_waiting", "metadata", "waiting", "Files that wait for their extraction."),
+    _Row("metadata_uploads", "metadata", "uploads", "Files that arrive, wait or are extracted."),
+    _Row("metadata_in_progress", "metadata", "inside", "Files that wait or are extracted."),
 )
 
 _COUNTERS = (
@@ -91,6 +98,14 @@ _COUNTERS = (
     _Row("rows_changed", "purges", "changed", "Cached rows that somebody has changed."),
     _Row("row_stale", "rows", "stale_answers", "Expired rows served while the database failed."),
     _Row("ingest_takeovers", "ingest", "takeovers", "Uploads taken over after a lease expired."),
+    _Row("metadata_extractions", "metadata", "extractions_", "Extractions.", "outcome"),
+    _Row("metadata_cache_hits", "metadata", "cached", "Extractions found in the cache."),
+    _Row("metadata_cache_misses", "metadata", "extracted", "Files that were extracted."),
+    _Row("metadata_rejections", "metadata", "rejected_", "Files that were rejected.", "reason"),
+    _Row("metadata_start_failures", "metadata", "failed_starts", "Engines that did not start."),
+    _Row("metadata_fallbacks", "metadata", "fallbacks_", "Files read by the fallback.", "reason"),
+    _Row("metadata_engine_restarts", "metadata", "restarts_", "exiftool replaced.", "reason"),
+    _Row("metadata_worker_restarts", "metadata", "worker_restarts_", "Parsers replaced.", "reason"),
     _Row("log_lines_dropped", "log", "dropped", "Log lines that nobody read or that failed."),
     _Row("spans", "spans", "", "Spans of traces.", "outcome"),
 )

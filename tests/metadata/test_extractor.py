@@ -25,7 +25,13 @@ from proxy.domain.errors import (
     TierInsufficient,
     UnknownImageFormat,
 )
-from proxy.metadata.extraction import Extraction, ExtractOptions, Progress, Tier
+from proxy.metadata.extraction import (
+    IDLE_STATISTICS,
+    Extraction,
+    ExtractOptions,
+    Progress,
+    Tier,
+)
 from proxy.metadata.extractor import COUNTS, CacheKey, Extractor
 from proxy.metadata.service import MetadataService, open_metadata
 from proxy.metadata.temp_folder import ReceivedFile, TempFolder
@@ -375,7 +381,7 @@ async def test_a_file_is_deleted_whatever_its_extraction_raises(engines: Engines
 
 def test_all_statistics_are_present_before_the_engines_start(engines: Engines) -> None:
     statistics = extractor_of(engines).statistics()
-    assert set(statistics) == {"uploads", *COUNTS}
+    assert set(statistics) == {"uploads", *COUNTS, *IDLE_STATISTICS}
     assert set(statistics.values()) == {0}
 
 

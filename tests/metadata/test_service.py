@@ -24,8 +24,8 @@ from proxy.domain.errors import (
     UnknownImageFormat,
 )
 from proxy.metadata.exiftool import ExifToolJob
-from proxy.metadata.extraction import Extraction, ExtractOptions
-from proxy.metadata.service import FALLBACK_REASONS, OUTCOMES, MetadataService, open_metadata
+from proxy.metadata.extraction import IDLE_STATISTICS, Extraction, ExtractOptions
+from proxy.metadata.service import ExtractionTelemetry, MetadataService, open_metadata
 from proxy.rendering.pool.pool import WorkerPool
 from proxy.settings import MetadataSettings, WorkerSettings
 from tests.metadata.files import (
@@ -53,11 +53,18 @@ LONG_S = 600.0
 
 @asynccontextmanager
 async def service_of(
-    root: Path, *, environment: dict[str, str] | None = None, **settings: Any
+    root: Path,
+    *,
+    environment: dict[str, str] | None = None,
+    telemetry: ExtractionTelemetry | None = None,
+    **settings: Any,
 ) -> AsyncIterator[MetadataService]:
     values = {"temp_root": str(root / "metaextract"), "engines": 1, "timeout_s": LONG_S}
     own = MetadataSettings.model_validate({**values, **settings})
-    async with open_metadata(own, WorkerSettings(), environment=environment or {}) as service:
+    opening = open_metadata(
+        own, WorkerSettings(), environment=environment or {}, telemetry=telemetry
+    )
+    async with opening as service:
         yield service
 
 
@@ -376,5 +383,31 @@ async def test_a_trust_list_that_cannot_be_read_is_a_fault_of_the_settings(tmp_p
 async def test_statistics_have_every_label(tmp_path: Path) -> None:
     async with service_of(tmp_path, engine="pillow") as service:
         figures = service.statistics()
-    assert {f"extractions_{one}" for one in OUTCOMES} <= set(figures)
-    assert {f"fallbacks_{one}" for one in FALLBACK_REASONS} <= set(figures)
+    assert set(figures) == set(IDLE_STATISTICS)
+    assert figures["engines_expected"] == 0
+    assert figures["workers_up"] == 1
+
+
+async def test_the_engines_that_should_run_are_counted_even_if_none_can(tmp_path: Path) -> None:
+    environment = {"EXIFTOOL_PATH": "/no/exiftool"}
+    async with service_of(tmp_path, environment=environment, engines=2) as service:
+        figures = service.statistics()
+    assert (figures["engines_up"], figures["engines_expected"]) == (0, 2)
+
+
+async def test_the_duration_of_each_stage_is_recorded(tmp_path: Path) -> None:
+    recorded: dict[str, float] = {}
+    shares: list[float] = []
+
+    class Telemetry:
+        def stage(self, stage: str, seconds: float) -> None:
+            recorded[stage] = seconds
+
+        def completeness(self, share: float) -> None:
+            shares.append(share)
+
+    async with service_of(tmp_path, engine="pillow", telemetry=Telemetry()) as service:
+        found = await extract(service, jpeg())
+    assert list(recorded) == ["queue", "walk", "engine", "describe"]
+    assert min(recorded.values()) >= 0
+    assert shares == [found.quality_metrics["extraction_completeness"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import pytest
 from opentelemetry.trace import NoOpTracer
@@ -183,3 +184,25 @@ def test_outcomes_exist_before_they_are_counted() -> None:
     metrics.ingest.polled("failed")
     assert value("smartserve_ingest_uploads_total", {"outcome": ItemOutcome.DONE}) == 1
     assert value("smartserve_ingest_polls_total", {"outcome": "failed"}) == 1
+
+
+def test_metadata_requests_are_counted_by_route_tier_and_code() -> None:
+    metrics = Metrics()
+    metrics.metadata.request("extract", "free", "OK")
+    metrics.metadata.request("extract", "free", "OK")
+    metrics.metadata.request("extract", "", "UNAUTHORIZED")
+    count = partial(metrics.registry.get_sample_value, "smartserve_metadata_requests_total")
+    assert count({"route": "extract", "tier": "free", "code": "OK"}) == 2
+    assert count({"route": "extract", "tier": "", "code": "UNAUTHORIZED"}) == 1
+
+
+def test_the_stages_and_the_completeness_of_extractions_are_histograms() -> None:
+    metrics = Metrics()
+    metrics.metadata.stage("walk", 0.2)
+    metrics.metadata.completeness(0.8)
+    value = metrics.registry.get_sample_value
+    assert value("smartserve_metadata_stage_seconds_sum", {"stage": "walk"}) == 0.2
+    # All stages exist from the start: a rate misses the first event of a new series.
+    assert value("smartserve_metadata_stage_seconds_count", {"stage": "engine"}) == 0
+    assert value("smartserve_metadata_completeness_bucket", {"le": "0.75"}) == 0
+    assert value("smartserve_metadata_completeness_bucket", {"le": "0.9"}) == 1

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
+from proxy.app.metadata import metadata_statistics
 from proxy.domain.upload import Step
 from proxy.telemetry.metrics import Metrics, Statistics
 from proxy.telemetry.service_metrics import RENAMED, ServiceCollector
@@ -33,6 +34,7 @@ def sources(**changed: Mapping[str, float]) -> dict[str, Statistics]:
         "disk": {"corrupt": 0, "failures_io": 0},
         "ingest": {**INGEST, **{f"{step}_pending": 0.0 for step in Step}},
         "step_timeouts": {"hanging": 0},
+        "metadata": metadata_statistics(None),
         "log": {"dropped": 0},
         "spans": {"sent": 0, "queue_full": 0, "failed": 0},
         **changed,
@@ -86,3 +88,11 @@ def test_the_help_text_of_an_old_name_says_what_to_use() -> None:
         if line.startswith("# HELP smartserve_ingest_leases_held ")
     ]
     assert "use smartserve_ingest_leases_active" in line
+
+
+def test_every_figure_of_the_extraction_is_exported() -> None:
+    found = registry(metadata={**metadata_statistics(None), "engines_up": 2, "restarts_crash": 3})
+    assert found.get_sample_value("smartserve_metadata_engines") == 2
+    restarts = "smartserve_metadata_engine_restarts_total"
+    assert found.get_sample_value(restarts, {"reason": "crash"}) == 3
+    assert found.get_sample_value("smartserve_metadata_fallbacks_total", {"reason": "died"}) == 0
