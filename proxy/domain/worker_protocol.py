@@ -180,12 +180,12 @@ class MetadataStep(StrEnum):
     """Validate Content Credentials. The target receives their description as JSON."""
     DESCRIBE = "describe"
     """Build the metadata object. The attachment is a `METADATA_PARTS` header, what exiftool printed
-    (nothing: the fallback reads the file), then the description of the credentials. The target
-    receives the object and its facts as JSON."""
+    (nothing: the fallback reads the file), the description of the credentials, then what exiftool
+    printed for ``-validate``. The target receives the object and its facts as JSON."""
 
 
-METADATA_PARTS = struct.Struct(">QQ")
-"""Header of an attachment: the lengths of its two parts, 8 bytes each, big-endian."""
+METADATA_PARTS = struct.Struct(">QQQ")
+"""Header of an attachment: the lengths of its three parts, 8 bytes each, big-endian."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +207,8 @@ class MetadataJob(Job[MetadataRead]):
     step: MetadataStep
     file_name: str = ""
     """As the client declared it; for the extension, and as evidence."""
+    advanced: bool = False
+    """Also build the facts for examiners."""
 
 
 @dataclass(frozen=True, slots=True)

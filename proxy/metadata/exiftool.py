@@ -118,7 +118,7 @@ def _version_of(script: Path) -> Version | None:
 
 @dataclass(frozen=True, slots=True)
 class ExifToolJob(Job["ExifToolReply"]):
-    """Read the tags of a file.
+    """Read the tags of a file, or only validate their structure.
 
     ``suffix`` is the extension of its format: it distinguishes formats that are based on TIFF.
     """
@@ -129,7 +129,7 @@ class ExifToolJob(Job["ExifToolReply"]):
     validate: bool
 
     @classmethod
-    def of(cls, file: ReceivedFile, *, suffix: str, validate: bool) -> ExifToolJob:
+    def of(cls, file: ReceivedFile, *, suffix: str, validate: bool = False) -> ExifToolJob:
         """Return the job for a file, which must stay open until the reply."""
         return cls(file.name, file.dir_fd, suffix, validate)
 
@@ -196,8 +196,8 @@ class ExifToolProcess:
         if isinstance(order, ExifToolJob):
             self._file = f"{random_name()}.{order.suffix}"
             os.link(order.name, self._file, src_dir_fd=order.dir_fd, dst_dir_fd=self._folder)
-            # Without "-all" exiftool prints the result of the validation only.
-            validate = ("-validate", "-all") if order.validate else ()
+            # Its warnings are about the standard, so they must not count as faults of the reading.
+            validate = ("-validate", "-warning", "-error") if order.validate else ()
             arguments = [*_ARGUMENTS, *validate, self._file]
         else:
             arguments = ["-ver"]  # a `Ping`

@@ -35,10 +35,10 @@ _NAMES: Mapping[str, str] = {
 }
 """Names of tags that exiftool calls differently."""
 _LOSSLESS = frozenset({"png", "webp"})
-_MAX_PIXELS = 40_000_000
+MAX_PIXELS = 40_000_000
 """Of an image that is decoded for `hidden_text`; twice their memory is needed."""
 _POINTERS = frozenset(one.value for one in ExifTags.IFD)
-_FAILURES = (OSError, ValueError, SyntaxError, TypeError, KeyError, AttributeError, EOFError)
+FAILURES = (OSError, ValueError, SyntaxError, TypeError, KeyError, AttributeError, EOFError)
 """What Pillow raises for damaged files, besides its own error."""
 
 
@@ -77,7 +77,7 @@ def read(file: BinaryIO, walk: Walk) -> Groups:
                 tags = exif if directory is None else exif.get_ifd(directory)
                 if found := _named(tags, ExifTags.GPSTAGS if group == "GPS" else ExifTags.TAGS):
                     groups[group] = found
-    except (UnidentifiedImageError, Image.DecompressionBombError, *_FAILURES) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, *FAILURES) as error:
         raise NoEngineCouldRead("No engine could read the file.") from error
     _add(groups, walk.xmp)
     _add(groups, walk.iptc, group="IPTC")
@@ -86,10 +86,17 @@ def read(file: BinaryIO, walk: Walk) -> Groups:
     return groups
 
 
+def no_pixels(walk: Walk) -> str:
+    """Return why `hidden_text` does not decode an image; empty if it does."""
+    if walk.format not in _LOSSLESS:
+        return "text in pixels is lost by the compression of this format"
+    size = (walk.image.width or 0) * (walk.image.height or 0)
+    return "" if 0 < size <= MAX_PIXELS else "the image is too large to be decoded"
+
+
 def hidden_text(file: BinaryIO, walk: Walk) -> str | None:
     """Return the text that a generator has hidden in the pixels, if there is one."""
-    size = (walk.image.width or 0) * (walk.image.height or 0)
-    if walk.format not in _LOSSLESS or not 0 < size <= _MAX_PIXELS:
+    if no_pixels(walk):
         return None
     file.seek(0)
     try:
@@ -98,7 +105,7 @@ def hidden_text(file: BinaryIO, walk: Walk) -> str | None:
                 return None
             # Rows of the transposed image are the columns.
             turned = image.transpose(Image.Transpose.TRANSPOSE)
-    except (UnidentifiedImageError, Image.DecompressionBombError, MemoryError, *_FAILURES):
+    except (UnidentifiedImageError, Image.DecompressionBombError, MemoryError, *FAILURES):
         return None
     rows = (turned.crop((0, row, turned.width, row + 1)).tobytes() for row in range(turned.height))
     return stealth.read(rows, len(turned.mode))

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 from proxy.metadata import description, pillow_engine
 from proxy.metadata.container.result import Walk
 from proxy.metadata.extraction import SCHEMA
+from proxy.metadata.forensics.advanced import Findings, advanced_of
 from proxy.metadata.formats import FORMATS, extension_matches, level_of
 from proxy.metadata.generation.detect import detect
 from proxy.metadata.quality import ReadingFacts, quality_of
@@ -24,7 +25,7 @@ class Report:
     """What the worker sends to the server."""
 
     content: dict[str, Any]
-    """``metadata``, ``quality`` and ``fields``: the last is the number of tags."""
+    """``metadata``, ``quality``, ``fields`` (the number of tags) and ``advanced``."""
     fallback: bool
 
 
@@ -36,10 +37,13 @@ def report(
     *,
     file_name: str,
     stealth: bool = True,
+    validation: Groups | None = None,
+    advanced: bool = False,
 ) -> Report:
     """Describe a file; without ``tags`` of exiftool the fallback engine reads it.
 
-    ``stealth`` also reads text that is hidden in pixels.
+    ``stealth`` also reads text that is hidden in pixels, ``advanced`` collects the facts for
+    examiners, to which ``validation`` belongs.
 
     Raises:
         NoEngineCouldRead: the fallback cannot read the file either.
@@ -49,10 +53,11 @@ def report(
     groups = description.with_exact_texts(groups, walk)
     name = description.image_format(walk, groups)
     warnings, errors = description.warnings_of(walk, groups)
+    hidden_text = pillow_engine.hidden_text(file, walk) if stealth else None
     generation, doubts = detect(
         walk,
         content_credentials=credentials,
-        hidden_text=pillow_engine.hidden_text(file, walk) if stealth else None,
+        hidden_text=hidden_text,
         file_name=file_name,
     )
     warnings = [*warnings, *doubts]
@@ -86,9 +91,16 @@ def report(
         "withheld": None,
         "reasons": _reasons(completeness),
     }
+    examined: dict[str, Any] | None = None
+    if advanced:
+        no_stealth = "metadata.stealth is off" if not stealth else pillow_engine.no_pixels(walk)
+        findings = Findings(credentials, hidden_text, no_stealth, validation)
+        examined, metadata["truncated"] = advanced_of(file, walk, groups, findings)
+    metadata, examined = _bounded(metadata, examined)
     return Report(
         {
-            "metadata": _bounded(metadata),
+            "metadata": metadata,
+            "advanced": examined,
             "quality": quality_of(facts, completeness=completeness, level=level_of(name)),
             "fields": description.field_count(groups),
         },
@@ -102,19 +114,24 @@ def _reasons(completeness: float | None) -> dict[str, str]:
     return {}
 
 
-def _bounded(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Return the object without what is not safe in JSON, and within the limit of the output."""
+def _bounded(
+    metadata: dict[str, Any], advanced: dict[str, Any] | None
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Return both parts without what is not safe in JSON, and within the limit of the output."""
     cleaner = Cleaner()
     # Paths are relative to the object: `groups.PNG.parameters`.
     clean = {key: cleaner.clean(value, key) for key, value in metadata.items()}
+    examined = None if advanced is None else cleaner.clean(advanced, "advanced")
     rest = {key: value for key, value in clean.items() if key != "groups"}
-    used = len(json.dumps(rest, ensure_ascii=False).encode())
+    used = len(json.dumps([rest, examined], ensure_ascii=False).encode())
     free = MAX_OUTPUT_BYTES - _RESERVE_BYTES - used
     raw = clean["ai_generation"]
+    empty: Any
     for part, key, empty in (
         (clean, "text", []),
         (raw, "rawParameters", {}),
         (raw, "evidence", []),
+        *([(examined, "c2pa", None)] if examined else []),
         (clean, "c2pa", None),
     ):
         if free < 0:
@@ -122,5 +139,6 @@ def _bounded(metadata: dict[str, Any]) -> dict[str, Any]:
             free += len(json.dumps(part[key], ensure_ascii=False).encode())
             part[key] = empty
     cleaner.fit(clean["groups"], max_bytes=max(0, free))
-    clean["truncated"] = cleaner.truncated
-    return clean
+    # A part may be in both, and be cut twice.
+    clean["truncated"] = [*metadata["truncated"], *dict.fromkeys(cleaner.truncated)]
+    return clean, examined

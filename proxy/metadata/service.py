@@ -79,7 +79,7 @@ class ExtractionTelemetry(Protocol):
     """Records what an extraction has measured."""
 
     def stage(self, stage: str, seconds: float) -> None:
-        """Record the duration of a stage: queue, walk, engine, credentials or describe."""
+        """Record the duration of a stage: one of `METADATA_STAGES`."""
 
     def completeness(self, share: float) -> None:
         """Record the part of a file's metadata from which a tag was read."""
@@ -94,6 +94,8 @@ class _Run:
     peak_bytes: int | None = None
     fallback_reason: str = ""
     credentials: bytes = b""
+    validation: bytes = b""
+    hashes: Mapping[str, str] | None = None
 
 
 class MetadataService:
@@ -229,6 +231,10 @@ class MetadataService:
             with self._timed("credentials"):
                 run.credentials = await self._read_credentials(file)
         progress(PROGRESS["credentials"], "credentials")
+        if options.advanced:
+            with self._timed("validate"):
+                run.validation = await self._validate(file, options, run)
+            run.hashes = {**await file.other_hashes(), "sha256": file.sha256}
         with self._timed("describe"):
             content = await self._describe(file, options, run)
         return self._result(file, run, content, arrived=arrived, began=began)
@@ -247,17 +253,17 @@ class MetadataService:
             self._telemetry.stage(stage, seconds)
 
     async def _walk(self, file: ReceivedFile, options: ExtractOptions) -> MetadataRead:
-        read, _ = await self._run_step(file, MetadataStep.WALK, options.file_name)
+        read, _ = await self._run_step(file, MetadataJob(MetadataStep.WALK, options.file_name))
         return read
 
     async def _run_step(
-        self, file: ReceivedFile, step: MetadataStep, name: str, attachment: int | None = None
+        self, file: ReceivedFile, job: MetadataJob, attachment: int | None = None
     ) -> tuple[MetadataRead, bytes]:
         """Run a step in a worker; return its reply and its output."""
         output = bytearray()
         try:
             read = await self._workers.run(
-                MetadataJob(step, name), file.descriptor, output.extend, attachment=attachment
+                job, file.descriptor, output.extend, attachment=attachment
             )
         except RenderError as error:
             # The worker died of the file, or was late.
@@ -269,32 +275,43 @@ class MetadataService:
         if self._engines is None:
             run.fallback_reason = "missing"
             return
-        job = ExifToolJob.of(
-            file, suffix=_suffix(run.read.format, options.file_name), validate=options.advanced
-        )
+        job = ExifToolJob.of(file, suffix=_suffix(run.read.format, options.file_name))
+        reply = await self._engine_reply(self._engines, job)
+        if isinstance(reply, str):
+            run.fallback_reason = reply
+            return
+        run.printed, run.peak_bytes = reply.output, reply.peak_bytes
+        self._peak_bytes = max(self._peak_bytes, reply.peak_bytes or 0)
+
+    async def _engine_reply(self, engines: WorkerPool, job: ExifToolJob) -> ExifToolReply | str:
+        """Return the reply, or one of `FALLBACK_REASONS`."""
         try:
             # Until a process is free: if none can be started any more, the fallback must run.
             async with asyncio.timeout(self._settings.engine_timeout_s) as waiting:
-                reply: ExifToolReply = await self._engines.run(
-                    job, None, on_start=lambda: waiting.reschedule(None)
-                )
+                return await engines.run(job, None, on_start=lambda: waiting.reschedule(None))
         except TimeoutError:
-            run.fallback_reason = "start"
+            return "start"
         except Overloaded:
             # It got too little CPU time; the fallback needs less.
-            run.fallback_reason = "timeout"
+            return "timeout"
         except SourceTooLarge:
-            run.fallback_reason = "output"
+            return "output"
         except RenderError as error:
-            run.fallback_reason = "timeout" if error.status == _GATEWAY_TIMEOUT else "died"
-        else:
-            run.printed, run.peak_bytes = reply.output, reply.peak_bytes
-            self._peak_bytes = max(self._peak_bytes, reply.peak_bytes or 0)
+            return "timeout" if error.status == _GATEWAY_TIMEOUT else "died"
+
+    async def _validate(self, file: ReceivedFile, options: ExtractOptions, run: _Run) -> bytes:
+        """Return what exiftool prints for ``-validate``; a failure must not lose the rest."""
+        if self._engines is None or not run.printed:
+            return b""  # it would fail again
+        suffix = _suffix(run.read.format, options.file_name)
+        job = ExifToolJob.of(file, suffix=suffix, validate=True)
+        reply = await self._engine_reply(self._engines, job)
+        return b"" if isinstance(reply, str) else reply.output
 
     async def _read_credentials(self, file: ReceivedFile) -> bytes:
         """Return the description of the credentials; a failure must not lose the rest."""
         try:
-            _, described = await self._run_step(file, MetadataStep.CREDENTIALS, "")
+            _, described = await self._run_step(file, MetadataJob(MetadataStep.CREDENTIALS))
         except MetadataError:
             _log("metadata_credentials_failed", category="error", bytes=file.byte_size)
             return _UNREADABLE_CREDENTIALS
@@ -305,11 +322,10 @@ class MetadataService:
     ) -> dict[str, Any]:
         attachment = os.memfd_create(_KIND)
         try:
-            header = METADATA_PARTS.pack(len(run.printed), len(run.credentials))
-            write_all(attachment, header + run.printed + run.credentials)
-            read, output = await self._run_step(
-                file, MetadataStep.DESCRIBE, options.file_name, attachment
-            )
+            parts = (run.printed, run.credentials, run.validation)
+            write_all(attachment, METADATA_PARTS.pack(*map(len, parts)) + b"".join(parts))
+            job = MetadataJob(MetadataStep.DESCRIBE, options.file_name, options.advanced)
+            read, output = await self._run_step(file, job, attachment)
         finally:
             os.close(attachment)
         if read.fallback:
@@ -382,6 +398,7 @@ class MetadataService:
                 "engine_version": versions[name],
                 "cached": False,
             },
+            advanced=run.hashes and {"hashes": run.hashes, **content["advanced"]},
         )
 
     def statistics(self) -> Mapping[str, float]:

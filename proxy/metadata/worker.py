@@ -62,7 +62,7 @@ class MetadataWorker:
         versions = {"pillow": pillow_engine.VERSION, "c2pa": self._credentials.version or ""}
         # Modules are also loaded by their first use.
         sample = BytesIO(pillow_engine.sample())
-        report(sample, walk(sample), None, None, file_name="sample.jpg")
+        report(sample, walk(sample), None, None, file_name="sample.jpg", advanced=True)
         if not options["sandbox"]:
             off = dict.fromkeys(sandbox.FEATURES, "switched off by workers.sandbox")
             return WorkerInfo("", (), versions, off)
@@ -94,14 +94,16 @@ class MetadataWorker:
                 write_all(target, json.dumps(described).encode())
                 return read
             case MetadataStep.DESCRIBE:
-                printed, credentials = _parts(attachments[0])
+                printed, claims, validated = _parts(attachments[0])
                 reported = report(
                     file,
                     found,
                     _tags(printed),
-                    credentials,
+                    json.loads(claims) if claims else None,
                     file_name=job.file_name,
                     stealth=self._stealth,
+                    validation=_tags(validated),
+                    advanced=job.advanced,
                 )
                 write_all(target, json.dumps(reported.content, ensure_ascii=False).encode())
                 return MetadataRead(read.format, read.has_credentials, reported.fallback)
@@ -134,12 +136,13 @@ def _has_credentials(found: Walk) -> bool:
     return remote or found.block(BlockKind.C2PA) is not None
 
 
-def _parts(descriptor: int) -> tuple[bytes, Any]:
-    header = os.pread(descriptor, METADATA_PARTS.size, 0)
-    printed, described = METADATA_PARTS.unpack(header)
-    content = os.pread(descriptor, printed + described, METADATA_PARTS.size)
-    rest = content[printed:]
-    return content[:printed], json.loads(rest) if rest else None
+def _parts(descriptor: int) -> list[bytes]:
+    at = METADATA_PARTS.size
+    parts = []
+    for length in METADATA_PARTS.unpack(os.pread(descriptor, at, 0)):
+        parts.append(os.pread(descriptor, length, at))
+        at += length
+    return parts
 
 
 def _answered(work: Callable[[], MetadataRead]) -> MetadataRead | JobFailure:

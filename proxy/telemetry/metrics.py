@@ -52,7 +52,7 @@ STEP_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 30
 """Seconds: from an HTTP callback to the analysis by a large model."""
 
 SHARE_BUCKETS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
-METADATA_STAGES = ("queue", "walk", "engine", "credentials", "describe")
+METADATA_STAGES = ("queue", "walk", "engine", "credentials", "validate", "describe")
 """Stages of an extraction, in their order."""
 
 # They would double the number of series: each counter and histogram would have a `_created` one.

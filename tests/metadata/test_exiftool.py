@@ -104,7 +104,9 @@ async def test_equal_keys_are_both_printed(tmp_path: Path) -> None:
 
 async def test_the_structure_is_validated_on_request(tmp_path: Path) -> None:
     async with engines(tmp_path) as (pool, folder):
-        assert b"Validate" in (await read(pool, folder, jpeg(), validate=True)).output
+        printed = parse((await read(pool, folder, jpeg(), validate=True)).output)
+        assert set(printed) == {"ExifTool"}, "the tags are read without it"
+        assert "Missing required JPEG" in str(printed)
         assert b"Validate" not in (await read(pool, folder, jpeg())).output
 
 

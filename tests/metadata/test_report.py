@@ -38,6 +38,26 @@ def test_the_output_is_bounded_and_names_what_is_left_out() -> None:
     assert any(one.startswith("groups.IFD0.Tag") for one in truncated)
 
 
+def test_the_advanced_part_counts_towards_the_limit() -> None:
+    file = BytesIO(jpeg())
+    large: Any = {
+        "IFD0": {f"Tag{index}": "\u20ac" * 20_000 for index in range(200)},
+        "XMP-dc": {"Creator": ["\u20ac" * 900] * 900},
+    }
+    warnings = {f"Copy{index}:Warning": f"{index}" + "\u20ac" * 900 for index in range(900)}
+    content = report(
+        *(file, walk(file), large, {"codes": ["x" * 60_000] * 40}),
+        file_name="a.jpg",
+        validation={"ExifTool": warnings},
+        advanced=True,
+    ).content
+    assert len(json.dumps(content, ensure_ascii=False).encode()) <= MAX_OUTPUT_BYTES
+    assert content["metadata"]["truncated"]
+    assert content["advanced"]["c2pa"] is None
+    assert "c2pa" in content["metadata"]["truncated"]
+    assert content["advanced"]["privacy"]["owner"]
+
+
 def test_credentials_that_are_too_large_are_left_out() -> None:
     file = BytesIO(jpeg())
     credentials = {"actions": ["x" * 60_000] * 100}

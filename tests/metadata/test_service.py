@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -201,6 +202,81 @@ async def test_a_truncated_jpeg_is_read_with_warnings(shared: MetadataService) -
     assert found.quality_metrics["confidence_score"] < 1
 
 
+ADVANCED = {
+    *("hashes", "c2pa", "validation", "timeline", "consistency", "thumbnail", "jpeg"),
+    *("trailing_bytes", "stealth", "privacy", "reasons"),
+}
+
+
+@module
+async def test_the_facts_for_examiners_are_complete(shared: MetadataService) -> None:
+    content = golden("metadata-extractor/Sony Cybershot (3).jpg").read_bytes() + b"PK\x03\x04"
+    found = (await extract(shared, content, advanced=True)).advanced
+    assert found is not None
+    assert set(found) == ADVANCED
+    assert found["hashes"] == {
+        "md5": hashlib.md5(content, usedforsecurity=False).hexdigest(),
+        "sha1": hashlib.sha1(content, usedforsecurity=False).hexdigest(),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    assert found["timeline"][0] == {
+        "when": "2001-11-27T18:33:44",
+        "field": "IFD0:ModifyDate",
+        "value": "2001:11:27 18:33:44",
+    }
+    assert found["thumbnail"]["present"] is True
+    assert found["thumbnail"]["distance"] > 0.4, "the image was cropped"
+    assert (found["jpeg"]["estimated_quality"], found["jpeg"]["progressive"]) == (94, False)
+    assert [len(one["values"]) for one in found["jpeg"]["tables"]] == [64, 64]
+    assert found["trailing_bytes"] == 4
+    assert {one["where"] for one in found["consistency"]} == {
+        *("ExifIFD:ExifImageWidth, ExifIFD:ExifImageHeight", "IFD1"),
+        f"from byte {len(content) - 4:,} on",
+    }
+    assert (await extract(shared, content)).advanced is None
+
+
+@module
+async def test_serials_owners_and_positions_of_a_camera_are_listed(shared: MetadataService) -> None:
+    content = golden("exiftool/images/Canon.jpg").read_bytes()
+    found = (await extract(shared, content, advanced=True)).advanced
+    assert found is not None
+    assert {one["where"] for one in found["privacy"]["serials"]} == {"Canon:SerialNumber"}
+    assert {one["where"] for one in found["privacy"]["owner"]} == {"Canon:OwnerName"}
+    content = golden("exiftool/images/GPS.jpg").read_bytes()
+    found = (await extract(shared, content, advanced=True)).advanced
+    assert found is not None
+    assert {"GPS:GPSLatitude", "GPS:GPSLongitude"} <= {
+        one["where"] for one in found["privacy"]["gps"]
+    }
+
+
+@module
+async def test_the_validation_does_not_change_how_well_a_file_was_read(
+    shared: MetadataService,
+) -> None:
+    content = golden("metadata-extractor/Canon IXUS 400.jpg").read_bytes()
+    plain = await extract(shared, content)
+    found = await extract(shared, content, advanced=True)
+    assert found.advanced is not None
+    assert len(found.advanced["validation"]) > 20
+    assert found.metadata == plain.metadata
+    assert found.quality_metrics["confidence_score"] == plain.quality_metrics["confidence_score"]
+
+
+@module
+async def test_hidden_text_is_returned(shared: MetadataService) -> None:
+    name = "tests__resources__parsers__AUTOMATIC1111__automatic1111_stealth.png"
+    content = golden(f"sd-parsers/{name}").read_bytes()
+    found = (await extract(shared, content, "a.png", advanced=True)).advanced
+    assert found is not None
+    assert found["stealth"]["present"] is True
+    assert "Steps:" in found["stealth"]["text"]
+    plain = (await extract(shared, png(), "a.png", advanced=True)).advanced
+    assert plain is not None
+    assert plain["stealth"] == {"present": False, "text": None}
+
+
 @module
 async def test_progress_is_reported_in_order(shared: MetadataService) -> None:
     seen: list[tuple[int, str]] = []
@@ -268,7 +344,12 @@ async def test_without_exiftool_the_fallback_keeps_the_shape(tmp_path: Path) -> 
         assert found.quality_metrics["enhanced_extraction"] is False
         assert found.quality_metrics["confidence_score"] == 0.7
         assert "pillow" in found.metadata["reasons"]["fallback_extraction"]
-        assert service.statistics()["fallbacks_missing"] == 1
+        examined = (await extract(service, jpeg(), "photo.jpg", advanced=True)).advanced
+        assert examined is not None
+        assert set(examined) == ADVANCED
+        assert examined["validation"] == []
+        assert "validation" in examined["reasons"]
+        assert service.statistics()["fallbacks_missing"] == 2
 
 
 async def test_an_exiftool_that_is_missing_is_explained(tmp_path: Path) -> None:

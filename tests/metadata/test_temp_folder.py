@@ -32,6 +32,10 @@ async def test_a_file_is_hashed_while_it_arrives_and_gone_after_its_block(tmp_pa
             assert file.sha256 == hashlib.sha256(content).hexdigest()
             assert os.pread(file.descriptor, 10**7, 0) == content
             assert file.byte_size == len(content)
+            assert await file.other_hashes() == {
+                "md5": hashlib.md5(content, usedforsecurity=False).hexdigest(),
+                "sha1": hashlib.sha1(content, usedforsecurity=False).hexdigest(),
+            }
         assert files(root) == []
     assert list(root.iterdir()) == []
 

@@ -37,7 +37,11 @@ def file_of(content: bytes = b"") -> Iterator[int]:
 
 
 def run(
-    content: bytes, step: MetadataStep, *attachments: bytes, name: str = "a.jpg"
+    content: bytes,
+    step: MetadataStep,
+    *attachments: bytes,
+    name: str = "a.jpg",
+    advanced: bool = False,
 ) -> tuple[Any, Any]:
     """Return the reply and the output of a step."""
     with (
@@ -46,7 +50,8 @@ def run(
         file_of(b"".join(attachments)) as attached,
     ):
         given = (attached,) if attachments else ()
-        reply = MetadataWorker().run(MetadataJob(step, name), source, target, *given)
+        job = MetadataJob(step, name, advanced)
+        reply = MetadataWorker().run(job, source, target, *given)
         output = os.pread(target, 10**7, 0)
     return reply, json.loads(output) if output else None
 
@@ -65,17 +70,26 @@ def test_a_refused_file_is_a_failure_of_its_kind(content: bytes, kind: str) -> N
     assert reply.kind == kind
 
 
-def describe(printed: bytes, credentials: bytes = b"") -> tuple[Any, Any]:
-    header = METADATA_PARTS.pack(len(printed), len(credentials))
-    return run(jpeg(), MetadataStep.DESCRIBE, header, printed, credentials)
+def describe(
+    printed: bytes, credentials: bytes = b"", validation: bytes = b"", *, advanced: bool = False
+) -> tuple[Any, Any]:
+    parts = (printed, credentials, validation)
+    header = METADATA_PARTS.pack(*map(len, parts))
+    return run(jpeg(), MetadataStep.DESCRIBE, header, *parts, advanced=advanced)
 
 
-def test_the_description_uses_both_parts_of_the_attachment() -> None:
+def test_the_description_uses_all_parts_of_the_attachment() -> None:
     printed = b'[{"SourceFile": "x", "IFD0:Make": "Canon"}]'
     reply, found = describe(printed, b'{"state": "valid"}')
     assert reply.fallback is False
     assert found["metadata"]["groups"] == {"IFD0": {"Make": "Canon"}}
     assert found["metadata"]["c2pa"] == {"state": "valid"}
+    assert found["advanced"] is None
+    validation = b'[{"SourceFile": "x", "ExifTool:Warning": "a warning"}]'
+    _, found = describe(printed, b'{"state": "valid"}', validation, advanced=True)
+    assert found["advanced"]["c2pa"] == {"state": "valid"}
+    assert [one["what"] for one in found["advanced"]["validation"]] == ["a warning"]
+    assert found["metadata"]["warnings"] == []
 
 
 @pytest.mark.parametrize("printed", [b"", b"no JSON", b"[{}]", b"\xff" * 100])

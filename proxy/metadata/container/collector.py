@@ -33,6 +33,8 @@ class Collector:
         self.iptc: list[TextEntry] = []
         self.blocks: list[Block] = []
         self.damaged = False
+        self.end: int | None = None
+        """Offset after the image, if the format marks it."""
         self._warnings: dict[str, None] = {}
         self._ranges: list[Extent] = []
         self._chunks = 0
@@ -161,6 +163,7 @@ class Collector:
             ranges=_merged(self._ranges),
             warnings=tuple(self._warnings),
             damaged=self.damaged,
+            end=self.end,
         )
 
 

@@ -60,6 +60,7 @@ class _Blocks:
             else:
                 self._collector.damage(f"GIF: no valid block at byte {at}")
                 return frames
+        self._collector.end = at + 1
         return frames
 
     def _byte(self, at: int) -> int:

@@ -44,6 +44,7 @@ def read(collector: Collector) -> None:
             return
         if kind == b"IEND":
             collector.set_image(pages=1)
+            collector.end = at + _HEADER + length + _CRC
             return
         _chunk(collector, kind, Extent(at + _HEADER, length))
         at += _HEADER + length + _CRC

@@ -95,6 +95,9 @@ class Walk:
     warnings: tuple[str, ...]
     damaged: bool
     """Whether the file is truncated or a length in it is wrong."""
+    end: int | None = None
+    """Offset after the image, if the format marks its end; None for JPEG, whose scans are not
+    walked."""
 
     @property
     def metadata_bytes(self) -> int:

@@ -22,6 +22,8 @@ def read(collector: Collector) -> None:
     declared = int.from_bytes(collector.read(4, 4), "little") + 8
     if declared > collector.size:
         collector.damage("WebP is truncated")
+    else:
+        collector.end = declared + declared % 2
     at, frames = _HEADER, 0
     while at + 8 <= collector.size:
         kind = collector.read(at, 4)

@@ -1,0 +1,1 @@
+"""Facts for examiners of a file, in the confined worker: observations, never a verdict."""
