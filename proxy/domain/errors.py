@@ -10,6 +10,7 @@
     |   +-- PendingNotFound         404  no such upload, or no such temporary file
     |   +-- PendingConflict         409  the upload already ended differently
     |   +-- BodyTooLarge            413
+    |   |   +-- FileTooLarge        above the limit of all tiers of metadata
     |   +-- UnsupportedBody         415  not a form, compressed, or not an accepted image type
     |   +-- QuotaExceeded           429  the user has uploaded enough today; carries Retry-After
     |   +-- TooManyRequests         429  the address has sent enough for now; carries Retry-After
@@ -171,6 +172,10 @@ class PendingConflict(RequestError, status=409, title="Conflict"):
 
 class BodyTooLarge(RequestError, status=413, title="Content too large", code="FILE_TOO_LARGE"):
     """The request body, or a file in it, exceeds its size limit."""
+
+
+class FileTooLarge(BodyTooLarge, title="File too large"):
+    """The file exceeds the limits of all tiers of metadata."""
 
 
 class UnsupportedBody(RequestError, status=415, title="Unsupported media type"):

@@ -180,21 +180,23 @@ class Extractor:
             EmptyFile: it has no bytes.
             UnknownImageFormat: it is of no supported format; the rest is not read.
             TierInsufficient: its size or format needs a higher tier.
-            BodyTooLarge: it exceeds the limits of all tiers.
+            FileTooLarge: it exceeds the limits of all tiers.
             EngineStartFailed: the engines cannot be started.
             UploadStorageError: the disk is full or failed.
         """
         service = await self.started()
         with service.new_file(max_bytes=self.limits[tier].max_bytes) as file:
             checked = False
-            try:
-                async for chunk in chunks:
+            async for chunk in chunks:
+                try:
                     await file.write(chunk)
-                    if not checked and file.byte_size >= DETECT_BYTES:
-                        checked = True
-                        check_allowed(tier, self.limits, byte_size=0, head=file.head)
-            except BodyTooLarge:
-                raise too_large(self.limits, max(expected_bytes, file.byte_size)) from None
+                except BodyTooLarge:
+                    # A higher tier would not help a file of no format.
+                    check_allowed(tier, self.limits, byte_size=0, head=file.head)
+                    raise too_large(self.limits, max(expected_bytes, file.byte_size)) from None
+                if not checked and file.byte_size >= DETECT_BYTES:
+                    checked = True
+                    check_allowed(tier, self.limits, byte_size=0, head=file.head)
             await file.finish()
             self._check(file, tier)
             yield file

@@ -76,10 +76,10 @@ class ReceivedFile:
             UploadStorageError: the disk is full or failed.
         """
         self.byte_size += len(chunk)
-        if self.byte_size > self._max_bytes:
-            raise BodyTooLarge(f"the file may have at most {self._max_bytes} bytes")
         if len(self.head) < DETECT_BYTES:
             self.head = (self.head + bytes(chunk[:DETECT_BYTES]))[:DETECT_BYTES]
+        if self.byte_size > self._max_bytes:
+            raise BodyTooLarge(f"the file may have at most {self._max_bytes} bytes")
         self._pending += chunk
         while len(self._pending) >= PIECE_BYTES:
             piece = bytes(self._pending[:PIECE_BYTES])

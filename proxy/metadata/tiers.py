@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from proxy.domain.errors import (
     BadParameter,
-    BodyTooLarge,
+    FileTooLarge,
     FileTooLargeForTier,
     SmartserveError,
     TierInsufficient,
@@ -99,7 +99,7 @@ def check_allowed(
     Raises:
         UnknownImageFormat: the file is of no supported format.
         TierInsufficient: a higher tier could; the error names the lowest one.
-        BodyTooLarge: the file exceeds the limits of all tiers.
+        FileTooLarge: the file exceeds the limits of all tiers.
     """
     if advanced and tier.rank < ADVANCED_TIER.rank:
         raise _insufficient("The advanced analysis", ADVANCED_TIER)
@@ -118,7 +118,7 @@ def too_large(limits: Mapping[Tier, TierLimits], byte_size: int) -> SmartserveEr
     needed = _lowest(limits, lambda one: byte_size <= one.max_bytes)
     if needed is None:
         most = max(one.max_bytes for one in limits.values())
-        return BodyTooLarge(f"A file may have at most {most} bytes.")
+        return FileTooLarge(f"A file may have at most {most} bytes.")
     return FileTooLargeForTier(
         f'The file is too large for your tier. The tier "{needed}" accepts up to'
         f" {limits[needed].max_bytes} bytes.",

@@ -43,6 +43,8 @@ class MetadataSettings(Section):
     reads the file."""
     timeout_s: PositiveSeconds = 180
     """Time limit of one extraction, including the time in the queue."""
+    upload_timeout_s: PositiveSeconds = 600
+    """Time limit for the arrival of one upload; main.upload_stall_s limits each pause."""
     temp_root: str = "/tmp/metaextract"  # noqa: S108 - the folder is checked: see TempFolder
     """Folder of files while they are read. Created with mode 0700. If it is a link, or belongs to
     another user, it is refused."""

@@ -14,7 +14,7 @@ from ipaddress import IPv6Address, ip_network
 from typing import Any, ClassVar, NamedTuple
 
 import structlog
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from cachetools import TTLCache
 
 from proxy.domain.errors import AccessDisabled, TooManyFailures, Unauthorized
@@ -57,10 +57,10 @@ class Forwarding(StrEnum):
     MISSING = "missing"
 
 
-class _Failures(NamedTuple):
+class _Counted(NamedTuple):
     number: int
     until: float
-    """When the failures expire, by the clock."""
+    """When they expire, by the clock."""
 
 
 class FailureLimit:
@@ -76,8 +76,8 @@ class FailureLimit:
         self._max_failures = max_failures
         self._window_s = window_s
         self._clock = clock
-        self._callers: TTLCache[str, _Failures] = TTLCache(_MAX_CALLERS, window_s, timer=clock)
-        self._total = _Failures(0, -math.inf)
+        self._callers: TTLCache[str, _Counted] = TTLCache(_MAX_CALLERS, window_s, timer=clock)
+        self._total = _Counted(0, -math.inf)
 
     def blocked_s(self, caller: str) -> float:
         """Return for how many seconds a caller stays blocked; 0 if it is not."""
@@ -95,15 +95,38 @@ class FailureLimit:
         count = 1 if previous is None else previous.number + 1
         # Each failure restarts the caller's window. The window of all callers is fixed, so that the
         # end of an attack is noticed although single failures continue.
-        self._callers[caller] = _Failures(count, self._clock() + self._window_s)
+        self._callers[caller] = _Counted(count, self._clock() + self._window_s)
         total = self._recent()
         self._total = total._replace(number=total.number + 1)
         return count == self._max_failures
 
-    def _recent(self) -> _Failures:
+    def _recent(self) -> _Counted:
         """Return the failures of all callers in the current window, or start a new window."""
         now = self._clock()
-        return self._total if now < self._total.until else _Failures(0, now + self._window_s)
+        return self._total if now < self._total.until else _Counted(0, now + self._window_s)
+
+
+class RequestLimit:
+    """Counts requests by caller in windows of a fixed length, in bounded memory."""
+
+    def __init__(
+        self, *, max_requests: int, window_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._max_requests = max_requests
+        self._window_s = window_s
+        self._clock = clock
+        self._callers: TTLCache[str, _Counted] = TTLCache(_MAX_CALLERS, window_s, timer=clock)
+
+    def add(self, caller: str) -> float:
+        """Count a request; return the seconds until the next one is allowed, 0 if this one is."""
+        now = self._clock()
+        counted = self._callers.get(caller)
+        if counted is None or now >= counted.until:
+            counted = _Counted(0, now + self._window_s)
+        if counted.number >= self._max_requests:
+            return counted.until - now
+        self._callers[caller] = counted._replace(number=counted.number + 1)
+        return 0.0
 
 
 @dataclass(kw_only=True)
@@ -115,12 +138,17 @@ class BearerGuard:
     limit: FailureLimit
     on_refusal: Callable[[AuthFailure], None]
 
-    def _token(self, request: web.BaseRequest) -> str:
+    def token(self, request: web.BaseRequest) -> str:
+        """Return the bearer token of a request.
+
+        Raises:
+            Unauthorized: there is none, or the header is malformed.
+        """
         form = f"Authorization: Bearer {self.credential.upper()}"
         lines = request.headers.getall("Authorization", [])
         if not lines:
             detail = f"the {self.credential} is missing: send the header {form}"
-            missing = self._unauthorized(AuthFailure.MISSING, detail)
+            missing = self.unauthorized(AuthFailure.MISSING, detail)
             # `smartserve doctor` sends no key, and reads here whether the proxy is configured.
             missing.forwarded = forwarding_of(request)
             raise missing
@@ -128,7 +156,7 @@ class BearerGuard:
         match = _BEARER.fullmatch(lines[0])
         if match is None or len(lines) > 1:
             detail = f"exactly one Authorization header is needed, of the form {form}"
-            raise self._unauthorized(AuthFailure.MALFORMED, detail)
+            raise self.unauthorized(AuthFailure.MALFORMED, detail)
         return match[1]
 
     def _check_limit(self, caller: str) -> None:
@@ -145,7 +173,8 @@ class BearerGuard:
         if self.limit.add(caller):
             log.warning("caller_blocked", network=caller)
 
-    def _unauthorized(self, reason: AuthFailure, detail: str) -> Unauthorized:
+    def unauthorized(self, reason: AuthFailure, detail: str) -> Unauthorized:
+        """Count a rejected request; return its error."""
         self.on_refusal(reason)
         challenge = 'Bearer realm="smartserve"'
         # A challenge to a request without a token has no error code (RFC 6750, 3.1).
@@ -167,6 +196,10 @@ class KeyGuard(BearerGuard):
         """Replace the key by its digest."""
         self._digest = _digest(key) if key else None
 
+    def matches(self, token: str) -> bool:
+        """Return whether a token is the key; a wrong one is not counted as a guess."""
+        return self._digest is not None and hmac.compare_digest(_digest(token), self._digest)
+
     def check(self, request: web.BaseRequest) -> None:
         """Return if the request carries the key.
 
@@ -177,16 +210,24 @@ class KeyGuard(BearerGuard):
             self.on_refusal(AuthFailure.NO_KEY_SET)
             raise AccessDisabled(self.advice)
         # A missing or malformed header is not a guess and does not count as a failure.
-        token = self._token(request)
+        token = self.token(request)
         # In constant time: all digests have one length, whatever a client sends. The right key is
         # accepted during a block too: strangers behind the same proxy must not lock its owner out.
         # Keys are too long to be guessed; the limit only bounds what guesses cost.
-        if hmac.compare_digest(_digest(token), self._digest):
+        if self.matches(token):
             return
         caller = caller_of(request)
         self._check_limit(caller)
         self._add_failure(caller)
-        raise self._unauthorized(AuthFailure.WRONG, "the key is wrong")
+        raise self.unauthorized(AuthFailure.WRONG, "the key is wrong")
+
+
+class TokenUser(NamedTuple):
+    """Whom a token identifies."""
+
+    user_id: int
+    tier: str | None
+    """The claim ``tier``, as it is written."""
 
 
 @dataclass(kw_only=True)
@@ -203,7 +244,14 @@ class TokenVerifier(BearerGuard):
         Raises:
             AccessError: there is no valid token.
         """
-        token = self._token(request)
+        return self.verify(request, self.token(request)).user_id
+
+    def verify(self, request: web.BaseRequest, token: str) -> TokenUser:
+        """Return the user whose token a request has, in whatever header.
+
+        Raises:
+            AccessError: the token is not valid.
+        """
         # With the first token: it imports cryptography, which takes 40 ms and 8 MB.
         import jwt  # noqa: PLC0415
 
@@ -211,11 +259,11 @@ class TokenVerifier(BearerGuard):
             claims = self._decode(token)
         except jwt.ExpiredSignatureError:
             detail = "the token has expired; request a new one"
-            raise self._unauthorized(AuthFailure.EXPIRED, detail) from None
+            raise self.unauthorized(AuthFailure.EXPIRED, detail) from None
         except jwt.MissingRequiredClaimError as error:
             # Raised after the signature was verified, so this is not a guess.
             detail = f"the token has no claim {error.claim}; request one that expires"
-            raise self._unauthorized(AuthFailure.MALFORMED, detail) from None
+            raise self.unauthorized(AuthFailure.MALFORMED, detail) from None
         # ValueError and RecursionError: hostile JSON inside the token.
         except (jwt.PyJWTError, ValueError, RecursionError):
             claims = {}
@@ -226,8 +274,9 @@ class TokenVerifier(BearerGuard):
             self._check_limit(caller)
             self._add_failure(caller)
             detail = "the token is not valid here: its signature or its claims do not match"
-            raise self._unauthorized(AuthFailure.WRONG, detail)
-        return user_id
+            raise self.unauthorized(AuthFailure.WRONG, detail)
+        tier = claims.get("tier")
+        return TokenUser(user_id, None if tier is None else str(tier))
 
     def _decode(self, token: str) -> dict[str, Any]:
         import jwt  # noqa: PLC0415 - see `identify`
@@ -280,6 +329,48 @@ def caller_of(request: web.BaseRequest) -> str:
     if isinstance(address, IPv6Address):
         return str(ip_network(f"{address}/64", strict=False))
     return "local" if address is None else str(address)
+
+
+def check_local(request: web.BaseRequest) -> None:
+    """Return if the request comes from this server's own page in a browser on this machine.
+
+    A reverse proxy on this machine also connects from a loopback address, but forwards requests
+    of strangers. So several signs are checked.
+
+    Raises:
+        AccessDisabled: the request is not local.
+    """
+    local = (
+        # X-Forwarded-For and the like: a proxy that identifies itself.
+        forwarding_of(request) is Forwarding.MISSING
+        # nginx uses HTTP/1.0 unless `proxy_http_version` is set.
+        and request.version >= HttpVersion11
+        and _is_loopback(request.remote or "")
+        # A public name: a silent proxy, or a page that resolves to 127.0.0.1 (DNS rebinding).
+        and names_loopback(request)
+        # A foreign page that requests localhost. Clients that are no browsers omit the header.
+        and request.headers.get("Sec-Fetch-Site", "same-origin") == "same-origin"
+    )
+    if not local:
+        raise AccessDisabled(
+            "only a browser on the server's own machine may use this: open the page there, by"
+            " localhost and without a proxy"
+        )
+
+
+def _is_loopback(address: str) -> bool:
+    parsed = parse_address(address)
+    return parsed is not None and parsed.is_loopback
+
+
+def names_loopback(request: web.BaseRequest) -> bool:
+    """Return whether the Host header is localhost or a loopback address.
+
+    A page of a stranger whose name resolves to 127.0.0.1 (DNS rebinding) sends its own name.
+    """
+    host = request.headers.get("Host", "")
+    name = host[: host.rfind("]") + 1] if host.startswith("[") else host.partition(":")[0]
+    return name.lower() == "localhost" or _is_loopback(name.strip("[]"))
 
 
 def forwarding_of(request: web.BaseRequest) -> Forwarding:

@@ -14,9 +14,12 @@ from aiohttp import web
 
 from proxy.domain.errors import (
     BadParameter,
+    NoFile,
     RangeNotSatisfiable,
     SmartserveError,
+    TierInsufficient,
     Unauthorized,
+    UnsupportedBody,
 )
 from proxy.domain.request import Outcome
 from proxy.web.conditional import matches
@@ -46,19 +49,26 @@ class Problem:
     parameter: str | None = None
     """Of a 400: the parameter whose value is not allowed."""
     allowed: str | None = None
+    error: str | None = None
+    """Of a metadata route: what to show to a user."""
+    code: str | None = None
+    """Of a metadata route: a name for programs."""
+    needs: str | None = None
+    """Of a 403 of a metadata route: the tier that is sufficient."""
     forwarded: str | None = None
     """Of a 401 without a token: whether the address that a proxy reports was "used", "ignored"
     because the proxy is not trusted, or is "missing"."""
 
 
 def json_route(
-    route: str, *, security: Sequence[Header] = PRIVATE
+    route: str, *, security: Sequence[Header] = PRIVATE, coded: bool = False, fault: str = ""
 ) -> Callable[[_Work[_Handlers]], _Route[_Handlers]]:
     """Decorator: makes a request handler from a method that returns a value for JSON.
 
     The value is sent with ``Cache-Control: no-store`` and by default without CORS headers, so
     neither caches nor pages of other origins can read it. A `SmartserveError` becomes problem
-    details. A method that needs other headers returns a complete response instead of a value.
+    details, see `problem` for ``coded`` and ``fault``. A method that needs other headers returns a
+    complete response instead of a value.
     """
     outcome = Outcome(route)
 
@@ -68,7 +78,7 @@ def json_route(
             try:
                 value = await work(self, request)
             except SmartserveError as error:
-                return problem(error, outcome=outcome, security=security)
+                return problem(error, outcome=outcome, security=security, coded=coded, fault=fault)
             # A complete response: a stream, or JSON with an ETag.
             if isinstance(value, Answer):
                 return value
@@ -125,8 +135,13 @@ def problem(
     not_found_s: int = 0,
     negotiated: bool = False,
     security: Sequence[Header] = SECURITY,
+    coded: bool = False,
+    fault: str = "",
 ) -> BufferedResponse:
     """Return the response for an error.
+
+    That of a ``coded`` route has the members ``error`` and ``code``; ``fault`` replaces the
+    sentence of errors of the server.
 
     Only a 404 may be cached, for ``not_found_s`` or until Retry-After, whichever is shorter. If the
     image would have been ``negotiated``, it has the same Vary header.
@@ -153,10 +168,27 @@ def problem(
             # RFC 9110, 15.5.2: a 401 must have a challenge.
             headers.append(("WWW-Authenticate", error.challenge))
             body = replace(body, forwarded=error.forwarded)
+    if coded:
+        body = _coded(body, error, fault)
     outcome = outcome._replace(error=type(error).__name__)
     return render_problem(
         body, outcome=outcome, headers=headers, retry_after_s=wait, security=security
     )
+
+
+def _coded(body: Problem, error: SmartserveError, fault: str) -> Problem:
+    sentence = error.detail
+    match error:
+        case NoFile():
+            sentence = error.title
+        case TierInsufficient():
+            body = replace(body, needs=error.needs)
+        case UnsupportedBody():
+            # Their documents have no 415.
+            body = replace(body, status=HTTPStatus.BAD_REQUEST)
+        case _ if error.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+            sentence = fault or sentence
+    return replace(body, error=sentence, code=error.code)
 
 
 def refused(rejection: RequestRejection) -> BufferedResponse:

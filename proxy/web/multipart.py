@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Collection
 from typing import TypeVar
 
 from aiohttp import (
@@ -19,14 +19,14 @@ from aiohttp.helpers import parse_mimetype
 from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.domain.errors import BodyTooLarge, RequestError, UnsupportedBody
-from proxy.domain.upload import UPLOAD_FIELDS, UploadField
+from proxy.domain.upload import UPLOAD_FIELDS
 from proxy.web.request_input import accept_body, read_with_timeout, require_complete
 
 MAX_FILES = 10
 _MAX_TEXTS = 100
 _MAX_TEXT_BYTES = 64 * 1024
 _MAX_NAME = 100
-_OVERHEAD_BYTES = 1024 * 1024
+OVERHEAD_BYTES = 1024 * 1024
 """For part headers and text fields, in addition to the files."""
 _CHUNK_BYTES = 64 * 1024
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]", re.ASCII)
@@ -41,24 +41,37 @@ warnings.filterwarnings("ignore", category=BadContentDispositionParam)
 _T = TypeVar("_T")
 
 
-FormFile = tuple[UploadField, str, AsyncIterator[bytes]]
+FormFile = tuple[str, str, AsyncIterator[bytes]]
 """Field, file name and bytes of a file. Read the bytes before the next file is requested."""
 
 
 class Form:
     """A form body; text fields are skipped, and their names collected."""
 
-    def __init__(self, request: web.BaseRequest, *, max_file_bytes: int, stall_s: float) -> None:
+    def __init__(
+        self,
+        request: web.BaseRequest,
+        *,
+        max_file_bytes: int,
+        stall_s: float,
+        fields: Collection[str] | None = UPLOAD_FIELDS.keys(),
+        texts: Collection[str] = (),
+        max_files: int = MAX_FILES,
+        max_bytes: int | None = None,
+    ) -> None:
         """Check the request's headers, and let the client send the body.
 
-        The next bytes must arrive within ``stall_s``.
+        The next bytes must arrive within ``stall_s``. ``fields`` accept files (None: all do), and
+        the values of ``texts`` are kept. Without ``max_bytes`` each file may have the full size.
 
         Raises:
             UnsupportedBody: the body is not a form, or is compressed.
             BodyTooLarge: its Content-Length exceeds the limit.
         """
         self._request = request
-        self._max_bytes = MAX_FILES * max_file_bytes + _OVERHEAD_BYTES
+        files_bytes = max_files * max_file_bytes if max_bytes is None else max_bytes
+        self._max_bytes = files_bytes + OVERHEAD_BYTES
+        self._fields, self._kept, self.max_files = fields, texts, max_files
         self._stall_s = stall_s
         kind = parse_mimetype(request.headers.get(hdrs.CONTENT_TYPE, ""))
         if (kind.type, kind.subtype) != ("multipart", "form-data"):
@@ -71,6 +84,8 @@ class Form:
         self._reader = MultipartReader(request.headers, request.content)
         self.ignored: list[str] = []
         """Names of the fields that were skipped, so that the response can list them."""
+        self.texts: dict[str, str] = {}
+        """Values of the text fields that are kept."""
 
     async def files(self) -> AsyncIterator[FormFile]:
         """Yield the files while they arrive.
@@ -93,12 +108,12 @@ class Form:
         require_complete(self._request)
 
     def _file(self, part: BodyPartReader, name: str, count: int) -> FormFile:
-        if count > MAX_FILES:
-            raise RequestError(f"a form may have at most {MAX_FILES} files")
-        if name not in UPLOAD_FIELDS:
-            fields = ", ".join(UPLOAD_FIELDS)
+        if count > self.max_files:
+            raise RequestError(f"a form may have at most {self.max_files} files")
+        if self._fields is not None and name not in self._fields:
+            fields = ", ".join(self._fields)
             raise RequestError(f"this form field does not accept files; use one of {fields}")
-        return UPLOAD_FIELDS[name], part.filename or "", self._chunks(part)
+        return name, part.filename or "", self._chunks(part)
 
     async def _chunks(self, part: BodyPartReader) -> AsyncIterator[bytes]:
         while chunk := await self._parse(part.read_chunk(_CHUNK_BYTES)):
@@ -108,13 +123,18 @@ class Form:
         if count > _MAX_TEXTS:
             raise RequestError(f"a form may have at most {_MAX_TEXTS} text fields")
         # Read and dropped: the parser finds the next part only behind this one.
-        size = 0
+        size, kept = 0, bytearray()
         async for chunk in self._chunks(part):
             size += len(chunk)
             if size > _MAX_TEXT_BYTES:
                 raise BodyTooLarge(f"a text field may have at most {_MAX_TEXT_BYTES} bytes")
+            if name in self._kept:
+                kept += chunk
+        if name in self._kept:
+            self.texts[name] = kept.decode("utf-8", "replace")
+            return
         # A file field in which no file was chosen is empty: nothing of it is lost.
-        if size or name not in UPLOAD_FIELDS:
+        if size or name not in (self._fields or ()):
             # A name may contain half a character, which JSON cannot represent.
             shown = name[:_MAX_NAME].encode("utf-8", "replace").decode()
             self.ignored += [] if shown in self.ignored else [shown]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,62 +24,16 @@ from proxy.domain.errors import (
     TierInsufficient,
     UnknownImageFormat,
 )
-from proxy.metadata.extraction import (
-    IDLE_STATISTICS,
-    Extraction,
-    ExtractOptions,
-    Progress,
-    Tier,
-)
+from proxy.metadata.extraction import IDLE_STATISTICS, Extraction, ExtractOptions, Tier
 from proxy.metadata.extractor import COUNTS, CacheKey, Extractor
-from proxy.metadata.service import MetadataService, open_metadata
-from proxy.metadata.temp_folder import ReceivedFile, TempFolder
+from proxy.metadata.service import open_metadata
+from proxy.metadata.temp_folder import TempFolder
 from proxy.settings import MetadataSettings, WorkerSettings
+from tests.metadata.engines import BMP, JPEG, Engines, Opener, chunks, extractor_of, result
 from tests.metadata.files import jpeg
 from tests.support.waiting import eventually
 
-JPEG = b"\xff\xd8\xff\xe0" + bytes(100)
-BMP = b"BM" + bytes(100)
 LONG_S = 600.0
-
-
-def result(*, fallback: bool = False) -> Extraction:
-    metadata: dict[str, Any] = {
-        "groups": {"IFD0": {"Make": "Canon"}, "Canon": {"SerialNumber": 7}},
-        "text": [],
-        "c2pa": None,
-        "withheld": None,
-    }
-    insights = {"fallback_extraction": fallback, "cached": False, "queued_ms": 3.0}
-    return Extraction(metadata, {}, insights)
-
-
-class Engines:
-    """Stands for the service: counts extractions, and runs ``work`` for each."""
-
-    def __init__(self, folder: TempFolder) -> None:
-        self.folder = folder
-        self.missing = ""
-        self.extracted = 0
-        self.found = result()
-        self.work: Callable[[], Awaitable[object]] = lambda: asyncio.sleep(0)
-
-    def new_file(self, *, max_bytes: int) -> ReceivedFile:
-        return self.folder.new_file(max_bytes=max_bytes)
-
-    def variant(self, options: ExtractOptions) -> str:
-        return f"{options.advanced}"
-
-    async def extract(
-        self, _file: ReceivedFile, _options: ExtractOptions, *, progress: Progress
-    ) -> Extraction:
-        self.extracted += 1
-        await self.work()
-        progress(100, "complete")
-        return self.found
-
-    def statistics(self) -> dict[str, float]:
-        return {"engines_up": 1}
 
 
 class Cache:
@@ -98,36 +51,6 @@ class Cache:
 def engines(tmp_path: Path) -> Iterator[Engines]:
     with TempFolder(tmp_path / "metaextract") as folder:
         yield Engines(folder)
-
-
-class Opener:
-    """Opens `Engines`, or fails with the first of ``faults``."""
-
-    def __init__(self, engines: Engines) -> None:
-        self.engines = engines
-        self.faults: list[Exception] = []
-        self.opened = self.closed = 0
-
-    @asynccontextmanager
-    async def __call__(self) -> AsyncIterator[MetadataService]:
-        await asyncio.sleep(0)
-        if self.faults:
-            raise self.faults.pop()
-        self.opened += 1
-        yield cast("MetadataService", self.engines)
-        self.closed += 1
-
-
-def extractor_of(engines: Engines, **options: Any) -> Extractor:
-    values = {"timeout_s": LONG_S, **options.pop("settings", {})}
-    opener = options.pop("opener", None) or Opener(engines)
-    settings = MetadataSettings.model_validate(values)
-    return Extractor(settings, opener, processes=options.pop("processes", 2), **options)
-
-
-async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
-    for part in parts:
-        yield part
 
 
 async def extract(
@@ -244,14 +167,14 @@ async def test_a_stopping_server_admits_nothing_new_and_ends_what_it_has(engines
 
 
 async def test_the_time_limit_includes_the_wait_for_a_place(engines: Engines) -> None:
-    stuck = asyncio.Event()
-    engines.work = stuck.wait
-    extractor = extractor_of(engines, settings={"queue": 0, "timeout_s": 0.2}, processes=1)
-    found = await asyncio.gather(*(extract(extractor) for _ in range(2)), return_exceptions=True)
-    assert [type(one) for one in found] == [ExtractionTimeout, ExtractionTimeout]
-    assert engines.extracted == 1
+    settings = {"queue": 0, "timeout_s": 0.1}
+    never_free = extractor_of(engines, settings=settings, processes=0)
+    with pytest.raises(ExtractionTimeout) as error:
+        await extract(never_free)
+    assert (error.value.status, error.value.code) == (504, "TIMEOUT")
+    assert engines.extracted == 0
     assert left(engines) == []
-    await extractor.aclose()
+    await never_free.aclose()
 
 
 async def test_a_second_extraction_of_the_same_content_comes_from_the_cache(

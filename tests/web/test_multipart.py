@@ -20,7 +20,7 @@ async def read(*sent: bytes, complete: bool = True) -> list[tuple[str, str, byte
         body_request(sent, complete=complete, headers=BOUNDED), max_file_bytes=1000, stall_s=600
     )
     return [
-        (field.name, filename, b"".join([chunk async for chunk in chunks]))
+        (field, filename, b"".join([chunk async for chunk in chunks]))
         async for field, filename, chunks in form.files()
     ]
 

@@ -23,9 +23,9 @@ from proxy.serving.image_info import ImageInfoService
 from proxy.settings import LifetimeSettings
 from proxy.storage.database import MediaRepository
 from proxy.storage.database.media_repository import SqlMediaRepository
+from proxy.web.auth import names_loopback
 from proxy.web.handlers.images import servable
 from proxy.web.handlers.info_json import ImageDescription, describe_image
-from proxy.web.handlers.page import names_loopback
 from proxy.web.headers import NO_STORE, PRIVATE, SECURITY, Header
 from proxy.web.json_response import cached_json, json_route, problem, uncached_json
 from proxy.web.request_input import DIGITS, ID, parse_id, read_json, require_json, whole_number

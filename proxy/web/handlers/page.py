@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from aiohttp import HttpVersion11, web
+from aiohttp import web
 
-from proxy.domain.errors import AccessDisabled, BadParameter, PendingNotFound
+from proxy.domain.errors import BadParameter, PendingNotFound
 from proxy.domain.formats import Format
 from proxy.domain.negotiation import explain
 from proxy.domain.request import Outcome, last_values
@@ -25,13 +25,12 @@ from proxy.domain.upload import PendingStatus, media_id_of
 from proxy.settings import TokenKey, UserSettings
 from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.storage.database.upload_repository import UploadRepository
-from proxy.web.auth import Forwarding, forwarding_of, issue
+from proxy.web.auth import check_local, issue
 from proxy.web.handlers.images import accept_header
 from proxy.web.headers import NO_STORE, PRIVATE, SECURITY, Header
 from proxy.web.json_response import cached_json, json_route, with_etag
 from proxy.web.request_input import upload_id
 from proxy.web.responses import BufferedResponse, whole
-from proxy.web.server.client_address import parse_address
 
 STATIC = Path(__file__).parents[1] / "static"
 COMPONENT = "smart-image.js"
@@ -241,45 +240,3 @@ class LocalPageHandler:
             raise PendingNotFound("there is no upload with this id")
         media_id = media_id_of(row.permanent_url)
         return UploadProgress(row.id, row.status, None if media_id is None else int(media_id))
-
-
-def check_local(request: web.BaseRequest) -> None:
-    """Return if the request comes from this server's own page in a browser on this machine.
-
-    A reverse proxy on this machine also connects from a loopback address, but forwards requests
-    of strangers. So several signs are checked.
-
-    Raises:
-        AccessDisabled: the request is not local.
-    """
-    local = (
-        # X-Forwarded-For and the like: a proxy that identifies itself.
-        forwarding_of(request) is Forwarding.MISSING
-        # nginx uses HTTP/1.0 unless `proxy_http_version` is set.
-        and request.version >= HttpVersion11
-        and _is_loopback(request.remote or "")
-        # A public name: a silent proxy, or a page that resolves to 127.0.0.1 (DNS rebinding).
-        and names_loopback(request)
-        # A foreign page that requests localhost. Clients that are no browsers omit the header.
-        and request.headers.get("Sec-Fetch-Site", "same-origin") == "same-origin"
-    )
-    if not local:
-        raise AccessDisabled(
-            "only a browser on the server's own machine may use this: open the page there, by"
-            " localhost and without a proxy"
-        )
-
-
-def _is_loopback(address: str) -> bool:
-    parsed = parse_address(address)
-    return parsed is not None and parsed.is_loopback
-
-
-def names_loopback(request: web.BaseRequest) -> bool:
-    """Return whether the Host header is localhost or a loopback address.
-
-    A page of a stranger whose name resolves to 127.0.0.1 (DNS rebinding) sends its own name.
-    """
-    host = request.headers.get("Host", "")
-    name = host[: host.rfind("]") + 1] if host.startswith("[") else host.partition(":")[0]
-    return name.lower() == "localhost" or _is_loopback(name.strip("[]"))

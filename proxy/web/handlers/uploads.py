@@ -12,6 +12,7 @@ from aiohttp import web
 from pydantic import Field
 
 from proxy.domain.errors import BodyTooSlow, QuotaExceeded, SmartserveError
+from proxy.domain.upload import UPLOAD_FIELDS
 from proxy.ingest.uploads.upload_queue import AcceptedUpload, Uploader, UploadIntake
 from proxy.ingest.uploads.url_replacement import UrlReplacer
 from proxy.storage.database.profile_columns import (
@@ -120,7 +121,7 @@ class UploadHandler:
         try:
             async with asyncio.timeout(self.timeout_s):
                 async for field, filename, chunks in form.files():
-                    await upload.add(field, filename, chunks)
+                    await upload.add(UPLOAD_FIELDS[field], filename, chunks)
         except TimeoutError as error:
             raise BodyTooSlow(
                 f"the upload did not arrive within {self.timeout_s:g} s; send fewer or smaller"

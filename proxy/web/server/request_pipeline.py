@@ -191,6 +191,7 @@ class RequestPipeline:
             with nullcontext() if span is None else within(span):
                 answer: Answer
                 if cached is None:
+                    request[REQUEST_ID] = request_id
                     answer = await _handle(request, handler)
                 else:
                     answer = BufferedResponse(
@@ -264,6 +265,9 @@ class RequestPipeline:
                 trace_id=traced,
             )
 
+
+REQUEST_ID = web.RequestKey("request_id", str)
+"""Key of a request's id, which the response has as X-Request-Id."""
 
 _DETAILS = {404: "there is nothing at this address"}
 
