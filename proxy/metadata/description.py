@@ -9,16 +9,16 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from proxy.metadata.container.result import BlockKind, ImageFacts, TextEntry, Walk
+from proxy.metadata.container.result import Block, BlockKind, ImageFacts, TextEntry, Walk
 from proxy.metadata.formats import FORMATS, TIFF_BASED
-from proxy.metadata.tags import FILE_GROUPS, Groups, all_of, number_of
+from proxy.metadata.tags import Groups, all_of, is_of_author, is_of_exiftool, number_of
 
 _RAW = frozenset(FORMATS) - {
     *("jpeg", "png", "webp", "heic", "heif", "avif", "tiff", "bmp", "gif", "ico", "svg", "jxl"),
     "psd",
 }
-_HIDDEN = frozenset({"System", "ExifTool", ""})
-"""Groups about our temporary file, and about exiftool."""
+_HIDDEN = frozenset({"System", ""})
+"""Groups about our temporary file."""
 _MINOR = "[minor]"
 _DATE = re.compile(r"(\d{4}):(\d\d):(\d\d) (\d\d:\d\d:\d\d)(\.\d+)?\s*(Z|[+-]\d\d:\d\d)?")
 _COLOR_SPACES: Mapping[object, str] = {1: "sRGB", 2: "Adobe RGB", 65535: "Uncalibrated"}
@@ -33,6 +33,41 @@ _READ_BY: Mapping[BlockKind, tuple[str, ...]] = {
     BlockKind.PHOTOSHOP: ("Photoshop", "IPTC", "XMP", "IFD", "ICC"),
 }
 """Beginnings of the groups with the tags of a block."""
+_READ_FROM: Mapping[str, tuple[str, ...]] = {
+    "JPEG APP0": ("JFIF", "JFXX", "CIFF", "AVI1", "Ocad"),
+    "JPEG APP1": ("FLIR", "Qualcomm", "Casio", "IFD", "XMP"),
+    "JPEG APP2": ("ICC", "MPF", "MPImage", "FlashPix", "InfiRay", "Samsung"),
+    "JPEG APP3": ("Meta", "Kodak", "Stim", "JPS", "InfiRay", "Samsung"),
+    "JPEG APP4": ("Scalado", "FlashPix", "DJI", "Qualcomm", "InfiRay", "Samsung"),
+    "JPEG APP5": ("RMETA", "Ricoh", "Samsung", "InfiRay"),
+    "JPEG APP6": ("EPPIM", "NITF", "HP", "GoPro", "DJI", "InfiRay"),
+    "JPEG APP7": ("Qualcomm", "Pentax", "Huawei", "DJI", "InfiRay"),
+    "JPEG APP8": ("SPIFF", "SEAL", "InfiRay"),
+    "JPEG APP9": ("MediaJukebox", "InfiRay"),
+    "JPEG APP11": ("JPEG-HDR", "JUMBF", "SEAL"),
+    "JPEG APP12": ("PictureInfo", "Ducky"),
+    "JPEG APP13": ("Photoshop", "AdobeCM"),
+    "JPEG APP14": ("Adobe",),
+    "JPEG APP15": ("GraphConv",),
+}
+"""Beginnings of the groups with the tags of a segment that the walk does not read."""
+_NO_TAG = "the file has no tag for it"
+_NOT_WALKED = "the walk does not read it from this format"
+_REASONS: Mapping[str, str] = {
+    "extension_matches": "the file name has no extension",
+    "width": "no engine found the size",
+    "height": "no engine found the size",
+    "orientation": _NO_TAG,
+    "bit_depth": _NOT_WALKED,
+    "channels": _NOT_WALKED,
+    "color_space": "the file has no colour profile, and no tag for it",
+    "has_alpha": _NOT_WALKED,
+    "pages": _NOT_WALKED,
+    "density": _NO_TAG,
+    "gps": "the file has no position",
+    "c2pa": "the file has no Content Credentials",
+}
+"""Reasons of fields of the metadata object that are None."""
 
 
 def image_format(walk: Walk, groups: Groups) -> str:
@@ -194,8 +229,12 @@ def gps_of(groups: Groups) -> dict[str, Any] | None:
 
 
 def visible(groups: Groups) -> Groups:
-    """Return the groups without those about our temporary file."""
-    return {group: tags for group, tags in groups.items() if group not in _HIDDEN and tags}
+    """Return the groups without those about our temporary file and about exiftool."""
+    return {
+        group: tags
+        for group, tags in groups.items()
+        if tags and group not in _HIDDEN and not is_of_exiftool(group)
+    }
 
 
 def with_exact_texts(groups: Groups, walk: Walk) -> Groups:
@@ -298,8 +337,10 @@ def texts_of(walk: Walk) -> list[dict[str, Any]]:
 
 def warnings_of(walk: Walk, groups: Groups) -> tuple[list[str], list[str]]:
     """Return the warnings of walk and engine, and the errors of the engine."""
-    warnings = [*walk.warnings, *map(str, all_of(groups, "ExifTool", "Warning"))]
-    return list(dict.fromkeys(warnings)), [*map(str, all_of(groups, "ExifTool", "Error"))]
+    engine = [group for group in groups if is_of_exiftool(group)]
+    warnings = [str(one) for group in engine for one in all_of(groups, group, "Warning")]
+    errors = [str(one) for group in engine for one in all_of(groups, group, "Error")]
+    return list(dict.fromkeys([*walk.warnings, *warnings])), errors
 
 
 def is_minor(warning: str) -> bool:
@@ -309,7 +350,7 @@ def is_minor(warning: str) -> bool:
 
 def field_count(groups: Groups) -> int:
     """Return the number of tags, without those about the file itself."""
-    return sum(len(tags) for group, tags in groups.items() if group not in FILE_GROUPS)
+    return sum(len(tags) for group, tags in groups.items() if is_of_author(group))
 
 
 def completeness(walk: Walk, groups: Groups, *, has_credentials: bool) -> float | None:
@@ -322,17 +363,39 @@ def completeness(walk: Walk, groups: Groups, *, has_credentials: bool) -> float 
         return 1.0 if walk.image.width else None
     unread = sum(
         extent.length
-        for block in walk.blocks
-        if not _is_read(block.kind, groups, has_credentials=has_credentials)
+        for block in (*walk.blocks, *walk.other)
+        if not _is_read(block, groups, has_credentials=has_credentials)
         for extent in block.ranges
     )
     return max(0.0, round(1 - unread / total, 4))
 
 
-def _is_read(kind: BlockKind, groups: Groups, *, has_credentials: bool) -> bool:
-    if kind is BlockKind.C2PA and has_credentials:
+def _is_read(block: Block, groups: Groups, *, has_credentials: bool) -> bool:
+    if block.kind is BlockKind.C2PA and has_credentials:
         return True
-    return any(name.startswith(_READ_BY[kind]) for name in groups)
+    other = block.kind is BlockKind.OTHER
+    names = _READ_FROM.get(block.where, ()) if other else _READ_BY[block.kind]
+    return any(group.startswith(names) for group in groups)
+
+
+def reasons_of(
+    metadata: Mapping[str, Any], walk: Walk, quality: Mapping[str, Any]
+) -> dict[str, str]:
+    """Return why fields are None, by their path."""
+    reasons = {key: reason for key, reason in _REASONS.items() if metadata[key] is None}
+    for name, value in metadata["exif"].items():
+        if value is None:
+            reasons[f"exif.{name}"] = _NO_TAG
+    for name, value in (metadata["gps"] or {}).items():
+        if value is None:
+            reasons[f"gps.{name}"] = _NO_TAG
+    if quality["extraction_completeness"] is None:
+        reasons["extraction_completeness"] = (
+            "the walk found no metadata in the damaged file"
+            if walk.damaged
+            else "the walk does not know the metadata of this format"
+        )
+    return reasons
 
 
 def disagreements(walk: Walk, groups: Groups, name: str) -> Iterator[str]:

@@ -15,8 +15,8 @@ from proxy.metadata.generation.detect import detect
 from proxy.metadata.quality import ReadingFacts, quality_of
 from proxy.metadata.tags import MAX_OUTPUT_BYTES, Cleaner, Groups
 
-_MAX_WARNINGS = 200
-_RESERVE_BYTES = 64 * 1024
+_MAX_WARNINGS, _MAX_WARNING = 200, 1000
+_RESERVE_BYTES = 256 * 1024
 """For what the server adds to the output."""
 
 
@@ -73,7 +73,8 @@ def report(
         extension=file_name.rpartition(".")[2] if matches is False else "",
         format=name,
     )
-    metadata = {
+    quality = quality_of(facts, completeness=completeness, level=level_of(name))
+    metadata: dict[str, Any] = {
         "schema": SCHEMA,
         "format": name,
         "mime_type": FORMATS[name].media_types[0],
@@ -86,11 +87,11 @@ def report(
         "text": description.texts_of(walk),
         "ai_generation": generation,
         "c2pa": credentials,
-        "warnings": [*errors, *warnings][:_MAX_WARNINGS],
+        "warnings": [one[:_MAX_WARNING] for one in (*errors, *warnings)][:_MAX_WARNINGS],
         "truncated": [],
         "withheld": None,
-        "reasons": _reasons(completeness),
     }
+    metadata["reasons"] = description.reasons_of(metadata, walk, quality)
     examined: dict[str, Any] | None = None
     if advanced:
         no_stealth = "metadata.stealth is off" if not stealth else pillow_engine.no_pixels(walk)
@@ -101,17 +102,11 @@ def report(
         {
             "metadata": metadata,
             "advanced": examined,
-            "quality": quality_of(facts, completeness=completeness, level=level_of(name)),
+            "quality": quality,
             "fields": description.field_count(groups),
         },
         fallback,
     )
-
-
-def _reasons(completeness: float | None) -> dict[str, str]:
-    if completeness is None:
-        return {"extraction_completeness": "the walk does not know the metadata of this format"}
-    return {}
 
 
 def _bounded(
@@ -135,7 +130,7 @@ def _bounded(
         (clean, "c2pa", None),
     ):
         if free < 0:
-            cleaner.truncated.append(key)
+            cleaner.cut(key)
             free += len(json.dumps(part[key], ensure_ascii=False).encode())
             part[key] = empty
     cleaner.fit(clean["groups"], max_bytes=max(0, free))

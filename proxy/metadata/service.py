@@ -368,6 +368,11 @@ class MetadataService:
         if self._telemetry is not None and completeness is not None:
             self._telemetry.completeness(completeness)
         reasons = dict(metadata["reasons"])
+        no_library = "" if versions["c2pa"] else "the extra c2pa is not installed"
+        if no_c2pa := no_library if self._settings.c2pa else "metadata.c2pa is off":
+            reasons["engine.c2pa"] = no_c2pa
+            if run.read.has_credentials:
+                reasons["c2pa"] = f"the Content Credentials were not read: {no_c2pa}"
         if run.peak_bytes is None:
             reasons["memory_usage_mb"] = (
                 "exiftool did not read the file" if fallback else "the kernel does not report it"

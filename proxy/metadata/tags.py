@@ -19,13 +19,24 @@ MAX_OUTPUT_BYTES = 4 * 1024 * 1024
 MAX_SAFE_INTEGER = 2**53
 """Larger integers are text, because JavaScript would round them."""
 
-FILE_GROUPS = frozenset({"File", "System", "ExifTool", "Composite"})
-"""Groups that describe the file or are computed: they are no metadata of its author's."""
+_FILE_GROUPS = frozenset({"File", "System", "Composite"})
 _MAX_DEPTH = 50
+_MAX_TRUNCATED, _MAX_PATH = 250, 200
+_MANY_TAGS = 200
 # C0 and C1 controls except tab and line feed.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _BINARY = re.compile(r"\(Binary data (\d+) bytes[^)]*\)")
+
+
+def is_of_exiftool(group: str) -> bool:
+    """Return whether a group has exiftool's own messages; it numbers a second one of them."""
+    return group.startswith("ExifTool")
+
+
+def is_of_author(group: str) -> bool:
+    """Return whether a group is metadata of the author's: not of the file, nor computed."""
+    return group not in _FILE_GROUPS and not is_of_exiftool(group)
 
 
 class NumberText(str):
@@ -112,12 +123,17 @@ class Cleaner:
 
     def __init__(self) -> None:
         self.truncated: list[str] = []
-        """Paths of the strings that were cut, and of what was left out."""
+        """Paths of the strings that were cut, and of what was left out; the first 250."""
+
+    def cut(self, path: str) -> None:
+        """Add to `truncated`."""
+        if len(self.truncated) < _MAX_TRUNCATED:
+            self.truncated.append(path[:_MAX_PATH])
 
     def clean(self, value: Any, path: str, depth: int = 0) -> Any:
         """Return a value of JSON without control characters, NaN, or strings over the limit."""
         if depth > _MAX_DEPTH:
-            self.truncated.append(path)
+            self.cut(path)
             return "…"
         match value:
             case Mapping():
@@ -146,25 +162,44 @@ class Cleaner:
         encoded = text.encode()
         if len(encoded) <= MAX_STRING_BYTES:
             return text
-        self.truncated.append(path)
+        self.cut(path)
         ellipsis = "…"
         kept = encoded[: MAX_STRING_BYTES - len(ellipsis.encode())]
         return kept.decode(errors="ignore") + ellipsis
 
     def fit(self, groups: Groups, *, max_bytes: int) -> None:
-        """Remove the largest tags until the groups have at most this many bytes of JSON."""
+        """Remove the largest tags until the groups have at most this many bytes of JSON.
+
+        A group of which all tags are removed is listed itself; so is each if there are many.
+        """
         sizes = {
-            (group, name): len(json.dumps(value, ensure_ascii=False).encode()) + len(name) + 4
+            (group, name): json_bytes({name: value})
             for group, tags in groups.items()
             for name, value in tags.items()
         }
-        total = sum(sizes.values())
+        total = sum(sizes.values()) + sum(json_bytes({group: {}}) for group in groups)
+        removed: dict[str, list[str]] = {}
         for (group, name), size in sorted(sizes.items(), key=lambda item: -item[1]):
             if total <= max_bytes:
-                return
+                break
             del groups[group][name]
-            self.truncated.append(f"groups.{group}.{name}")
+            removed.setdefault(group, []).append(name)
             total -= size
+            if not groups[group]:
+                del groups[group]
+                total -= json_bytes({group: {}})
+        many = sum(map(len, removed.values())) > _MANY_TAGS
+        for group, names in removed.items():
+            if many or group not in groups:
+                self.cut(f"groups.{group}")
+                continue
+            for name in names:
+                self.cut(f"groups.{group}.{name}")
+
+
+def json_bytes(value: Any) -> int:
+    """Return the length of a value as JSON in UTF-8."""
+    return len(json.dumps(value, ensure_ascii=False).encode())
 
 
 def _printable(text: str) -> str:

@@ -179,6 +179,31 @@ def test_blocks_without_a_tag_are_missing_from_the_completeness() -> None:
     assert description.completeness(EMPTY, {}, has_credentials=False) is None
 
 
+def test_a_segment_of_a_vendor_counts_as_read_only_with_a_tag_of_it() -> None:
+    other = (
+        Block(BlockKind.OTHER, "JPEG APP0", b"", (Extent(0, 100),)),
+        Block(BlockKind.OTHER, "JPEG APP5", b"", (Extent(100, 300),)),
+        Block(BlockKind.OTHER, "JPEG APP10", b"", (Extent(400, 600),)),
+    )
+    walked = replace(EMPTY, other=other, ranges=(Extent(0, 1000),))
+    assert description.completeness(walked, {"JFIF": {}}, has_credentials=False) == 0.1
+    read: Any = {"JFIF": {}, "Ricoh": {}}
+    assert description.completeness(walked, read, has_credentials=False) == 0.4
+
+
+def test_a_segment_that_nobody_reads_lowers_the_completeness_of_a_real_file() -> None:
+    content = jpeg()
+    unknown = b"\xff\xea" + (1002).to_bytes(2, "big") + b"vendor of tomorrow".ljust(1000)
+    groups: Any = {"JFIF": {}, "IFD0": {}}
+    plain = walk(BytesIO(content))
+    found = walk(BytesIO(content[:2] + unknown + content[2:]))
+    assert description.completeness(plain, groups, has_credentials=False) == 1
+    share = 1 - 1000 / found.metadata_bytes
+    assert description.completeness(found, groups, has_credentials=False) == pytest.approx(
+        share, abs=1e-4
+    )
+
+
 def test_a_disagreement_on_size_or_orientation_is_found() -> None:
     walked = replace(EMPTY, image=ImageFacts(width=10, height=20, orientation=6))
     same: Any = {"File": {"ImageWidth": 10, "ImageHeight": 20}, "IFD0": {"Orientation": 6}}
@@ -190,11 +215,14 @@ def test_a_disagreement_on_size_or_orientation_is_found() -> None:
 def test_warnings_of_walk_and_engine_are_listed_once() -> None:
     walked = replace(EMPTY, warnings=("truncated",))
     groups: Any = {
-        "ExifTool": {"Warning": "[minor] odd", "Copy1:Warning": "truncated", "Error": "bad"}
+        "ExifTool": {"Warning": "[minor] odd", "Copy1:Warning": "truncated", "Error": "bad"},
+        "ExifTool2": {"Copy2:Warning": "of a second block"},
     }
     warnings, errors = description.warnings_of(walked, groups)
-    assert (warnings, errors) == (["truncated", "[minor] odd"], ["bad"])
-    assert [description.is_minor(one) for one in warnings] == [False, True]
+    assert (warnings, errors) == (["truncated", "[minor] odd", "of a second block"], ["bad"])
+    assert [description.is_minor(one) for one in warnings] == [False, True, False]
+    assert description.visible(groups) == {}
+    assert description.field_count(groups) == 0
 
 
 def test_the_walk_of_a_real_file_is_complete_without_tags_of_exiftool() -> None:

@@ -7,6 +7,8 @@ from dataclasses import replace
 from io import BytesIO
 from typing import Any
 
+import pytest
+
 from proxy.metadata.container.result import TextEntry
 from proxy.metadata.container.walk import walk
 from proxy.metadata.report import report
@@ -56,6 +58,22 @@ def test_the_advanced_part_counts_towards_the_limit() -> None:
     assert content["advanced"]["c2pa"] is None
     assert "c2pa" in content["metadata"]["truncated"]
     assert content["advanced"]["privacy"]["owner"]
+
+
+@pytest.mark.parametrize("printed", ["names", "groups", "warnings", "lists"])
+def test_no_file_makes_the_output_too_large(printed: str) -> None:
+    file = BytesIO(jpeg())
+    euro = "\u20ac" * 300
+    hostile: dict[str, Any] = {
+        "names": {"XMP-x": {f"{euro}{index}": 1 for index in range(9_000)}},
+        "groups": {f"XMP-{euro}{index}": {"A": 1} for index in range(9_000)},
+        "warnings": {"ExifTool": {f"Copy{one}:Warning": f"{one}{euro * 90}" for one in range(300)}},
+        "lists": {"XMP-x": {f"Tag{index}": ["y"] * 900 for index in range(1_500)}},
+    }
+    content = report(file, walk(file), hostile[printed], None, file_name="a.jpg").content
+    assert len(json.dumps(content, ensure_ascii=False).encode()) <= MAX_OUTPUT_BYTES - 64 * 1024
+    if printed != "warnings":
+        assert content["metadata"]["truncated"]
 
 
 def test_credentials_that_are_too_large_are_left_out() -> None:

@@ -128,6 +128,65 @@ async def test_every_field_is_present_and_known_values_are_right(shared: Metadat
     assert left(shared) == []
 
 
+EXIF = {
+    *("camera", "make", "model", "software", "orientation", "taken_at", "exposure", "aperture"),
+    *("iso", "focal_length"),
+}
+QUALITY = {
+    *("confidence_score", "confidence_basis", "extraction_completeness", "processing_efficiency"),
+    *("format_support_level", "enhanced_extraction", "streaming_enabled", "recommended_actions"),
+}
+INSIGHTS = {
+    *("total_fields_extracted", "processing_time_ms", "queued_ms", "memory_usage_mb"),
+    *("streaming_enabled", "fallback_extraction", "engine_version", "cached"),
+}
+CREDENTIALS = {
+    *("state", "trust", "issuer", "claim_generator", "generators", "actions", "codes"),
+    *("remote_url", "signed_at"),
+}
+
+
+@module
+@pytest.mark.parametrize(
+    "name",
+    [
+        "metadata-extractor/Nikon E5000.jpg",
+        "metadata-extractor/Issue 62.png",
+        "metadata-extractor/Issue 473 (Java).webp",
+        "metadata-extractor/Issue 649.avif",
+        "metadata-extractor/NegativeArraySizeException.HeifReader.processBoxes.heif",
+        "exiftool/images/FujiFilm.raf",
+        "exiftool/images/SigmaDP2.x3f",
+        "exiftool/images/Photoshop.psd",
+        "exiftool/images/GeoTiff.tif",
+        "c2pa/example-assets/ChatGPT_Image.png",
+        "c2pa/public-testfiles/adobe-20220124-E-dat-CA.jpg",
+        "sd-parsers/tests__resources__bad_images__empty_image.jpg",
+    ],
+)
+async def test_every_field_is_known_or_has_a_reason(shared: MetadataService, name: str) -> None:
+    path = golden(name)
+    found = await extract(shared, path.read_bytes(), path.stem)
+    metadata: Any = found.metadata
+    assert set(metadata) >= FIELDS
+    assert set(metadata["exif"]) == EXIF
+    assert set(metadata["engine"]) == {"name", "version", "walk", "c2pa"}
+    assert set(found.quality_metrics) == QUALITY
+    assert set(found.processing_insights) == INSIGHTS
+    assert len(found.quality_metrics["recommended_actions"]) == len(
+        found.quality_metrics["confidence_basis"]
+    )
+    if metadata["c2pa"] is not None:
+        assert set(metadata["c2pa"]) == CREDENTIALS
+    if metadata["gps"] is not None:
+        assert set(metadata["gps"]) == {"latitude", "longitude", "altitude", "taken_at"}
+    unknown = {key for key, value in metadata.items() if value is None} - {"withheld"}
+    unknown |= {f"exif.{key}" for key, value in metadata["exif"].items() if value is None}
+    unknown |= {key for key, value in found.quality_metrics.items() if value is None}
+    assert unknown <= set(metadata["reasons"])
+    assert all(metadata["reasons"].values())
+
+
 @module
 async def test_text_is_returned_as_it_is_written(shared: MetadataService) -> None:
     values = ("True", "007", "7.50", "1e400", "18446744073709551615", "-0", "nan")

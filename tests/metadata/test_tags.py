@@ -12,6 +12,7 @@ from proxy.metadata.tags import (
     Cleaner,
     NumberText,
     all_of,
+    json_bytes,
     number_of,
     parse,
 )
@@ -87,6 +88,38 @@ def test_the_largest_tags_are_left_out_of_an_output_that_is_too_large() -> None:
     cleaner.fit(groups, max_bytes=1000)
     assert groups == {"PNG": {"Small": "y"}, "XMP-dc": {"Title": "z" * 900}}
     assert cleaner.truncated == ["groups.PNG.Large"]
+
+
+def test_a_group_that_is_left_out_is_listed_once_and_gone() -> None:
+    cleaner = Cleaner()
+    groups: Any = {
+        "XMP-a": {f"Tag{index}": "x" * 90 for index in range(100)},
+        "XMP-b": {"Title": "z" * 500},
+        "IFD0": {"Make": "Canon"},
+    }
+    cleaner.fit(groups, max_bytes=100)
+    assert groups == {"IFD0": {"Make": "Canon"}}
+    assert cleaner.truncated == ["groups.XMP-b", "groups.XMP-a"]
+
+
+@pytest.mark.parametrize("name", ["x", "\u20ac" * 300, '"' * 300])
+def test_the_limit_holds_for_names_of_any_length(name: str) -> None:
+    groups: Any = {
+        f"{name}{group}": {f"{name}{index}": index for index in range(50)} for group in range(50)
+    }
+    Cleaner().fit(groups, max_bytes=20_000)
+    assert groups
+    assert json_bytes(groups) <= 20_000
+
+
+def test_the_list_of_what_is_cut_is_bounded() -> None:
+    cleaner = Cleaner()
+    deep: Any = {f"\u20ac{index}" * 100: "x" * 70_000 for index in range(400)}
+    for _ in range(20):
+        deep = {"n" * 900: deep}
+    cleaner.clean(deep, "groups")
+    assert len(cleaner.truncated) == 250
+    assert max(map(len, cleaner.truncated)) == 200
 
 
 def test_deep_nesting_is_cut() -> None:

@@ -32,6 +32,7 @@ class Collector:
         self.xmp: list[TextEntry] = []
         self.iptc: list[TextEntry] = []
         self.blocks: list[Block] = []
+        self.other: list[Block] = []
         self.damaged = False
         self.end: int | None = None
         """Offset after the image, if the format marks it."""
@@ -149,6 +150,10 @@ class Collector:
         if content:
             self.blocks.append(Block(kind, where, content, tuple(ranges)))
 
+    def add_other(self, where: str, extent: Extent) -> None:
+        """Add a segment of metadata that is not read."""
+        self.other.append(Block(BlockKind.OTHER, where, b"", (extent,)))
+
     def result(self, name: str) -> Walk:
         """Return what was collected."""
         return Walk(
@@ -163,6 +168,7 @@ class Collector:
             ranges=_merged(self._ranges),
             warnings=tuple(self._warnings),
             damaged=self.damaged,
+            other=tuple(self.other),
             end=self.end,
         )
 

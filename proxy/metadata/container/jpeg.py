@@ -124,6 +124,8 @@ class _Segments:
             self._boxes[content[2:4]].append((sequence, content[8:], extent))
         elif marker == _APP13 and content.startswith(_PHOTOSHOP):
             self._photoshop.append((content[len(_PHOTOSHOP) :], extent))
+        else:
+            self._collector.add_other(f"JPEG APP{marker - _APP0}", extent)
 
     def finish(self) -> None:
         """Add the joined blocks."""

@@ -28,6 +28,8 @@ class BlockKind(StrEnum):
     """A JUMBF superbox: the manifest store of Content Credentials."""
     PHOTOSHOP = "photoshop"
     """Image resource blocks (8BIM)."""
+    OTHER = "other"
+    """Of a vendor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,8 @@ class Walk:
     warnings: tuple[str, ...]
     damaged: bool
     """Whether the file is truncated or a length in it is wrong."""
+    other: tuple[Block, ...] = ()
+    """Segments that the walk does not read; their content is empty. An engine may know them."""
     end: int | None = None
     """Offset after the image, if the format marks its end; None for JPEG, whose scans are not
     walked."""

@@ -86,5 +86,5 @@ def _block(collector: Collector, block: Block) -> None:
             iptc.read(collector, block.content)
         case BlockKind.PHOTOSHOP:
             photoshop.expand(collector, block)
-        case BlockKind.ICC | BlockKind.C2PA:
+        case BlockKind.ICC | BlockKind.C2PA | BlockKind.OTHER:
             pass

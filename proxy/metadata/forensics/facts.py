@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from proxy.metadata.tags import Groups
+from proxy.metadata.tags import Groups, is_of_exiftool
 
 _MAX_DEPTH = 50
 _MAX_EXCERPT = 200
@@ -35,7 +35,7 @@ class Leaf(NamedTuple):
 def leaves(groups: Groups) -> Iterator[Leaf]:
     """Yield the values of all tags, except of those about our temporary file and exiftool."""
     for group, tags in groups.items():
-        if group in ("", "System", "File") or group.startswith("ExifTool"):
+        if group in ("", "System", "File") or is_of_exiftool(group):
             continue
         for key, value in tags.items():
             name = key.rpartition(":")[2]

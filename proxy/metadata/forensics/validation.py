@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from proxy.metadata.forensics.facts import excerpt, observation
-from proxy.metadata.tags import Groups
+from proxy.metadata.tags import Groups, is_of_exiftool
 
 MAX_ENTRIES = 200
 _PLACE = re.compile(
@@ -81,8 +81,7 @@ def validation_of(groups: Groups) -> list[dict[str, Any]]:
         str(value)
         for name in ("Error", "Warning")
         for group, tags in groups.items()
-        # A file with several IPTC blocks has a group `ExifTool2`.
-        if group.startswith("ExifTool")
+        if is_of_exiftool(group)
         for key, value in tags.items()
         if key.rpartition(":")[2] == name
     ]
