@@ -1,13 +1,7 @@
-"""The queue of the ingest workers: a lease gives each upload to one worker at a time.
-
-A lease is a token in the upload's row. A worker writes only in transactions that check its token,
-so a worker whose lease has expired cannot overwrite the work of the next one. All times are those
-of the database's clock.
-"""
+"""The queue of the ingest workers; see `proxy.storage.database.leases`."""
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, date, datetime
@@ -20,10 +14,8 @@ from sqlalchemy import (
     Insert,
     Row,
     and_,
-    case,
     delete,
     exists,
-    func,
     insert,
     or_,
     select,
@@ -45,7 +37,14 @@ from proxy.domain.upload import (
     Upload,
 )
 from proxy.storage.database.driver_errors import driver_text
-from proxy.storage.database.leased_writer import DONE, TAKEOVERS, LeasedWriter, add_to_total
+from proxy.storage.database.leased_writer import (
+    DONE,
+    INGEST_LEASES,
+    TAKEOVERS,
+    LeasedWriter,
+    add_to_total,
+)
+from proxy.storage.database.leases import RELEASED
 from proxy.storage.database.tables import (
     DatabaseClock,
     ingest_items,
@@ -62,7 +61,6 @@ _MAX_REASON = 2000
 _REJECTED_RETRY_S = 600
 _REJECTIONS = (DataError, IntegrityError)
 _TYPES = frozenset(DataType)
-_free = or_(_items.lease_until.is_(None), _items.lease_until <= DatabaseClock())
 _other = ingest_items.alias("other")
 # Equal uploads share a medium (`LeasedWriter.merge`): one of them is processed at a time.
 _shared = exists().where(
@@ -70,18 +68,6 @@ _shared = exists().where(
     _other.c.main_api_id != _items.main_api_id,
     _other.c.lease_until > DatabaseClock(),
 )
-_DUE = (
-    select(ingest_items)
-    .where(_items.not_before <= DatabaseClock(), _free, ~_shared)
-    # In the order of an index: InnoDB locks each row that it reads, and would lock the whole queue
-    # to sort it.
-    .order_by(_items.user_id, _items.not_before, _items.main_api_id)
-    .with_hint(ingest_items, "FORCE INDEX (ix_ingest_items_turns)", "mysql")
-    .limit(1)
-    # Two workers that search at the same time find different rows instead of waiting.
-    .with_for_update(skip_locked=True)
-)
-
 log = structlog.get_logger(__name__)
 
 
@@ -200,19 +186,15 @@ class IngestQueue:
                 await self._postpone(due, f"the database rejects its row: {driver_text(error)}")
 
     async def _next_due(self, connection: AsyncConnection, state: ItemState) -> Row[Any] | None:
-        due, last = _DUE.where(_items.state == state), self._turns.get(state)
-        row = None
-        if last is not None:
-            row = (await connection.execute(due.where(_items.user_id > last))).first()
-        # All users have had their turn; the first one is next.
-        return row or (await connection.execute(due)).first()
+        found = _items.state == state, ~_shared
+        return await INGEST_LEASES.next_due(connection, *found, after=self._turns.get(state))
 
     async def _postpone(self, main_api_id: int, reason: str) -> None:
         reason = reason[:_MAX_REASON]
         log.warning("upload_rejected_by_database", main_api_id=main_api_id, reason=reason)
         values = {"state": ItemState.FAILED, "not_before": DatabaseClock() + _REJECTED_RETRY_S}
         # Only while it is free: another worker may have leased it since it was rejected here.
-        statement = _update(main_api_id, reason=reason, **values).where(_free)
+        statement = _update(main_api_id, reason=reason, **values).where(INGEST_LEASES.free)
         await self._writer.run(lambda connection: connection.execute(statement))
 
     async def _lease(
@@ -221,17 +203,17 @@ class IngestQueue:
         media_id, day = await _find_or_create_medium(connection, row)
         retried, revisited = row.state == ItemState.FAILED, row.state == ItemState.INCOMPLETE
         heals = row.heals + (retried or revisited)
-        lease = Lease(row.main_api_id, media_id, secrets.token_hex(16))
+        acquired = INGEST_LEASES.acquired(self._writer.lease_s)
+        lease = Lease(row.main_api_id, media_id, acquired["lease"])
         await connection.execute(
             _update(
                 row.main_api_id,
                 state=row.state if row.final or revisited else ItemState.QUEUED,
                 media_id=media_id,
                 worker_id=worker_id,
-                lease=lease.token,
-                lease_until=DatabaseClock() + self._writer.lease_s,
                 heals=heals,
                 takeovers=row.takeovers + (row.lease is not None),
+                **acquired,
             )
         )
         if retried and not row.final:
@@ -305,7 +287,7 @@ class IngestQueue:
 
         A medium whose original is stored stays as it is: its image is served.
         """
-        item = _update(lease.main_api_id, **_kept(reason), lease=None, lease_until=None)
+        item = _update(lease.main_api_id, **_kept(reason), **RELEASED)
         absent = or_(_files.status.is_(None), _files.status == MediaStatus.DOWNLOADING)
         medium = update(media_files).where(_files.id == lease.media_id, absent)
         await self._writer.fenced_execute(lease, item, medium.values(status=MediaStatus.FAILED))
@@ -356,12 +338,9 @@ class IngestQueue:
         not: they are processed when the worker runs for another reason.
         """
         states = [ItemState.QUEUED, *([ItemState.FAILED] if retries else [])]
-        when = case((_items.lease_until.is_not(None), _items.lease_until), else_=_items.not_before)
         # The second condition excludes permanent failures, which would be read one by one.
         waiting = and_(_items.state.in_(states), _items.not_before.is_not(None))
-        query = select(func.min(when) - DatabaseClock()).where(waiting)
-        seconds = (await self._writer.read(query))[0][0]
-        return None if seconds is None else max(0.0, float(seconds))
+        return await INGEST_LEASES.due_in_s(self._writer, waiting)
 
     async def _end(
         self, lease: Lease, /, *, again_in_s: float | None = None, **values: Any
@@ -369,7 +348,7 @@ class IngestQueue:
         """Write the values and release the lease in one transaction."""
         if again_in_s is not None:
             values["not_before"] = DatabaseClock() + again_in_s
-        statements = [_update(lease.main_api_id, **values, lease=None, lease_until=None)]
+        statements = [_update(lease.main_api_id, **values, **RELEASED)]
         # An item that is done is never leased, so this one was not.
         if values.get("state") is ItemState.DONE:
             statements.append(add_to_total(DONE, 1))

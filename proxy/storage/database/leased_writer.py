@@ -10,17 +10,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.domain.analysis import Analysis
 from proxy.domain.embedding import Embedding
-from proxy.domain.errors import LeaseLost
 from proxy.domain.formats import SOURCE_MEDIA_TYPES
 from proxy.domain.media import Focus, MediaFacts, MediaStatus
 from proxy.domain.upload import Lease, LeasedItem, Step, StepState
 from proxy.domain.variant import PurgeEntry
 from proxy.settings import DatabaseSettings
 from proxy.storage.database.embeddings import replace_embedding, row_of
+from proxy.storage.database.leases import RELEASED, LeasedTable
 from proxy.storage.database.media_repository import bind_facts
 from proxy.storage.database.purge_table import announcement
 from proxy.storage.database.tables import (
-    DatabaseClock,
     ingest_items,
     ingest_totals,
     media_ai_analysis,
@@ -35,6 +34,10 @@ T = TypeVar("T")
 
 DONE, TAKEOVERS = "done", "takeovers"
 """Names in `ingest_totals`."""
+
+INGEST_LEASES = LeasedTable(
+    ingest_items, key="main_api_id", owner="user_id", turns="ix_ingest_items_turns"
+)
 
 _items, _steps = ingest_items.c, processing_checklist.c
 
@@ -59,20 +62,9 @@ class LeasedWriter(SqlDatabase):
 
     async def fenced(self, lease: Lease, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Renew the lease and run ``work`` in the same transaction."""
-
-        async def guarded(connection: AsyncConnection) -> T:
-            # The update locks the row until the commit, so no other worker can acquire the lease
-            # before `work` is committed.
-            renewed = await connection.execute(
-                update(ingest_items)
-                .where(_items.main_api_id == lease.main_api_id, _items.lease == lease.token)
-                .values(lease_until=DatabaseClock() + self.lease_s)
-            )
-            if not renewed.rowcount:
-                raise LeaseLost("another worker has taken the upload over")
-            return await work(connection)
-
-        return await self.run(guarded)
+        return await INGEST_LEASES.fenced(
+            self, lease.main_api_id, lease.token, work, lease_s=self.lease_s
+        )
 
     async def fenced_execute(self, lease: Lease, *statements: Executable) -> None:
         """Renew the lease and run the statements in the same transaction."""
@@ -141,7 +133,7 @@ class LeasedWriter(SqlDatabase):
             delete(processing_checklist).where(_steps.media_id == own),
             delete(media_facts).where(media_facts.c.media_id == own),
             delete(media_files).where(media_files.c.id == own, owned),
-            item.values(media_id=media_id, lease=None, lease_until=None),
+            item.values(media_id=media_id, **RELEASED),
         )
 
     async def save_library_file(self, lease: Lease, library_path: str) -> None:
