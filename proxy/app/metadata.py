@@ -11,11 +11,19 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from proxy.app.storage import StorageServices
 from proxy.domain.errors import ConfigurationError
+from proxy.ingest.callbacks import Callbacks
+from proxy.ingest.job_files import JobFiles
+from proxy.ingest.metadata_jobs import COUNTS as JOB_COUNTS
+from proxy.ingest.metadata_jobs import MetadataJobs, MetadataJobWorker
+from proxy.metadata.cache import SqlExtractionCache
 from proxy.metadata.extraction import IDLE_STATISTICS
 from proxy.metadata.extractor import COUNTS, Extractor
 from proxy.runtime.supervised_task import BackgroundTask, TaskSupervisor
-from proxy.settings import Settings
+from proxy.settings import Settings, callback_key
+from proxy.storage.database.metadata_jobs import MetadataJobTable
+from proxy.storage.database.transactions import SqlDatabase
 from proxy.telemetry.metrics import MetadataMetrics
 
 if TYPE_CHECKING:
@@ -31,6 +39,8 @@ class MetadataServices:
     """The services of metadata."""
 
     extractor: Extractor
+    jobs: MetadataJobs
+    cache: SqlExtractionCache
 
 
 @asynccontextmanager
@@ -57,18 +67,75 @@ async def open_metadata_services(
         await stack.enter_async_context(
             supervisor.running(BackgroundTask.METADATA_SWEEP, sweep, every_s=_SWEEP_S)
         )
+        # A connection for each job, one for callbacks, and one for requests.
+        size = min(settings.database.pool_size, own.concurrency + 2)
+        section = settings.database.model_copy(update={"pool_size": size})
+        database = await stack.enter_async_context(
+            SqlDatabase(settings.database_url, section, isolation="READ COMMITTED")
+        )
+        cache = SqlExtractionCache(database, own)
+        await stack.enter_async_context(
+            supervisor.running(
+                BackgroundTask.METADATA_CACHE_PRUNING,
+                cache.prune,
+                every_s=_SWEEP_S,
+                first_after_s=_SWEEP_S,
+            )
+        )
         processes = own.worker_settings(settings.workers).processes
-        extractor = Extractor(own, open_service, processes=processes)
+        extractor = Extractor(
+            own, open_service, processes=processes, cache=cache if own.cache_ttl_s else None
+        )
         stack.push_async_callback(extractor.aclose)
-        yield MetadataServices(extractor)
+        jobs = await _open_jobs(settings, database, stack)
+        yield MetadataServices(extractor, jobs, cache)
+
+
+async def _open_jobs(
+    settings: Settings, database: SqlDatabase, stack: AsyncExitStack
+) -> MetadataJobs:
+    own = settings.metadata
+    # In a thread, because it reads or creates a file; without hosts no callback is sent.
+    key = ""
+    if own.callback_hosts:
+        key = await asyncio.to_thread(callback_key, own, settings.key_directory)
+    files = JobFiles(settings.metadata_job_root, settings.storage)
+    stack.push_async_callback(files.aclose)
+    table = MetadataJobTable(
+        database,
+        lease_s=own.job_lease_s,
+        max_attempts=own.job_attempts,
+        retention_s=own.job_retention_s,
+    )
+    return MetadataJobs(
+        table=table, files=files, callbacks=Callbacks(own.callback_hosts, key), settings=own
+    )
+
+
+def job_worker(
+    services: MetadataServices, storage: StorageServices, supervisor: TaskSupervisor
+) -> MetadataJobWorker:
+    """Return a worker that does not run yet; a job that is added here wakes it."""
+    worker = MetadataJobWorker(
+        services.jobs,
+        services.extractor,
+        media=storage.repository,
+        originals=storage.originals,
+        supervisor=supervisor,
+    )
+    services.jobs.on_job = worker.wake
+    return worker
 
 
 def metadata_statistics(metadata: MetadataServices | None) -> Mapping[str, float]:
     """Return the figures of all services; 0 for those that are disabled."""
-    return _DISABLED if metadata is None else metadata.extractor.statistics()
+    if metadata is None:
+        return _DISABLED
+    return {**metadata.extractor.statistics(), **metadata.jobs.statistics()}
 
 
-_DISABLED = {**IDLE_STATISTICS, "uploads": 0.0, **dict.fromkeys(COUNTS, 0.0)}
+_OWN = ("uploads", *COUNTS, "pending_jobs", *JOB_COUNTS)
+_DISABLED = {**IDLE_STATISTICS, **dict.fromkeys(_OWN, 0.0)}
 
 
 def _sweep(root: str) -> None:

@@ -14,6 +14,7 @@ import structlog
 
 from proxy import __version__
 from proxy.app.ingest import has_worker, local_queue, open_ingest
+from proxy.app.metadata import job_worker
 from proxy.app.services import Services, open_services
 from proxy.app.startup_checks import start_tracing
 from proxy.app.uploads import open_uploads
@@ -27,6 +28,7 @@ from proxy.domain.urls import image_url
 from proxy.ingest.worker_loop import running_worker
 from proxy.library.import_files import walk
 from proxy.runtime.stop_signals import StopSignals
+from proxy.runtime.supervised_task import BackgroundTask
 from proxy.runtime.systemd_notify import ServiceManager, service_notifications
 from proxy.settings import Settings
 
@@ -78,6 +80,11 @@ async def start_server(
         # The other half of the time is left to responses in progress.
         drain_s = settings.server.drain_s / 2
         await enter(running_worker(ingest, drain_s=drain_s))
+    if services.metadata is not None:
+        jobs = job_worker(services.metadata, services.storage, supervisor)
+        tasks = (BackgroundTask.METADATA_JOBS, BackgroundTask.METADATA_JOBS_PRUNING)
+        drain_s = settings.server.drain_s / 2
+        await enter(running_worker(jobs, drain_s=drain_s, work=tasks[0], pruning=tasks[1]))
     if main is not None:
         await enter(main.running(settings.base_url(port), services.metrics, supervisor))
     # No client waits for finals: the rest of server.drain_s is left to responses.

@@ -16,6 +16,7 @@
     |   +-- TooManyRequests         429  the address has sent enough for now; carries Retry-After
     |   +-- NoFile                  400  the form has no file
     |   +-- EmptyFile               400
+    |   +-- JobQueueFull            429  too many metadata jobs are unfinished; carries Retry-After
     +-- AccessError                 the caller lacks permission
     |   +-- Unauthorized            401  key missing or wrong; carries WWW-Authenticate
     |   +-- AccessDisabled          403  the server has no key to compare with
@@ -196,6 +197,10 @@ class NoFile(RequestError, title="No file uploaded", code="NO_FILE"):
 
 class EmptyFile(RequestError, title="Empty file", code="EMPTY_FILE"):
     """The file has no bytes."""
+
+
+class JobQueueFull(RequestError, status=429, title="Too many jobs", code="QUEUE_FULL"):
+    """The user, or all users together, have as many unfinished metadata jobs as are allowed."""
 
 
 class AccessError(SmartserveError, status=403, title="Forbidden", code="FORBIDDEN"):

@@ -8,6 +8,7 @@ import secrets
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from typing import Protocol, TypeVar
 
 import structlog
 
@@ -20,7 +21,6 @@ from proxy.domain.errors import (
 from proxy.domain.upload import (
     ItemOutcome,
     ItemState,
-    Lease,
     LeasedItem,
     QueueReport,
     Step,
@@ -35,7 +35,8 @@ from proxy.runtime.supervised_task import (
     TaskSupervisor,
     cancel,
 )
-from proxy.storage.database.ingest_queue import IngestQueue
+
+_Lease_contra = TypeVar("_Lease_contra", contravariant=True)
 
 _MAX_WORKER_ID = 50
 _MIN_REST_S = 0.5
@@ -245,14 +246,41 @@ class WorkerLoop:
         return min(poll_s, self._settings.max_step_backoff_s)
 
 
+class RenewableQueue(Protocol[_Lease_contra]):
+    """A queue whose leases are renewed while the work runs."""
+
+    async def renew(self, lease: _Lease_contra, /) -> None:
+        """Extend the lease; raises LeaseLost and DatabaseUnavailable."""
+
+
+class LeasedWork(Protocol):
+    """A worker on a queue; see `WorkerLoop`, which is one."""
+
+    @property
+    def supervisor(self) -> TaskSupervisor:
+        """Runs the worker."""
+
+    async def run(self) -> None:
+        """Work until `stop`."""
+
+    async def prune(self) -> None:
+        """Delete what is too old."""
+
+    def stop(self) -> None:
+        """Begin nothing more."""
+
+
 @asynccontextmanager
 async def renewed(
-    queue: IngestQueue, lease: Lease, lease_s: float, supervisor: TaskSupervisor = UNCOUNTED
+    queue: RenewableQueue[_Lease_contra],
+    lease: _Lease_contra,
+    lease_s: float,
+    supervisor: TaskSupervisor = UNCOUNTED,
 ) -> AsyncIterator[None]:
     """Renew a lease while the block runs, and cancel the block if the lease is lost.
 
     Raises:
-        LeaseLost: another worker owns the upload now.
+        LeaseLost: another worker has taken over.
     """
     limit = asyncio.timeout(None)
 
@@ -267,8 +295,8 @@ async def renewed(
                 limit.reschedule(asyncio.get_running_loop().time())
                 return
             except DatabaseUnavailable as error:
-                # The work continues. If the lease expires meanwhile and another worker takes the
-                # upload, every write of this one is rejected by its token (fencing).
+                # The work continues. If the lease expires meanwhile and another worker takes
+                # over, every write of this one is rejected by its token (fencing).
                 log.warning("lease_not_renewed", cause=error.reason)
 
     try:
@@ -278,29 +306,33 @@ async def renewed(
         if not limit.expired():
             raise
         # The timeout is an implementation detail of this cancellation, not its cause.
-        raise LeaseLost("another worker has taken over the upload") from None
+        raise LeaseLost("another worker has taken over") from None
 
 
 @asynccontextmanager
 async def running_worker(
-    worker: WorkerLoop, *, drain_s: float
+    worker: LeasedWork,
+    *,
+    drain_s: float,
+    work: BackgroundTask = BackgroundTask.INGEST_WORKER,
+    pruning: BackgroundTask = BackgroundTask.INGEST_PRUNING,
 ) -> AsyncIterator[asyncio.Task[None]]:
-    """Run a worker while the block runs. At the end, give its current uploads ``drain_s``.
+    """Run a worker while the block runs. At the end, give its current work ``drain_s``.
 
-    Unfinished uploads are then released; another worker continues them at the current step.
+    What is unfinished is then released, and another worker continues it.
     """
-    task = worker.supervisor.start(BackgroundTask.INGEST_WORKER, worker.run)
+    task = worker.supervisor.start(work, worker.run)
     schedule = Schedule(every_s=_PRUNE_EVERY_S, first_after_s=_FIRST_PRUNE_AFTER_S)
-    pruning = worker.supervisor.running(BackgroundTask.INGEST_PRUNING, worker.prune, **schedule)
+    prunes = worker.supervisor.running(pruning, worker.prune, **schedule)
     try:
-        async with pruning:
+        async with prunes:
             yield task
     finally:
-        # Running uploads may finish; the loop claims no other.
+        # What runs may finish; the loop claims nothing more.
         worker.stop()
         _, unfinished = await asyncio.wait([task], timeout=drain_s)
         if unfinished:
-            log.info("uploads_released")
+            log.info("work_released", task=str(work))
         # Its cancellation releases the leases, see `_run_leased`.
         await cancel(task)
 

@@ -13,6 +13,7 @@ from proxy.settings.exposure import has_local_uploads as has_local_uploads
 from proxy.settings.exposure import has_page as has_page
 from proxy.settings.load import load_settings as load_settings
 from proxy.settings.metadata import MetadataSettings as MetadataSettings
+from proxy.settings.metadata import callback_key as callback_key
 from proxy.settings.root import Settings as Settings
 from proxy.settings.sections import DatabaseSettings as DatabaseSettings
 from proxy.settings.sections import LifetimeSettings as LifetimeSettings

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from proxy.settings.sections import MIB, PositiveSeconds, Section, WorkerSettings
+from proxy.settings.secrets import Key, generated_key, stored_key
+from proxy.settings.sections import MAX_BYTES, MIB, PositiveSeconds, Section, WorkerSettings
+
+CallbackHost = Annotated[
+    str, Field(pattern=r"^([a-z0-9-]+(\.[a-z0-9-]+)*|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?$")
+]
+"""A host name in lower case (international ones in Punycode) or an address, and perhaps a port."""
 
 _MAX_FILE_BYTES = 1024 * MIB
 
@@ -18,6 +25,8 @@ class MetadataSettings(Section):
     of npm's exiftool-vendored.pl and Debian's libimage-exiftool-perl is used. `PYTHON_PATH` names
     the interpreter of the confined processes.
     """
+
+    exclusive = ("callback_key", "callback_key_file")
 
     enabled: bool = True
     """Serves the metadata routes. The engines start with the first file that is sent to them."""
@@ -68,6 +77,42 @@ class MetadataSettings(Section):
     """Words that moderation reports if the prompt of an image contains them: whole words, in any
     letter case."""
 
+    concurrency: int = Field(3, ge=1, le=64)
+    """Maximum number of jobs that this server runs at the same time."""
+    job_root: str = ""
+    """Directory of the files of jobs, until they have ended. Servers that share it run each other's
+    jobs; it must not be shared by servers with different databases. If empty, `metadata_jobs` in
+    data_dir."""
+    job_lease_s: float = Field(30, ge=2, le=3600)
+    """Time without a heartbeat after which another server takes over a job."""
+    job_attempts: int = Field(3, ge=1, le=10)
+    """Maximum number of attempts at a job. An attempt whose server was killed counts."""
+    job_backoff_s: PositiveSeconds = 10
+    """Delay before the second attempt, on average. It doubles with each attempt."""
+    job_retention_s: float = Field(86_400, ge=60, le=30 * 86_400)
+    """Time for which the result of a job is kept. A job that no server has run for this time
+    fails."""
+    max_jobs: int = Field(10_000, ge=1, le=1_000_000)
+    """Maximum number of unfinished jobs of all users. A further one is rejected."""
+    max_jobs_per_user: int = Field(1000, ge=1, le=1_000_000)
+    """Maximum number of unfinished jobs of one user; MEDIA_API_KEY has no such limit."""
+    callback_hosts: tuple[CallbackHost, ...] = Field((), max_length=1000)
+    """Hosts to which callbacks may be sent, for example ["hooks.example.org"], with a port unless
+    it is that of the scheme. Private addresses are refused in any case."""
+    callback_key: Key = ""
+    """Key of the signature of callbacks, at least 16 characters; to create one, run `openssl rand
+    -hex 32`. If empty, one is generated and stored in `keys` in data_dir. Servers that run each
+    other's jobs need the same key."""
+    callback_key_file: str = Field("", repr=False)
+    """File that contains the key. Read at start."""
+    cache_ttl_s: float = Field(3600, ge=0, le=30 * 86_400)
+    """Time for which an extraction is kept in the database, for files with the same content. 0: no
+    cache."""
+    cache_rows: int = Field(10_000, ge=1, le=1_000_000)
+    """Maximum number of extractions that are kept. The oldest are deleted first."""
+    cache_bytes: int = Field(256 * MIB, ge=MIB, le=MAX_BYTES)
+    """Maximum size of all extractions that are kept."""
+
     @model_validator(mode="after")
     def _check_ascending(self) -> Self:
         limits = (
@@ -99,3 +144,16 @@ class MetadataSettings(Section):
 _WORKER_BYTES = 1024 * MIB
 _NICE = 19
 """Images are served first."""
+
+
+def callback_key(section: MetadataSettings, key_directory: Path) -> str:
+    """Return the key of callbacks from the settings, its file, or the generated one.
+
+    Blocking: call it at start.
+
+    Raises:
+        ConfigurationError: a file cannot be read or created, or contains no valid key.
+    """
+    setting = "metadata.callback_key_file"
+    key = stored_key(section.callback_key, section.callback_key_file, setting=setting)
+    return key or generated_key(key_directory, "callback")

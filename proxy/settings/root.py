@@ -126,6 +126,11 @@ class Settings(Section):
         return self._directory(self.main.temp_root, "temp_images")
 
     @property
+    def metadata_job_root(self) -> Path:
+        """Directory of the files of metadata jobs."""
+        return self._directory(self.metadata.job_root, "metadata_jobs")
+
+    @property
     def key_directory(self) -> Path:
         """Directory of the keys that the server generated."""
         return self.data_path / "keys"

@@ -71,6 +71,7 @@ _GAUGES = (
     _Row("metadata_workers", "metadata", "workers_up", "Processes that parse files."),
     _Row("metadata_waiting", "metadata", "waiting", "Files that wait for their extraction."),
     _Row("metadata_uploads", "metadata", "uploads", "Files that arrive, wait or are extracted."),
+    _Row("metadata_pending_jobs", "metadata", "pending_jobs", "Jobs that wait or run, anywhere."),
     _Row("metadata_in_progress", "metadata", "inside", "Files that wait or are extracted."),
 )
 
@@ -102,6 +103,8 @@ _COUNTERS = (
     _Row("metadata_cache_hits", "metadata", "cached", "Extractions found in the cache."),
     _Row("metadata_cache_misses", "metadata", "extracted", "Files that were extracted."),
     _Row("metadata_rejections", "metadata", "rejected_", "Files that were rejected.", "reason"),
+    _Row("metadata_jobs", "metadata", "jobs_", "What became of jobs.", "outcome"),
+    _Row("metadata_callbacks", "metadata", "callbacks_", "What became of callbacks.", "outcome"),
     _Row("metadata_start_failures", "metadata", "failed_starts", "Engines that did not start."),
     _Row("metadata_fallbacks", "metadata", "fallbacks_", "Files read by the fallback.", "reason"),
     _Row("metadata_engine_restarts", "metadata", "restarts_", "exiftool replaced.", "reason"),
