@@ -12,7 +12,7 @@ FAULTS := faketime fiu-run slowhttptest strace
 # Programs that the files in deploy/ are tested with.
 DEPLOY := nginx prometheus promtool prometheus-blackbox-exporter node systemd-analyze kustomize
 
-.PHONY: run test test-all drill audit lint format lock bench clean fuzz
+.PHONY: run test test-all drill audit lint format lock npm bench clean fuzz
 
 run: $(RUNTIME)
 	@SMARTSERVE_LOG__FORMAT=$${SMARTSERVE_LOG__FORMAT:-console} \
@@ -93,6 +93,10 @@ lock:
 		--no-emit-index-url --no-emit-find-links --quiet \
 		--group pyproject.toml:build --group pyproject.toml:dev --extra otel --extra heic --extra c2pa pyproject.toml \
 		--output-file requirements-dev.lock
+
+# Writes the modules of deploy/npm that are made from the server: its formats, and what its page shares.
+npm: $(DEVELOPMENT)
+	$(BIN)/python -m tests.npm.generated
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

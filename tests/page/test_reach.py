@@ -25,7 +25,7 @@ _UNNAMED = """() => [...document.querySelectorAll(
   .map((one) => one.outerHTML)"""
 """Controls without an accessible name."""
 
-_CONTRASTS = """() => {
+CONTRASTS = """() => {
   const channels = (text) => text.match(/[\\d.]+/g).map(Number);
   const light = ([r, g, b]) => [r, g, b].map((one) => one / 255)
     .map((one) => one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4)
@@ -185,7 +185,7 @@ async def test_the_page_fits_the_width_and_has_enough_contrast(
         await page.wait_for_selector("#upload:not([hidden])")
         wide = "document.documentElement.scrollWidth"
         assert await page.evaluate(wide) <= width
-        assert await page.evaluate(_CONTRASTS) == []
+        assert await page.evaluate(CONTRASTS) == []
         await page.screenshot(path=tmp_path / "gallery.png")
         await page.get_by_role("button", name="Inspect kodak-03.jpg").click()
         await page.wait_for_selector("#image.there")
@@ -198,7 +198,7 @@ async def test_the_page_fits_the_width_and_has_enough_contrast(
             "(document.querySelector('#inspector .body'))"
         )
         assert body[0] <= body[1]
-        assert await page.evaluate(_CONTRASTS) == []
+        assert await page.evaluate(CONTRASTS) == []
         await page.screenshot(path=tmp_path / "inspector.png")
 
 

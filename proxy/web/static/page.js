@@ -1,8 +1,10 @@
 // Connects the parts of the page.
 
+import { json } from "./dom.js";
 import * as gallery from "./gallery.js";
 import * as inspector from "./inspector.js";
 import * as live from "./live.js";
+import * as metadata from "./metadata.js";
 import * as upload from "./upload.js";
 
 function openFromHash() {
@@ -14,12 +16,17 @@ function openFromHash() {
 
 inspector.start(gallery.all, gallery.focusTile);
 live.watch();
-// Without the server's description of its API the drop zone stays hidden.
-upload
-  .start(async (id) => {
-    await gallery.refresh().catch(() => {});
-    return () => inspector.open(gallery.find(id) ?? { id });
-  }, gallery.newest)
+async function served(id) {
+  await gallery.refresh().catch(() => {});
+  return () => inspector.open(gallery.find(id) ?? { id });
+}
+
+// Without the server's description of its API the fields for files stay hidden.
+json("/openapi.json")
+  .then(({ paths }) => {
+    upload.start(paths, served, gallery.newest);
+    metadata.start(paths, upload.authorization);
+  })
   .catch(() => {});
 await gallery.start(inspector.open);
 openFromHash();

@@ -21,6 +21,12 @@ async function token() {
   return (await json("/api/page/token", { cache: "no-store" })).token;
 }
 
+// Return the headers of a request in the name of the page's user.
+export async function authorization() {
+  const found = await token();
+  return found ? { Authorization: `Bearer ${found}` } : {};
+}
+
 function makeRow(file) {
   const preview = make("img", { alt: "", src: URL.createObjectURL(file) });
   preview.onload = preview.onerror = () => URL.revokeObjectURL(preview.src);
@@ -44,7 +50,7 @@ function fail({ steps }, text) {
 async function send(file, row) {
   const form = new FormData();
   form.append("product_image", file, file.name);
-  const headers = { Authorization: `Bearer ${await token()}` };
+  const headers = await authorization();
   const { images } = await json("/users/me", { method: "PATCH", headers, body: form });
   markStep(row, "sent");
   return images[0].id;
@@ -144,10 +150,9 @@ function listen() {
 }
 
 // The OpenAPI document says whether the server accepts uploads, and from this page without a token.
-export async function start(served, newest) {
+export function start(paths, served, newest) {
   onServed = served;
   findNewest = newest;
-  const { paths } = await json("/openapi.json");
   if (!("/users/me" in paths)) return;
   local = "/api/page/token" in paths;
   byId("token-row").hidden = local;

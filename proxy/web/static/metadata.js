@@ -1,0 +1,90 @@
+// The field for reading metadata: sends a file, follows its progress, and shows the answer.
+
+import { announce, byId, json } from "./dom.js";
+import { connectionText, follow, newSession } from "./metadata-progress.js";
+import { display, showStages } from "./metadata-display.js";
+import { bytes } from "./format.js";
+
+export const ROUTE = "/api/images_mvp/extract";
+
+let running = null;
+let headers = async () => ({});
+
+function showProgress(state) {
+  byId("metadata-bar").value = state.percentage;
+  showStages(byId("metadata-stages"), state);
+  byId("metadata-state").textContent = connectionText(state);
+}
+
+function showFault(text) {
+  byId("metadata-error").textContent = text;
+  byId("metadata-error").hidden = !text;
+}
+
+async function send(file, sessionId, signal) {
+  const form = new FormData();
+  form.append("sessionId", sessionId);
+  form.append("file", file, file.name);
+  return json(ROUTE, { method: "POST", headers: await headers(), body: form, signal, cache: "no-store" });
+}
+
+function clear() {
+  byId("metadata-result").replaceChildren();
+  byId("metadata-file").focus();
+}
+
+// A second file cancels the first.
+async function read(file) {
+  running?.abort();
+  const own = (running = new AbortController());
+  const progress = byId("metadata-progress");
+  const session = newSession();
+  showFault("");
+  byId("metadata-result").replaceChildren();
+  progress.hidden = false;
+  const show = (state) => own === running && !own.signal.aborted && showProgress(state);
+  byId("metadata-sent").textContent = `${file.name}, ${bytes(file.size)}`;
+  const followed = new AbortController();
+  own.signal.addEventListener("abort", () => followed.abort());
+  follow(session, { onChange: show, signal: followed.signal }).catch(() => {});
+  try {
+    const found = await send(file, session, own.signal);
+    if (own !== running) return;
+    byId("metadata-result").replaceChildren(...display(found, clear));
+    announce(`The metadata of ${file.name} is shown`);
+    byId("metadata-name").focus();
+  } catch (error) {
+    if (own === running && !own.signal.aborted) showFault(error.message);
+  } finally {
+    followed.abort();
+    if (own === running) progress.hidden = true;
+  }
+}
+
+function listen() {
+  const zone = byId("metadata-drop");
+  const over = (on) => (event) => {
+    event.preventDefault();
+    zone.classList.toggle("over", on);
+  };
+  zone.ondragover = over(true);
+  zone.ondragleave = over(false);
+  zone.ondrop = (event) => {
+    over(false)(event);
+    if (event.dataTransfer.files.length) read(event.dataTransfer.files[0]);
+  };
+  for (const name of ["dragover", "drop"]) addEventListener(name, (event) => event.preventDefault());
+  zone.onsubmit = (event) => event.preventDefault();
+  byId("metadata-file").onchange = (event) => {
+    if (event.target.files.length) read(event.target.files[0]);
+    event.target.value = "";
+  };
+}
+
+// Offer the field if the server extracts metadata; `authorize` returns the headers of a request.
+export function start(paths, authorize) {
+  if (!(ROUTE in paths)) return;
+  headers = authorize;
+  byId("metadata").hidden = false;
+  listen();
+}
