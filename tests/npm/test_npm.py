@@ -10,9 +10,16 @@ from pathlib import Path
 import pytest
 
 from proxy.domain.request import WIDTHS
+from proxy.metadata.formats import (
+    FORMATS,
+    SUPPORTED_IMAGE_EXTENSIONS,
+    SUPPORTED_IMAGE_MIMES,
+    UNSUPPORTED_FORMAT,
+)
 from proxy.settings import Settings
 from proxy.web.handlers.info_json import AnalysisSummary
 from tests.deploy.programs import program
+from tests.npm.generated import modules
 from tests.npm.installed import HERE, PACKAGE, lay_out, run
 
 pytestmark = pytest.mark.slow
@@ -41,10 +48,31 @@ def test_sizes_that_crop_equal_those_of_the_server() -> None:
 
 def test_every_export_exists_with_its_types() -> None:
     entries = json.loads((PACKAGE / "package.json").read_text())["exports"]
-    assert set(entries) == {".", "./react", "./next", "./nuxt", "./unpic"}
+    own = {"./analyzer", "./formats", "./node", "./vue", "./ImageAnalyzer.vue"}
+    assert set(entries) == {".", "./react", "./next", "./nuxt", "./unpic", *own}
     for entry in entries.values():
         assert (PACKAGE / entry["default"]).is_file()
         assert (PACKAGE / entry["types"]).is_file()
+
+
+def test_generated_modules_equal_the_tables_and_modules_of_the_server() -> None:
+    """Otherwise: ``make npm``."""
+    for name, text in modules().items():
+        assert (PACKAGE / "src" / name).read_text(encoding="utf-8") == text, name
+    formats = (PACKAGE / "src" / "formats.js").as_uri()
+    script = f"import('{formats}').then((all) => console.log(JSON.stringify(all)))"
+    found = json.loads(run(program("node"), "-e", script, at=PACKAGE))
+    assert found["SUPPORTED_IMAGE_EXTENSIONS"] == list(SUPPORTED_IMAGE_EXTENSIONS)
+    assert found["SUPPORTED_IMAGE_MIMES"] == list(SUPPORTED_IMAGE_MIMES)
+    assert {one["name"]: one["level"] for one in found["FORMATS"]} == {
+        name: row.level.value for name, row in FORMATS.items()
+    }
+    assert found["UNSUPPORTED_FORMAT"] == UNSUPPORTED_FORMAT
+
+
+def test_metadata_becomes_text() -> None:
+    output = run(program("node"), "--test", "view.test.mjs", at=HERE)
+    assert re.search(r"^# fail 0$", output, re.MULTILINE)
 
 
 def test_only_the_component_imports_packages() -> None:
@@ -54,7 +82,8 @@ def test_only_the_component_imports_packages() -> None:
         for module in (PACKAGE / "src").glob("*.js")
         for name in re.findall(r'^import .* from "([^".]+)"', module.read_text(), re.MULTILINE)
     }
-    assert imported == {"react", "react-dom"}
+    node = {name for name in imported if name.startswith("node:")}
+    assert imported - node == {"react", "react-dom", "vue"}
 
 
 def test_the_type_of_the_analysis_has_all_members_that_the_server_sends() -> None:

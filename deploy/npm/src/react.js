@@ -2,8 +2,9 @@
 // <SmartImage>: an image of a smartserve server as an <img>, with the same URLs on the server and in
 // the browser. <AIAnalysisDisplay>: its analysis.
 
-import { Fragment, createContext, createElement, useContext, useEffect, useRef, useState } from "react";
+import { Fragment, createElement, useContext, useEffect, useRef, useState } from "react";
 import ReactDOM from "react-dom";
+import { Base, SmartserveProvider } from "./base.js";
 import { COVERS, isPictureId, pictureSrcset, pictureUrl, snap } from "./urls.js";
 
 const RETRIES = 3;
@@ -13,15 +14,10 @@ const FINAL_S = 30;
 // React 18 knows the attribute only in lower case.
 const FETCH_PRIORITY = ReactDOM.preload ? "fetchPriority" : "fetchpriority";
 
-const Base = createContext("");
+export { SmartserveProvider };
 
 // With jitter: the clients of a server that was down do not return all at once.
 const backOffMs = (attempt) => 1000 * 2 ** attempt * (0.5 + Math.random());
-
-/** Sets `base` for all components inside. */
-export function SmartserveProvider({ base, children }) {
-  return createElement(Base.Provider, { value: base }, children);
-}
 
 // The size that the image has in the layout. Of the named sizes only those with `cover` have a ratio
 // that does not depend on the image.
