@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from proxy.ingest.metadata_jobs import MetadataJobs, MetadataJobWorker
 from proxy.metadata.cache import SqlExtractionCache
 from proxy.metadata.extraction import IDLE_STATISTICS
 from proxy.metadata.extractor import COUNTS, Extractor
+from proxy.metadata.progress import ProgressHub
 from proxy.runtime.supervised_task import BackgroundTask, TaskSupervisor
 from proxy.settings import Settings, callback_key
 from proxy.storage.database.metadata_jobs import MetadataJobTable
@@ -41,6 +42,8 @@ class MetadataServices:
     extractor: Extractor
     jobs: MetadataJobs
     cache: SqlExtractionCache
+    progress: ProgressHub = field(default_factory=ProgressHub)
+    """Progress of uploads, for the sockets of this process."""
 
 
 @asynccontextmanager

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
-from proxy.app.metadata import metadata_statistics
+from proxy.app.metadata import MetadataServices, metadata_statistics
 from proxy.app.services import Services
-from proxy.app.uploads import UploadServices, new_guard
+from proxy.app.uploads import UploadServices, failure_limit, new_guard
 from proxy.domain.media import Media
 from proxy.domain.request import parse_request
 from proxy.ingest.uploads.preview import UploadPreviews
@@ -18,11 +18,13 @@ from proxy.settings import (
     forward_target,
     has_local_uploads,
     media_api_key,
+    token_key,
 )
 from proxy.storage.database.row_cache import CachedMediaRepository
 from proxy.telemetry.logging import OUTPUT, AccessLog
 from proxy.telemetry.metrics import Statistics
 from proxy.telemetry.service_metrics import ServiceCollector
+from proxy.web.auth import AuthFailure, KeyGuard, TokenVerifier
 from proxy.web.forward import MediaForwarder
 from proxy.web.handlers.admin import AdminHandler
 from proxy.web.handlers.forwarding import ForwardedImages
@@ -30,9 +32,13 @@ from proxy.web.handlers.health import HealthHandler, ServerInfoHandler
 from proxy.web.handlers.images import ImageHandler
 from proxy.web.handlers.info import InfoHandler
 from proxy.web.handlers.media_api import AnalysisHandler
+from proxy.web.handlers.metadata_moderation import ModerationHandler
+from proxy.web.handlers.metadata_sockets import MetadataSocketHandler, OpenSockets
 from proxy.web.handlers.oembed import OembedHandler
 from proxy.web.handlers.page import LocalPageHandler, PageHandler
 from proxy.web.media_server import MediaServer
+from proxy.web.metadata_files import StoredFiles
+from proxy.web.metadata_input import CallerGuard, FormReceiver
 from proxy.web.routes import create_app, describe
 from proxy.web.server.request_pipeline import RequestPipeline
 from proxy.web.server.response_cache import ResponseCache, StoredImages
@@ -122,15 +128,24 @@ def build_http_server(services: Services, uploads: UploadServices | None = None)
             uploads.uploads(services.metrics),
             uploads.media_api(services.metrics, previews, parse_query),
         ]
+    metadata = services.metadata
+    sockets = OpenSockets(
+        max_sockets=settings.metadata.sockets, max_per_user=settings.metadata.sockets_per_user
+    )
+    if metadata is not None:
+        callers = _callers(services)
+        handlers += _metadata_files(services, metadata, uploads, callers, sockets)
     app = create_app(settings, handlers)
+    app.on_shutdown.append(sockets.close)
     if previews is not None:
         app.on_cleanup.append(lambda _: previews.aclose())
     if forwarder is not None:
         storage.invalidators.append(forwarder.forget)
         app.on_cleanup.append(lambda _: forwarder.aclose())
     runner = ServerRunner(app, pipeline, settings.server, supervisor=services.supervisor)
+    runner.on_drain.append(sockets.drain)
     # Last, because the figures of the runner are among them.
-    services.metrics.registry.register(ServiceCollector(_statistics(services, runner)))
+    services.metrics.registry.register(ServiceCollector(_statistics(services, runner, sockets)))
     return HttpServer(runner, health, access_log, forwarder)
 
 
@@ -179,6 +194,54 @@ def _analyses(services: Services, forwarder: MediaForwarder | None) -> AnalysisH
         retry_after_s=settings.lifetimes.not_ready_retry_s,
         forwarder=forwarder,
     )
+
+
+def _callers(services: Services) -> CallerGuard:
+    settings, metrics = services.settings, services.metrics
+    limit, refused = failure_limit(settings), metrics.refusals(AuthFailure)
+    key = media_api_key(settings.main, settings.key_directory)
+    return CallerGuard(
+        settings.metadata,
+        users=TokenVerifier(
+            key=token_key(settings.users, settings.key_directory),
+            section=settings.users,
+            limit=limit,
+            on_refusal=refused,
+        ),
+        media_key=KeyGuard(key=key, advice="", limit=limit, on_refusal=refused),
+        public_url=settings.server.public_url,
+    )
+
+
+def _metadata_files(
+    services: Services,
+    metadata: MetadataServices,
+    uploads: UploadServices | None,
+    callers: CallerGuard,
+    sockets: OpenSockets,
+) -> list[object]:
+    settings = services.settings
+    forms = FormReceiver(
+        extractor=metadata.extractor,
+        stall_s=settings.main.upload_stall_s,
+        timeout_s=settings.main.upload_timeout_s,
+    )
+    files = StoredFiles(
+        extractor=metadata.extractor,
+        media=services.storage.database,
+        originals=services.storage.originals,
+        uploads=None if uploads is None else uploads.queue,
+    )
+    return [
+        MetadataSocketHandler(callers=callers, sockets=sockets, hub=metadata.progress, files=files),
+        ModerationHandler(
+            callers=callers,
+            forms=forms,
+            extractor=metadata.extractor,
+            files=files,
+            terms=settings.metadata.moderation_terms,
+        ),
+    ]
 
 
 def _info(services: Services) -> InfoHandler:
@@ -230,7 +293,9 @@ def _fresh_until(database: CachedMediaRepository) -> Callable[[Media], float]:
     return until
 
 
-def _statistics(services: Services, runner: ServerRunner) -> Mapping[str, Statistics]:
+def _statistics(
+    services: Services, runner: ServerRunner, sockets: OpenSockets
+) -> Mapping[str, Statistics]:
     storage, rendering, serving = services.storage, services.rendering, services.serving
 
     def by_tier() -> Mapping[str, float]:
@@ -259,6 +324,7 @@ def _statistics(services: Services, runner: ServerRunner) -> Mapping[str, Statis
         "ingest": services.queue_metrics.statistics,
         "step_timeouts": services.step_timeouts.statistics,
         "metadata": partial(metadata_statistics, services.metadata),
+        "sockets": sockets.statistics,
         "spans": services.tracing.statistics,
         "log": OUTPUT.statistics,
     }

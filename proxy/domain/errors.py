@@ -14,6 +14,8 @@
     |   +-- UnsupportedBody         415  not a form, compressed, or not an accepted image type
     |   +-- QuotaExceeded           429  the user has uploaded enough today; carries Retry-After
     |   +-- TooManyRequests         429  the address has sent enough for now; carries Retry-After
+    |   +-- TooManySockets          429  the user has as many WebSockets open as allowed
+    |   +-- UpgradeRequired         426  the address is for WebSockets only
     |   +-- NoFile                  400  the form has no file
     |   +-- EmptyFile               400
     |   +-- JobQueueFull            429  too many metadata jobs are unfinished; carries Retry-After
@@ -189,6 +191,14 @@ class QuotaExceeded(RequestError, status=429, title="Quota exceeded", code="RATE
 
 class TooManyRequests(RequestError, status=429, title="Too many requests", code="RATE_LIMITED"):
     """The client's address has sent as many requests without a token as are allowed for now."""
+
+
+class TooManySockets(RequestError, status=429, title="Too many WebSockets", code="RATE_LIMITED"):
+    """The user has as many WebSockets open as allowed."""
+
+
+class UpgradeRequired(RequestError, status=426, title="Upgrade required"):
+    """The address is for WebSockets, and the request is no handshake of one."""
 
 
 class NoFile(RequestError, title="No file uploaded", code="NO_FILE"):

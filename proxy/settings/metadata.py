@@ -68,9 +68,14 @@ class MetadataSettings(Section):
     max_bytes_enterprise: Annotated[int, Field(ge=1024, le=_MAX_FILE_BYTES)] = 1024 * MIB
     """Maximum size of a file of the tier "enterprise"."""
     anonymous: Literal["local", "everywhere", "never"] = "local"
-    """Which clients may use /api/standalone-metadata/analyze and /api/analyze without a token, as
-    tier "free" and at most 100 times in 15 minutes per address: those on this machine (not through
-    a proxy), all, or none."""
+    """Which clients may use /api/standalone-metadata/analyze, /api/analyze, /api/metadata/moderate
+    and /ws/analysis without a token, as tier "free" and at most 100 times in 15 minutes per
+    address: those on this machine (not through a proxy), all, or none."""
+    sockets: int = Field(1000, ge=1, le=100_000)
+    """Maximum number of open WebSockets (/ws/analysis, /api/images_mvp/progress) of this server.
+    Each one is a connection, too: see server.max_connections."""
+    sockets_per_user: int = Field(20, ge=1, le=100_000)
+    """Maximum number of open WebSockets of one user, or of one address without a token."""
     moderation_terms: tuple[Annotated[str, Field(min_length=1, max_length=100)], ...] = Field(
         ("violence", "explicit", "illegal"), max_length=1000
     )

@@ -73,6 +73,8 @@ _GAUGES = (
     _Row("metadata_uploads", "metadata", "uploads", "Files that arrive, wait or are extracted."),
     _Row("metadata_pending_jobs", "metadata", "pending_jobs", "Jobs that wait or run, anywhere."),
     _Row("metadata_in_progress", "metadata", "inside", "Files that wait or are extracted."),
+    _Row("metadata_sockets", "sockets", "open", "Open WebSockets."),
+    _Row("metadata_sockets_unsent_bytes", "sockets", "unsent_bytes", "Results not read yet."),
 )
 
 _COUNTERS = (
@@ -107,6 +109,10 @@ _COUNTERS = (
     _Row("metadata_callbacks", "metadata", "callbacks_", "What became of callbacks.", "outcome"),
     _Row("metadata_start_failures", "metadata", "failed_starts", "Engines that did not start."),
     _Row("metadata_fallbacks", "metadata", "fallbacks_", "Files read by the fallback.", "reason"),
+    _Row("metadata_sockets_accepted", "sockets", "accepted", "WebSockets that were opened."),
+    _Row("metadata_sockets_refused", "sockets", "refused", "WebSockets that were refused."),
+    _Row("metadata_socket_analyses", "sockets", "analyses", "Analyses requested on WebSockets."),
+    _Row("metadata_socket_failures", "sockets", "failed", "Those that failed."),
     _Row("metadata_engine_restarts", "metadata", "restarts_", "exiftool replaced.", "reason"),
     _Row("metadata_worker_restarts", "metadata", "worker_restarts_", "Parsers replaced.", "reason"),
     _Row("log_lines_dropped", "log", "dropped", "Log lines that nobody read or that failed."),

@@ -20,6 +20,7 @@ from proxy.domain.errors import (
     TierInsufficient,
     Unauthorized,
     UnsupportedBody,
+    UpgradeRequired,
 )
 from proxy.domain.request import Outcome
 from proxy.web.conditional import matches
@@ -168,6 +169,9 @@ def problem(
             # RFC 9110, 15.5.2: a 401 must have a challenge.
             headers.append(("WWW-Authenticate", error.challenge))
             body = replace(body, forwarded=error.forwarded)
+        case UpgradeRequired():
+            # RFC 9110, 15.5.22, and RFC 6455, 4.4.
+            headers += [("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")]
     if coded:
         body = _coded(body, error, fault)
     outcome = outcome._replace(error=type(error).__name__)

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from proxy.domain.errors import (
     AccessDisabled,
+    AccessError,
     BadParameter,
     BodyTooSlow,
     EmptyFile,
@@ -139,17 +140,31 @@ class CallerGuard:
         Raises:
             Unauthorized: it does not.
         """
-        origin = request.headers.get("Origin", "").lower()
-        host = request.headers.get("Host", "").lower()
-        ours = {self._origin} if self._origin else {f"http://{host}", f"https://{host}"}
         # Without Origin: GET of the page itself, of which browsers say so.
-        same = not origin and request.headers.get("Sec-Fetch-Site") == "same-origin"
-        if not same and origin not in ours:
+        same = request.headers.get("Sec-Fetch-Site") == "same-origin"
+        if not (same if "Origin" not in request.headers else self._is_own_origin(request)):
             detail = (
                 "the session cookie is accepted from pages of this server only; send the token in"
                 " Authorization"
             )
             raise self._users.unauthorized(AuthFailure.MALFORMED, detail)
+
+    def check_page(self, request: web.BaseRequest) -> None:
+        """Return unless a page of another server opens a WebSocket, which browsers allow.
+
+        Raises:
+            AccessError: it does. Clients that are no pages send no Origin.
+        """
+        if "Origin" in request.headers and not self._is_own_origin(request):
+            raise AccessError(
+                "Only pages of this server may open its WebSockets. If this is one, set"
+                " server.public_url, or have the proxy forward the Host header with its port."
+            )
+
+    def _is_own_origin(self, request: web.BaseRequest) -> bool:
+        host = request.headers.get("Host", "").lower()
+        ours = {self._origin} if self._origin else {f"http://{host}", f"https://{host}"}
+        return request.headers["Origin"].lower() in ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +189,7 @@ class ReceivedForm:
     """A form whose files are stored."""
 
     files: list[NamedFile | RefusedFile]
-    """At least one."""
+    """At least one, if one is required."""
     texts: Mapping[str, str]
     """Values of the text fields that were requested."""
     tier: Tier
@@ -209,11 +224,13 @@ class FormReceiver:
         texts: tuple[str, ...] = (),
         max_files: int = 1,
         advanced: bool = False,
+        required: bool = True,
     ) -> AsyncIterator[ReceivedForm]:
         """Store the files of ``field`` while they arrive; they are deleted after the block.
 
-        The form may have the text fields ``texts`` and ``tier``. Several files together may have
-        as many bytes as one file of the highest tier; those that are refused are listed.
+        A form without a file is an error if one is ``required``. The form may have the text fields
+        ``texts`` and ``tier``. Several files together may have as many bytes as one file of the
+        highest tier; those that are refused are listed.
 
         Raises:
             RequestError: the form is malformed, too large or too slow, or has no file.
@@ -245,6 +262,8 @@ class FormReceiver:
             )
             async with AsyncExitStack() as stack:
                 files = await self._files(form, stack, field, caller.tier, expected)
+                if required and not files:
+                    raise _no_file(field)
                 tier = lowered(caller.tier, form.texts.get("tier"))
                 check_allowed(tier, limits, byte_size=0, advanced=advanced)
                 yield ReceivedForm(files, form.texts, tier)
@@ -254,12 +273,11 @@ class FormReceiver:
     ) -> list[NamedFile | RefusedFile]:
         """Store all files of a form; ``stack`` deletes them."""
         files: list[NamedFile | RefusedFile] = []
-        none = NoFile(f'Send the file in the form field "{field}".')
         try:
             async with asyncio.timeout(self.timeout_s):
                 async for name, file_name, chunks in form.files():
                     if name != field:
-                        raise none
+                        raise _no_file(field)
                     receiving = self.extractor.receive(chunks, tier=tier, expected_bytes=expected)
                     files.append(one := await _received(stack, receiving, file_name))
                     if isinstance(one, RefusedFile):
@@ -273,9 +291,11 @@ class FormReceiver:
                 f"the upload did not arrive within {self.timeout_s:g} s; send fewer or smaller"
                 " files at once"
             ) from error
-        if not files:
-            raise none
         return files
+
+
+def _no_file(field: str) -> NoFile:
+    return NoFile(f'Send the file in the form field "{field}".')
 
 
 async def _received(

@@ -340,6 +340,11 @@ class SocketResponse(web.WebSocketResponse):
         finally:
             self._release()
 
+    async def write_eof(self) -> None:  # type: ignore[override] # a socket has no last chunk
+        """Close, unless the client left before the upgrade."""
+        if self.prepared:
+            await super().write_eof()
+
     async def send_message(self, message: Mapping[str, Any]) -> None:
         """Send JSON; return when the client has read nearly all of it.
 

@@ -12,6 +12,7 @@ from proxy.domain.formats import NAMES, TRAITS
 from proxy.domain.request import DEFAULT_SIZE, DPRS, WIDTHS
 from proxy.domain.upload import UPLOAD_FIELDS
 from proxy.domain.urls import API_IMAGES_ROUTE, COMPONENT_PATH, OEMBED_PATH, SERVE_ROUTE
+from proxy.metadata.progress import SESSION_PATTERN
 from proxy.settings import Settings, has_local_uploads, has_page
 from proxy.storage.upload_files import FOLDERS
 from proxy.web.handlers.admin import AdminHandler
@@ -32,6 +33,8 @@ from proxy.web.handlers.media_api import (
     CompletedUpload,
     MediaApiHandler,
 )
+from proxy.web.handlers.metadata_moderation import ModerationAnswer, ModerationHandler
+from proxy.web.handlers.metadata_sockets import MetadataSocketHandler
 from proxy.web.handlers.oembed import OembedHandler, Photo
 from proxy.web.handlers.page import COMPONENT, AcceptExplanation, LocalPageHandler, PageHandler
 from proxy.web.handlers.uploads import UploadHandler
@@ -125,6 +128,9 @@ def _operations(settings: Settings) -> Operations:
         yield from _admin(settings)
     if settings.main.enabled:
         yield from _uploads()
+    if settings.metadata.enabled:
+        yield from _metadata_sockets()
+        yield _metadata_moderation()
 
 
 def _images(settings: Settings) -> Operations:
@@ -332,6 +338,67 @@ def _uploads() -> Operations:
         responses=file,
         problems=(416, (404, "There is no such file.")),
         security="media",
+    )
+
+
+def _metadata_sockets() -> Operations:
+    opened = {"101": {"description": "The WebSocket is open; `deploy/METADATA.md` has messages."}}
+    problems = (
+        400,
+        (403, "A page of another server, or the tier of the token is unknown."),
+        (426, "The request is no handshake of a WebSocket."),
+        (429, "The user, or the address, has as many WebSockets as allowed."),
+        (503, "The server has as many WebSockets as allowed, or it is stopping."),
+    )
+    yield operation(
+        "GET /ws/analysis",
+        MetadataSocketHandler.analysis_socket,
+        responses=opened,
+        problems=problems,
+        security="user",
+    )
+    session = path("sessionId", "Chosen by the client.", text(f"^{SESSION_PATTERN}$"))
+    yield operation(
+        "GET /api/images_mvp/progress/{sessionId}",
+        MetadataSocketHandler.progress_socket,
+        session,
+        responses=opened,
+        problems=(401, *problems),
+    )
+
+
+def _metadata_moderation() -> Operation:
+    media_id = text(f"^{ID_PATTERN}$")
+    fields = {"image": BINARY, "media_id": media_id}
+    form = {"type": "object", "properties": fields, "minProperties": 1, "maxProperties": 1}
+    number: Json = {"type": "integer", "minimum": 0}
+    chosen = {
+        "type": "object",
+        "required": ["media_id"],
+        "properties": {"media_id": {"anyOf": [media_id, number]}},
+    }
+    return operation(
+        "POST /api/metadata/moderate",
+        ModerationHandler.moderate_image,
+        responses=ModerationAnswer,
+        problems=(
+            (400, "There is no image or media_id, or both; or the file has another type."),
+            (402, "The user cannot pay for the operation."),
+            (403, "The tier is too low for the file; `needs` names one that is not."),
+            (404, "There is no such image, or it belongs to someone else."),
+            408,
+            (413, "The file exceeds the limits of all tiers."),
+            (422, "The file has more metadata than the limits allow."),
+            (429, "Too many files wait, or the address has sent too many requests."),
+            (500, "The engines could not read the file, or cannot be started."),
+            (503, "The server is stopping, or the disk is full."),
+            (504, "The extraction exceeded its time limit."),
+        ),
+        body={
+            "multipart/form-data": {"schema": form},
+            "application/json": {"schema": chosen},
+        },
+        security="user",
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from proxy.metadata.container.result import TextEntry
-from proxy.metadata.generation.comfyui_graph import MAX_DEPTH, MAX_NODES, Graph, Node, from_workflow
+from proxy.metadata.generation.comfyui_graph import MAX_NODES, Graph, Node, from_workflow
 from proxy.metadata.generation.finding import (
     EvidenceClass,
     ParserResult,
@@ -23,15 +23,7 @@ from proxy.metadata.generation.finding import (
 
 _LORA_KEY = re.compile(r"lora(?:_name)?(?:_(\d+))?")
 _LABEL = re.compile(r"\s*(prompt|workflow)\s*:\s*(?=[{\[])", re.IGNORECASE)
-_MODEL_KEYS = (
-    *("ckpt_name", "unet_name", "model_name", "base_ckpt_name", "checkpoint", "model"),
-    *("gguf_name", "model_path"),
-)
-_SAMPLER_CLASS = re.compile(r"Sampler([A-Z]\w+?)")
-_SCHEDULER_CLASS = re.compile(r"(\w+?)Scheduler")
-_CFG = ("cfg", "cfg_scale", "cfg_conds", "true_gs", "guidance")
-_SAVE_NODE = "imagemetahub_data"
-"""Text of a node that saves images with their parameters and graphs."""
+_MODEL_KEYS = ("ckpt_name", "unet_name", "model_name", "base_ckpt_name", "checkpoint", "model")
 _MAX_SAMPLERS = 6
 _SCALARS = ("seed", "noise_seed", "steps", "cfg", "sampler_name", "scheduler", "denoise")
 
@@ -45,10 +37,9 @@ def parse(sources: Sources) -> ParserResult | None:
             extra = extra or block
         else:
             graphs.setdefault(name, (entry, block))
-    named = [graphs[name][0] for name in ("prompt", "workflow") if name in graphs]
-    cited = next(iter((*named, *sources.named(_SAVE_NODE))), None)
-    if cited is None:
+    if not graphs:
         return None
+    cited, _ = graphs.get("prompt") or graphs["workflow"]
     prompt, workflow = (
         graphs[name][1] if name in graphs else {} for name in ("prompt", "workflow")
     )
@@ -65,17 +56,13 @@ def parse(sources: Sources) -> ParserResult | None:
     found.raw["workflow"] = plain(workflow or prompt)
     found.set("version", _version(workflow))
     _read(found, graph)
-    if graph.cut:
-        found.warnings.append(f"The graph is deeper than {MAX_DEPTH} nodes; the rest is not read")
-    _add_extra(found, extra)
+    _civitai(found, extra)
     return found
 
 
 def _blocks(sources: Sources) -> Iterator[tuple[TextEntry, str, dict[str, Any]]]:
     """Yield what looks like a graph: ``prompt``, ``workflow``, or parameters in ``extra``."""
-    for entry in sources.named(
-        "prompt", "workflow", "comfyui_prompt", "comfyui_workflow", _SAVE_NODE
-    ):
+    for entry in sources.named("prompt", "workflow", "comfyui_prompt", "comfyui_workflow"):
         yield from _classified(entry, entry.text)
     for entry in sources.xmp("comfy:prompt", "comfy:workflow"):
         yield from _classified(entry, entry.text)
@@ -88,10 +75,8 @@ def _classified(entry: TextEntry, text: str) -> Iterator[tuple[TextEntry, str, d
     block = load_object(text)
     if block is None:
         return
-    if entry.keyword.lower() == _SAVE_NODE:
-        yield entry, "extra", block
     # One object with both graphs, and sometimes with the parameters of Civitai.
-    for name in ("prompt", "prompt_api", "workflow"):
+    for name in ("prompt", "workflow"):
         inner = load_object(block.get(name))
         if inner is not None and (kind := _kind(inner)):
             yield entry, kind, inner
@@ -126,12 +111,10 @@ def _read(found: ParserResult, graph: Graph) -> None:
     samplers = graph.samplers()
     for sampler in samplers[:_MAX_SAMPLERS]:
         found.set("seed", as_text(graph.setting(sampler, "seed", "noise_seed", "rng_seed")))
-        found.set("steps", as_int(graph.setting(sampler, "steps", "num_steps", "steps_total")))
-        found.set("cfgScale", as_float(graph.setting(sampler, *_CFG)))
+        found.set("steps", as_int(graph.setting(sampler, "steps", "num_steps")))
+        found.set("cfgScale", as_float(graph.setting(sampler, "cfg", "cfg_scale", "guidance")))
         found.set("sampler", as_text(graph.setting(sampler, "sampler_name", "sampler")))
         found.set("scheduler", as_text(graph.setting(sampler, "scheduler", "scheduler_name")))
-        found.set("sampler", graph.named_by_class(sampler, _SAMPLER_CLASS))
-        found.set("scheduler", graph.named_by_class(sampler, _SCHEDULER_CLASS))
         found.set("prompt", graph.prompt(sampler, "positive"))
         found.set("negativePrompt", graph.prompt(sampler, "negative"))
         _models(found, graph, sampler)
@@ -205,34 +188,20 @@ def _listed(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _weight(node: Node, number: str | None) -> Any:
-    names = [
-        "strength_model",
-        "lora_model_strength",
-        "lora_strength",
-        "strength",
-        "weight",
-        "model_str",
-    ]
+    names = ["strength_model", "lora_model_strength", "strength", "weight", "model_str"]
     if number is not None:
         numbered = ("lora_wt", "model_weight", "model_str", "strength")
         names = [f"{name}_{number}" for name in numbered]
     return next((node.inputs[name] for name in names if name in node.inputs), None)
 
 
-def _add_extra(found: ParserResult, extra: dict[str, Any]) -> None:
-    """Fill fields from the parameters that a service or a node writes beside the graph."""
+def _civitai(found: ParserResult, extra: dict[str, Any]) -> None:
+    """Fill fields from the parameters that Civitai's own generator writes beside the graph."""
     found.set("prompt", as_text(extra.get("prompt")))
     found.set("negativePrompt", as_text(extra.get("negativePrompt")))
     found.set("seed", as_text(extra.get("seed")))
     found.set("steps", as_int(extra.get("steps")))
-    found.set("cfgScale", as_float(extra.get("cfgScale", extra.get("cfg"))))
-    found.set("sampler", as_text(extra.get("sampler", extra.get("sampler_name"))))
-    found.set("scheduler", as_text(extra.get("scheduler")))
-    found.set("vae", as_text(extra.get("vae")))
-    found.set_model(extra.get("model"))
-    for lora in extra["loras"] if isinstance(extra.get("loras"), list) else []:
-        if isinstance(lora, dict):
-            found.add_lora(lora.get("name"), lora.get("weight"))
+    found.set("cfgScale", as_float(extra.get("cfgScale")))
+    found.set("sampler", as_text(extra.get("sampler")))
     if extra:
-        graphs = ("prompt_api", "workflow")
-        found.raw["extraMetadata"] = plain({k: v for k, v in extra.items() if k not in graphs})
+        found.raw["extraMetadata"] = plain(extra)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -31,13 +31,6 @@ _NO_TEXTS = frozenset(
 )
 _SAMPLES = frozenset({"latent_image", "samples", "latent", "image", "pixels", "images"})
 _BOTH_ROLES = ("guider", "conditioning", "text_embeds", "basic_pipe", "pipe", "sdxl_tuple")
-_CONDITIONED = frozenset({"positive", "negative", *_BOTH_ROLES})
-_SAMPLING = frozenset({"steps", "sigmas", "sampler_name", "sampler", "noise"})
-_SELECTING = ("select", "input", "index", "switch", "boolean", "condition", "value")
-_NUMBERED = re.compile(r"\D+?_?0*(\d+)")
-_MAX_ORDERED = 20
-"""Samplers whose order is found by what is behind them."""
-_MAX_BEHIND = 2000
 _MAX_CONFIGURING = 300
 """Nodes in which a setting of a sampler is searched."""
 _OPPOSITE = {"positive": "negative", "negative": "positive"}
@@ -99,8 +92,6 @@ class Graph:
     """Nodes by key, in the order of the file."""
 
     nodes: dict[str, Node]
-    cut: set[str] = field(default_factory=set)
-    """Keys of the nodes that were too deep to be read."""
 
     @classmethod
     def of(cls, prompt: Mapping[str, Any]) -> Graph:
@@ -112,33 +103,8 @@ class Graph:
             if isinstance(value, dict) and isinstance(value.get("class_type"), str):
                 inputs = value.get("inputs")
                 inputs = inputs if isinstance(inputs, dict) else {}
-                plain = {name: _unwrapped(one) for name, one in inputs.items()}
-                nodes[key] = Node(key, value["class_type"], plain)
-        graph = cls(nodes)
-        for node in list(nodes.values()):
-            if unused := graph._unselected(node):
-                used = {name: one for name, one in node.inputs.items() if name not in unused}
-                nodes[node.key] = Node(node.key, node.kind, used)
-        return graph
-
-    def _unselected(self, node: Node) -> set[str]:
-        """Return the links of a switch that were not taken."""
-        lower = {name.lower(): name for name in node.inputs}
-        if "on_true" not in lower and "switch" not in node.kind.lower():
-            return set()
-        given = (self._scalar(node.inputs.get(lower.get(name, "")), 8) for name in _SELECTING)
-        chosen = next((one for one in given if isinstance(one, int)), None)
-        if {"on_true", "on_false"} <= lower.keys():
-            return set() if chosen is None else {lower["on_false" if chosen else "on_true"]}
-        numbers = {
-            name: int(match[1])
-            for name, value in node.inputs.items()
-            if as_link(value) and (match := _NUMBERED.fullmatch(name))
-        }
-        if chosen is None and numbers:
-            chosen = min(numbers.values())  # takes the first that is connected
-        wrong = {name for name, number in numbers.items() if number != chosen}
-        return wrong if len(wrong) < len(numbers) else set()
+                nodes[key] = Node(key, value["class_type"], inputs)
+        return cls(nodes)
 
     def _target(self, value: Any) -> tuple[Node, int] | None:
         link = as_link(value)
@@ -154,24 +120,7 @@ class Graph:
         found = [node for node in self._upstream(starts) if _is_sampler(node)]
         seen = {node.key for node in found}
         found += [n for n in self.nodes.values() if n.key not in seen and _is_sampler(n)]
-        if not found:
-            # Services have samplers of other forms: a node with both roles is as good.
-            both = {"positive", "negative"}
-            found = [n for n in self.nodes.values() if both <= {name for name, *_ in n.links()}][:1]
-        behind = {node.key: self._samplers_behind(node) for node in found[:_MAX_ORDERED]}
-        return sorted(found, key=lambda node: (*self._passes(node), behind.get(node.key, 0)))
-
-    def _samplers_behind(self, sampler: Node) -> int:
-        nodes = islice(self._upstream([sampler]), 1, _MAX_BEHIND)
-        return sum(_is_sampler(node) for node in nodes)
-
-    def _passes(self, node: Node) -> tuple[bool, bool]:
-        """Sort key: first passes before passes over their result, samplers before detailers."""
-        denoise = self._scalar(node.inputs.get("denoise"), 8)
-        start = self._scalar(node.inputs.get("start_at_step"), 8)
-        partial = isinstance(denoise, (int, float)) and denoise < 1
-        later = isinstance(start, (int, float)) and start > 0
-        return "sampler" not in node.kind.lower(), partial or later
+        return sorted(found, key=_passes)
 
     def _sinks(self, word: str) -> list[Node]:
         return [
@@ -187,10 +136,7 @@ class Graph:
             queue = deque([(start, 0)])
             while queue:
                 node, depth = queue.popleft()
-                if node.key in seen:
-                    continue
-                if depth > MAX_DEPTH:
-                    self.cut.add(node.key)
+                if node.key in seen or depth > MAX_DEPTH:
                     continue
                 seen.add(node.key)
                 yield node
@@ -201,8 +147,7 @@ class Graph:
     def nodes_behind(self, sampler: Node) -> list[Node]:
         """Return the loaders of a sampler: what is behind its model, before other inputs."""
         first = [
-            self._target(sampler.inputs.get(name))
-            for name in ("model", "guider", "basic_pipe", "pipe", "sdxl_tuple")
+            self._target(sampler.inputs.get(name)) for name in ("model", "guider", "basic_pipe")
         ]
         starts = [target[0] for target in first if target]
         nodes = list(self._upstream(starts))
@@ -229,17 +174,9 @@ class Graph:
                     queue.append((self.nodes[key], depth + 1))
         return None
 
-    def named_by_class(self, sampler: Node, pattern: re.Pattern[str]) -> str | None:
-        """Return the name in the class of a node that configures a sampler."""
-        for node in islice(self._upstream([sampler]), _MAX_CONFIGURING):
-            if not _is_sampler(node) and (match := pattern.fullmatch(node.kind)):
-                words = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", match[1])
-                return words.lower()
-        return None
-
-    def _scalar(self, value: Any, depth: int = MAX_DEPTH) -> Any:
+    def _scalar(self, value: Any) -> Any:
         """Return a value; that of a linked primitive node."""
-        for _ in range(depth):
+        for _ in range(MAX_DEPTH):
             target = self._target(value)
             if target is None:
                 break
@@ -252,13 +189,12 @@ class Graph:
         texts: list[str] = []
         reader = _TextReader(self, role)
         # A guider, a pipe or a bridge has both roles, so that the role is found behind it.
-        own = (name for name in sampler.inputs if _role_of(name) == role)
-        for name in (role, *own, *_BOTH_ROLES):
+        for name in (role, *_BOTH_ROLES):
             value = sampler.inputs.get(name)
             if isinstance(value, str):
                 texts.append(value)
             elif target := self._target(value):
-                if role == "negative" and _role_of(name) != role:
+                if role == "negative" and name != role:
                     target = self._with_role(target[0], role)
                 texts += reader.texts(*target, 0) if target else []
             if texts:
@@ -282,20 +218,22 @@ class Graph:
 
 
 def _is_sampler(node: Node) -> bool:
+    linked = {name for name, *_ in node.links()}
+    conditioned = {"positive", "negative", "guider", "text_embeds", "basic_pipe", "sdxl_tuple"}
     kind = node.kind.lower()
-    # "easy preSampling" has the settings of the sampler behind it.
-    if not _CONDITIONED & node.inputs.keys() or "loader" in kind or "presampl" in kind:
+    if not (conditioned & (linked | node.inputs.keys())) or "loader" in kind:
         return False
-    return bool(_SAMPLING & node.inputs.keys()) or "sampler" in kind
+    sampling = {"steps", "sigmas", "sampler_name", "sampler", "noise"} & node.inputs.keys()
+    return bool(sampling) or "sampler" in kind
 
 
-def _unwrapped(value: Any) -> Any:
-    """Return the value of an input that has a picture beside it, or is wrapped as no link."""
-    if isinstance(value, dict):
-        for key in ("__value__", "content"):
-            if isinstance(value.get(key), (str, int, float)):
-                return value[key]
-    return value
+def _passes(node: Node) -> tuple[bool, bool]:
+    """Sort key: first passes before passes over their result, samplers before detailers."""
+    denoise = node.inputs.get("denoise", 1)
+    start = node.inputs.get("start_at_step", 0)
+    partial = isinstance(denoise, (int, float)) and denoise < 1
+    later = isinstance(start, (int, float)) and start > 0
+    return "sampler" not in node.kind.lower(), partial or later
 
 
 class _TextReader:
@@ -308,10 +246,7 @@ class _TextReader:
 
     def texts(self, node: Node, output: int, depth: int) -> list[str]:
         """Return texts in the order of the inputs."""
-        if (node.key, output) in self._seen:
-            return []
-        if depth > MAX_DEPTH:
-            self._graph.cut.add(node.key)
+        if depth > MAX_DEPTH or (node.key, output) in self._seen:
             return []
         self._seen.add((node.key, output))
         if "zeroout" in node.kind.lower():
@@ -379,137 +314,47 @@ class _TextReader:
 
 def _role_of(name: str) -> str | None:
     lower = name.lower()
-    if "negative" in lower or lower in ("uncond", "neg", "neg_conditioning"):
+    if "negative" in lower or lower in ("uncond", "neg"):
         return "negative"
-    if "positive" in lower or lower in ("cond", "cond1", "cond2", "pos"):
+    if "positive" in lower or lower in ("cond", "pos"):
         return "positive"
     return None
 
 
 def from_workflow(workflow: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the editor's graph in the form of an executed one, for nodes with known widgets."""
-    return _Editor(workflow).prompt()
-
-
-_End = tuple[str, int]
-"""The key of a node and its output."""
-_MUTED, _BYPASSED = 2, 4
-_SUBGRAPH_INPUT, _SUBGRAPH_OUTPUT = -10, -20
-_MAX_SUBGRAPHS = 8
-_MAX_ELEMENTS = 200_000
-"""Nodes and links; a subgraph counts each time that it is used."""
-_LINK_FIELDS = ("id", "origin_id", "origin_slot", "target_id", "target_slot")
-_CONTROLS = frozenset({"fixed", "increment", "decrement", "randomize"})
-"""Values of "control after generate", which has no input."""
-
-
-class _Editor:
-    """Reads an editor's graph with its subgraphs, bypassed nodes, and named connections."""
-
-    def __init__(self, workflow: Mapping[str, Any]) -> None:
-        definitions = workflow.get("definitions")
-        listed = definitions.get("subgraphs") if isinstance(definitions, dict) else None
-        self._subgraphs = {str(one.get("id")): one for one in _dicts(listed)}
-        self._nodes: dict[str, dict[str, Any]] = {}
-        self._same: dict[_End, _End] = {}
-        """Outputs that stand for another one."""
-        self._set: dict[str, _End] = {}
-        self._got: dict[str, str] = {}
-        self._left = _MAX_ELEMENTS
-        self._read(workflow, "", 0)
-        for key, name in self._got.items():
-            if name in self._set:
-                self._same[key, 0] = self._set[name]
-
-    def prompt(self) -> dict[str, Any]:
-        """Return the nodes with their links."""
-        for node in self._nodes.values():
-            inputs = node["inputs"]
-            inputs |= {n: self._resolved(v) for n, v in inputs.items() if isinstance(v, tuple)}
-        return self._nodes
-
-    def _resolved(self, start: Any) -> list[Any]:
-        end = start
-        for _ in range(MAX_DEPTH):
-            if end not in self._same:
-                break
-            end = self._same[end]
-        self._same[start] = end
-        return list(end)
-
-    def _read(self, graph: Mapping[str, Any], prefix: str, depth: int) -> None:
-        """Read a graph; ``prefix`` begins the keys of a subgraph's nodes."""
-        ends: dict[Any, _End] = {}
-        links, nodes = graph.get("links"), _dicts(graph.get("nodes"))
-        self._left -= len(nodes) + (len(links) if isinstance(links, list) else 0)
-        if self._left < 0:
-            return
-        for link in links if isinstance(links, list) else []:
-            # A list in the outer graph, an object in a subgraph.
-            given = [link.get(key) for key in _LINK_FIELDS] if isinstance(link, dict) else link
-            if not isinstance(given, list) or len(given) < len(_LINK_FIELDS):
-                continue
-            number, origin, slot, target, target_slot = given[: len(_LINK_FIELDS)]
-            if not isinstance(number, int) or not isinstance(slot, int):
-                continue
-            inner = depth and origin == _SUBGRAPH_INPUT
-            ends[number] = (f"{prefix}in" if inner else f"{prefix}{origin}"[:200], slot)
-            if depth and target == _SUBGRAPH_OUTPUT and isinstance(target_slot, int):
-                self._same[prefix[:-1], target_slot] = ends[number]
-        # Subgraphs come last: there may be more of their nodes than are read.
-        for node in sorted(nodes, key=lambda one: str(one.get("type")) in self._subgraphs):
-            if isinstance(node.get("type"), str) and len(self._nodes) < MAX_NODES:
-                self._node(node, f"{prefix}{node.get('id')}"[:200], ends, depth)
-
-    def _node(
-        self, node: Mapping[str, Any], key: str, ends: Mapping[Any, _End], depth: int
-    ) -> None:
-        kind = node["type"]
-        inputs = _dicts(node.get("inputs"))
-        links = [one.get("link") for one in inputs]
-        sources = [ends.get(link) if isinstance(link, int) else None for link in links]
-        if node.get("mode") == _MUTED:
-            return
-        if node.get("mode") == _BYPASSED:
-            for slot, output in enumerate(_dicts(node.get("outputs"))):
-                pairs = zip(inputs, sources, strict=True)
-                same = (end for one, end in pairs if end and one.get("type") == output.get("type"))
-                if end := next(same, None):
-                    self._same[key, slot] = end
-        elif kind in self._subgraphs:
-            if depth >= _MAX_SUBGRAPHS:
-                return
-            self._same |= {(f"{key}:in", slot): end for slot, end in enumerate(sources) if end}
-            self._read(self._subgraphs[kind], f"{key}:", depth + 1)
-        elif kind in ("SetNode", "GetNode"):
-            values = node.get("widgets_values")
-            name = str(values[0]) if isinstance(values, list) and values else ""
-            if kind == "GetNode":
-                self._got[key] = name
-            elif end := next((one for one in sources if one), None):
-                self._set[name] = end
-        else:
-            linked = {
-                str(one.get("name")): end for one, end in zip(inputs, sources, strict=True) if end
-            }
-            self._nodes[key] = {"class_type": kind, "inputs": {**_widgets(node), **linked}}
-
-
-def _dicts(value: Any) -> list[dict[str, Any]]:
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+    """Return the editor's graph in the form of an executed one, for classes with known widgets."""
+    nodes, links = workflow.get("nodes"), workflow.get("links")
+    ends: dict[Any, list[Any]] = {}
+    for link in links if isinstance(links, list) else []:
+        if isinstance(link, list) and len(link) > 2 and isinstance(link[0], int):  # noqa: PLR2004
+            ends[link[0]] = [str(link[1]), link[2]]
+    prompt: dict[str, Any] = {}
+    for node in nodes if isinstance(nodes, list) else []:
+        if not isinstance(node, dict) or not isinstance(node.get("type"), str):
+            continue
+        # Muted nodes and bypassed ones have not been executed.
+        if node.get("mode") in (2, 4):
+            continue
+        prompt[str(node.get("id"))[:100]] = {
+            "class_type": node["type"],
+            "inputs": {**_widgets(node), **_linked(node, ends)},
+        }
+    return prompt
 
 
 def _widgets(node: Mapping[str, Any]) -> dict[str, Any]:
     values = node.get("widgets_values")
     if isinstance(values, dict):
-        return dict(values)
-    if not isinstance(values, list):
-        return {}
-    # Newer editors name all widgets; older ones only those that are linked.
-    widgets = [one.get("widget") for one in _dicts(node.get("inputs"))]
-    named = [str(one.get("name")) for one in widgets if isinstance(one, dict)]
-    own = [one for one in values if not (isinstance(one, str) and one in _CONTROLS)]
-    if named and len(named) == len(own):
-        return dict(zip(named, own, strict=True))
-    known = zip(_WIDGETS.get(str(node.get("type")), ()), values, strict=False)
+        return values
+    names = _WIDGETS.get(str(node.get("type")), ())
+    known = zip(names, values if isinstance(values, list) else [], strict=False)
     return {name: value for name, value in known if name}
+
+
+def _linked(node: Mapping[str, Any], ends: Mapping[Any, list[Any]]) -> dict[str, Any]:
+    inputs = node.get("inputs")
+    return {
+        str(one.get("name")): ends[one["link"]]
+        for one in (inputs if isinstance(inputs, list) else [])
+        if isinstance(one, dict) and isinstance(one.get("link"), int) and one["link"] in ends
+    }

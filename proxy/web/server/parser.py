@@ -35,7 +35,11 @@ _HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9
 _LONGEST_HOST = 261
 """A name of 255 characters and a port."""
 _BODILESS = frozenset(("GET", "HEAD", "DELETE", "OPTIONS", "TRACE"))
-_BODY_PATHS = re.compile(r"/info|/users/me|/api/media/complete/[^/?]+")
+_BODY_PATHS = re.compile(
+    r"/info|/users/me|/api/media/complete/[^/?]+|/api/metadata/moderate"
+    r"|/api/(?:standalone-metadata/analyze|analyze|extract(?:/(?:batch|advanced|jobs))?)"
+    r"|/api/images_mvp/extract"
+)
 """Paths that accept a body. The application decides with which method, by a 405."""
 PROBES = frozenset(("/healthz", "/readyz", "/metrics"))
 _REQUEST_LINE = re.compile(rb"GET (/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*) HTTP/1\.1\r\n")

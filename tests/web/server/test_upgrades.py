@@ -212,6 +212,28 @@ async def test_a_defect_closes_the_socket_with_1011_and_no_http() -> None:
     assert released == ["x"]
 
 
+async def test_a_client_that_leaves_before_the_upgrade_is_no_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    left, ended = asyncio.Event(), asyncio.Event()
+
+    async def slow(request: web.BaseRequest) -> SocketResponse:
+        await left.wait()
+        await eventually(lambda: request.transport is None)
+        return SocketResponse(lambda _: asyncio.sleep(0), outcome=OUTCOME, release=ended.set)
+
+    server = Server(slow)
+    async with server.listening() as port:
+        _reader, writer = await asyncio.open_connection(HOST, port)
+        writer.write(UPGRADE)
+        await opened(server)
+        writer.transport.abort()
+        left.set()
+        await asyncio.wait_for(ended.wait(), 20)
+        await asyncio.wait_for(server.runner.pipeline.drain(), 20)
+    assert not caplog.records
+
+
 async def test_the_time_of_a_socket_is_not_counted_as_that_of_a_response() -> None:
     opened = asyncio.Event()
 
