@@ -16,6 +16,7 @@ from proxy.metadata.quality import ReadingFacts, quality_of
 from proxy.metadata.tags import MAX_OUTPUT_BYTES, Cleaner, Groups
 
 _MAX_WARNINGS, _MAX_WARNING = 200, 1000
+_MAX_EXTENSION = 20
 _RESERVE_BYTES = 256 * 1024
 """For what the server adds to the output."""
 
@@ -70,7 +71,7 @@ def report(
         fallback=fallback,
         disagreements=tuple(description.disagreements(walk, groups, name)),
         damaged=walk.damaged,
-        extension=file_name.rpartition(".")[2] if matches is False else "",
+        extension=file_name.rpartition(".")[2][:_MAX_EXTENSION] if matches is False else "",
         format=name,
     )
     quality = quality_of(facts, completeness=completeness, level=level_of(name))
@@ -102,7 +103,8 @@ def report(
         {
             "metadata": metadata,
             "advanced": examined,
-            "quality": quality,
+            # An action quotes the extension, which a client has chosen.
+            "quality": Cleaner().clean(quality, "quality"),
             "fields": description.field_count(groups),
         },
         fallback,

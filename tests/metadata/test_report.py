@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from io import BytesIO
 from typing import Any
@@ -74,6 +75,17 @@ def test_no_file_makes_the_output_too_large(printed: str) -> None:
     assert len(json.dumps(content, ensure_ascii=False).encode()) <= MAX_OUTPUT_BYTES - 64 * 1024
     if printed != "warnings":
         assert content["metadata"]["truncated"]
+
+
+@pytest.mark.parametrize("extension", ["\ud800", "p\x07\x1bng", "y" * 100_000, "\n-ver", "\0"])
+def test_an_extension_of_a_hostile_client_is_quoted_safely(extension: str) -> None:
+    file = BytesIO(jpeg())
+    content = report(file, walk(file), TAGS, None, file_name=f"a.{extension}").content
+    assert content["metadata"]["extension_matches"] is False
+    (action,) = content["quality"]["recommended_actions"]
+    assert len(json.dumps(content, ensure_ascii=False).encode()) < 10_000
+    assert action.endswith("rename.")
+    assert not re.search(r"[\x00-\x08\x0b-\x1f]", action)
 
 
 def test_credentials_that_are_too_large_are_left_out() -> None:
