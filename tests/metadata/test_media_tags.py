@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from proxy.metadata.media_tags import MAX_LENGTH, canonical, tags_of
+from proxy.metadata.media_tags import tags_of
+from proxy.storage.database.metadata_tables import MAX_TAG
 from tests.support.generations import of_texts
 
 
@@ -25,26 +26,9 @@ def test_the_model_is_in_lower_case_and_as_long_as_the_column() -> None:
     generator, model = tags_of(of_texts({"parameters": text}))
     assert generator == "generator:stable_diffusion"
     assert model.startswith("model:realisticvisionvvv")
-    assert len(model) == MAX_LENGTH
+    assert len(model) == MAX_TAG
 
 
 @pytest.mark.parametrize("generation", [of_texts({}), {}, {"source": "unknown", "mjQuality": 1.5}])
 def test_an_image_of_unknown_origin_has_no_tags(generation: dict[str, Any]) -> None:
     assert tags_of(generation) == ()
-
-
-@pytest.mark.parametrize(
-    ("tag", "stored"),
-    [
-        ("ai-midjourney", "generator:midjourney"),
-        ("ai-dall-e", "generator:dall-e"),
-        ("style-raw", "style:raw"),
-        ("model-sdxl-base", "model:sdxl-base"),
-        ("generator:comfyui", "generator:comfyui"),
-        (" high-quality ", "high-quality"),
-        ("ai-", "ai-"),
-        ("landscape", "landscape"),
-    ],
-)
-def test_aliases_are_stored_in_the_form_with_a_colon(tag: str, stored: str) -> None:
-    assert canonical(tag) == stored

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.domain.variant import PurgeEntry
+from proxy.storage.database.metadata_store import delete_gone
 from proxy.storage.database.tables import DatabaseClock, media_facts, media_files, purges
 from proxy.storage.database.transactions import SqlDatabase
 
@@ -74,13 +75,17 @@ class PurgeTable:
         return self._retention_s
 
     async def record(self, entries: Collection[PurgeEntry]) -> None:
-        """Announce purges, and delete the facts of media that were purged completely."""
+        """Announce purges, and delete the facts of media that were purged completely.
+
+        The metadata of media whose row was deleted is deleted, too.
+        """
         purged = [entry.media_id for entry in entries if entry.shapes is None]
 
         async def work(connection: AsyncConnection) -> None:
             if purged:
                 facts = sa.delete(media_facts).where(media_facts.c.media_id.in_(purged))
                 await connection.execute(facts)
+                await delete_gone(connection, purged)
             await connection.execute(announcement(entries, server=self._server))
 
         await self._writer.run(work)
