@@ -120,6 +120,7 @@ async def open_ingest(
             planner=serving.planner,
             finals=serving.finals,
             finals_queue=serving.finals_queue,
+            metadata=services.metadata.media if services.metadata else None,
             renditions=section.renditions,
             base_url=addresses.media_backend,
         )
@@ -143,5 +144,6 @@ async def open_ingest(
             worker_id=new_worker_id(),
             metrics=services.metrics.ingest,
             changed=storage.changed,
+            extract_metadata=steps.extract_metadata if section.extract_metadata else None,
         )
         yield WorkerLoop(runner, services.upload_arrived, services.supervisor)

@@ -20,6 +20,7 @@ from proxy.ingest.metadata_jobs import MetadataJobs, MetadataJobWorker
 from proxy.metadata.cache import SqlExtractionCache
 from proxy.metadata.extraction import IDLE_STATISTICS
 from proxy.metadata.extractor import COUNTS, Extractor
+from proxy.metadata.media_extraction import MediaExtractor
 from proxy.metadata.progress import ProgressHub
 from proxy.runtime.supervised_task import BackgroundTask, TaskSupervisor
 from proxy.settings import Settings, callback_key
@@ -40,6 +41,8 @@ class MetadataServices:
     """The services of metadata."""
 
     extractor: Extractor
+    media: MediaExtractor
+    """Extracts the metadata of media by their rows."""
     jobs: MetadataJobs
     cache: SqlExtractionCache
     progress: ProgressHub = field(default_factory=ProgressHub)
@@ -48,7 +51,10 @@ class MetadataServices:
 
 @asynccontextmanager
 async def open_metadata_services(
-    settings: Settings, supervisor: TaskSupervisor, telemetry: MetadataMetrics
+    settings: Settings,
+    storage: StorageServices,
+    supervisor: TaskSupervisor,
+    telemetry: MetadataMetrics,
 ) -> AsyncIterator[MetadataServices | None]:
     """Open the services, or yield None if they are disabled; no process is started yet."""
     own = settings.metadata
@@ -91,7 +97,8 @@ async def open_metadata_services(
         )
         stack.push_async_callback(extractor.aclose)
         jobs = await _open_jobs(settings, database, stack)
-        yield MetadataServices(extractor, jobs, cache)
+        media = MediaExtractor(extractor, storage.originals, storage.metadata)
+        yield MetadataServices(extractor, media, jobs, cache)
 
 
 async def _open_jobs(

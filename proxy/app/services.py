@@ -72,7 +72,7 @@ async def open_services(
             open_serving(settings, storage, rendering, metrics=metrics, supervisor=supervisor)
         )
         metadata = await stack.enter_async_context(
-            open_metadata_services(settings, supervisor, metrics.metadata)
+            open_metadata_services(settings, storage, supervisor, metrics.metadata)
         )
         # Closed before serving and storage, which steps that run late still use.
         step_timeouts = StepTimeouts(settings.ingest)

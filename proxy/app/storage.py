@@ -26,6 +26,7 @@ from proxy.storage.database.driver_errors import driver_error
 from proxy.storage.database.embeddings import EmbeddingRepository
 from proxy.storage.database.leased_writer import LeasedWriter
 from proxy.storage.database.media_repository import AnalysisRepository, SqlMediaRepository
+from proxy.storage.database.metadata_store import MetadataStore
 from proxy.storage.database.purge_table import PurgeTable
 from proxy.storage.database.row_cache import CachedMediaRepository
 from proxy.storage.database.schema import (
@@ -41,6 +42,7 @@ from proxy.storage.renditions.purge_journal import PurgeJournal
 from proxy.storage.renditions.tiered_store import TieredStore
 
 _SYNC_PURGES_EVERY_S = 1.0
+_DELETE_ORPHANS_EVERY_S = 3600.0
 _PREPARE_AGAIN_S = 1.0
 """Interval for retrying a database that was unavailable at the start."""
 
@@ -66,6 +68,7 @@ class StorageServices:
     """For the tables that only the holder of a lease may write."""
     analyses: AnalysisRepository
     embeddings: EmbeddingRepository
+    metadata: MetadataStore
 
 
 def _values_of_answers(columns: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,6 +127,15 @@ async def open_storage(
             query_timeout_s=settings.database.query_timeout_s,
         )
         stack.push_async_callback(feed.aclose)
+        metadata = MetadataStore(reader=repository, writer=writer)
+        await stack.enter_async_context(
+            supervisor.running(
+                BackgroundTask.METADATA_ORPHANS,
+                partial(_delete_orphans, metadata),
+                every_s=_DELETE_ORPHANS_EVERY_S,
+                first_after_s=_DELETE_ORPHANS_EVERY_S,
+            )
+        )
         # Before anything is served: purges may have been missed.
         await feed.sync()
         every_s = _SYNC_PURGES_EVERY_S
@@ -144,7 +156,14 @@ async def open_storage(
             writer=writer,
             analyses=AnalysisRepository(writer, _values_of_answers),
             embeddings=EmbeddingRepository(writer),
+            metadata=metadata,
         )
+
+
+async def _delete_orphans(metadata: MetadataStore) -> None:
+    # The next run deletes what this one could not.
+    with suppress(DatabaseUnavailable):
+        await metadata.delete_orphans()
 
 
 def _make_directories(settings: Settings) -> None:

@@ -35,6 +35,10 @@ class Step(StrEnum):
     UPDATE_CALLBACK = "update_callback"
 
 
+METADATA_STEP = "extract_metadata"
+"""The work after the steps. It has no column in the checklist, which the platform reads, too."""
+
+
 @dataclass(frozen=True, slots=True)
 class UploadField:
     """A file field of the upload form."""
@@ -125,7 +129,8 @@ class ItemState(StrEnum):
     """Waiting, or being processed under a lease."""
     DONE = "done"
     INCOMPLETE = "incomplete"
-    """Done and served, but an analysis provider did not answer; it is retried."""
+    """Done and served, but an analysis provider did not answer, or the metadata could not be
+    extracted; it is retried."""
     FAILED = "failed"
     """Retried later, unless the failure is permanent: the file is bad, or the upload is gone."""
     KEPT = "kept"
@@ -146,9 +151,9 @@ class ItemOutcome(StrEnum):
     REPORTED = "owed"
     """Had failed permanently before; the report to the main API was sent or attempted."""
     ANALYSED = "seen"
-    """Was done before; the missing analysis is complete now."""
+    """Was done before; the missing analysis or metadata is complete now."""
     ANALYSIS_MISSING = "unseen"
-    """Was done before; the analysis is still missing."""
+    """Was done before; the analysis or the metadata is still missing."""
 
 
 class StepState(StrEnum):
@@ -306,7 +311,7 @@ class LeasedItem:
     last_reason: str | None = None
     """Why the last run failed; None if none has."""
     analysis_only: bool = False
-    """Whether it is done and only the missing part of the analysis is retried."""
+    """Whether it is done, and only the missing part of the analysis or the metadata is retried."""
 
     def is_done(self, step: Step) -> bool:
         """Return whether a step is completed and must not run again."""

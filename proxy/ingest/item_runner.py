@@ -20,6 +20,8 @@ from proxy.domain.errors import (
     FILE_FAULTS,
     CapacityError,
     DatabaseUnavailable,
+    ExtractionFailed,
+    ExtractionTimeout,
     IngestError,
     LeaseLost,
     MainApiUnavailable,
@@ -36,7 +38,7 @@ from proxy.domain.errors import (
     UploadMerged,
     WorkerEnded,
 )
-from proxy.domain.upload import ItemOutcome, LeasedItem, Step, StepState
+from proxy.domain.upload import METADATA_STEP, ItemOutcome, LeasedItem, Step, StepState
 from proxy.ingest.main_api import MainApi
 from proxy.ingest.steps import IngestSteps
 from proxy.settings import IngestSettings
@@ -61,6 +63,7 @@ _TRANSIENT = (
 # A step that exceeded its time limit is not retried at once: the next attempt would hang as well.
 _RETRIED_NOW = (*_TRANSIENT, RenderTimeout, RenderFault)
 _ANALYSIS_RETRIED = (*_RETRIED_NOW, SourceQuarantined, WorkerEnded, StepOverdue)
+_METADATA_RETRIED = (*_ANALYSIS_RETRIED, ExtractionFailed, ExtractionTimeout)
 # The main API answered 404 or 410: the user deleted the upload, or it is being redeployed. If it
 # lists the upload after these retries, the upload runs again.
 _GONE_RETRIES = 3
@@ -91,9 +94,9 @@ class StepTimeouts:
         """``grace_s`` is the time to clean up after a cancellation."""
         self._settings = settings
         self._grace_s = grace_s
-        self._hanging: dict[asyncio.Future[Any], Step] = {}
+        self._hanging: dict[asyncio.Future[Any], str] = {}
 
-    async def run(self, step: Step, work: Awaitable[T]) -> T:
+    async def run(self, step: str, work: Awaitable[T]) -> T:
         """Await ``work``, and return or raise what it does.
 
         Raises:
@@ -113,7 +116,7 @@ class StepTimeouts:
             raise StepOverdue(f"did not finish within {limit_s:g} s")
         return task.result()
 
-    async def _cancel(self, step: Step, task: asyncio.Future[Any]) -> None:
+    async def _cancel(self, step: str, task: asyncio.Future[Any]) -> None:
         task.cancel()
         try:
             await asyncio.wait([task], timeout=self._grace_s)
@@ -167,6 +170,8 @@ class ItemRunner:
     worker_id: str
     metrics: IngestMetrics
     changed: Callable[[int], None]
+    extract_metadata: StepFunction | None = None
+    """Extracts the metadata after the steps; records nothing in the checklist."""
     spans: SpanChain = field(default_factory=SpanChain)
     """Each step links to the one before it."""
 
@@ -182,9 +187,9 @@ class ItemRunner:
         if item.report_due:
             await self._report_failure(item, retries=item.retries)
             return ItemOutcome.REPORTED
-        # The upload is done and reported; only its analysis is incomplete.
+        # The upload is done and reported; only its analysis or its metadata is incomplete.
         if item.analysis_only:
-            return await self._retry_analysis(item)
+            return await self._revisit(item)
         analysis_pending = False
         for step in Step:
             # Completed by this worker before a failure, or by a worker that died afterwards.
@@ -201,7 +206,10 @@ class ItemRunner:
                     return await self._fail(item, step, error)
                 log.warning("analysis_failed", **_ids(item), reason=error.detail)
                 analysis_pending = isinstance(error, _ANALYSIS_RETRIED)
-        await self._finish(item, analysis_pending=analysis_pending)
+        metadata_pending = not await self._extract_metadata(item)
+        await self._finish(
+            item, analysis_pending=analysis_pending, metadata_pending=metadata_pending
+        )
         log.info("upload_done", **_ids(item))
         return ItemOutcome.DONE
 
@@ -238,7 +246,22 @@ class ItemRunner:
             await self.progress.set_step(item.lease, step, StepState.FAILED)
             raise
 
-    async def _timed(self, item: LeasedItem, step: Step, work: StepFunction) -> None:
+    async def _extract_metadata(self, item: LeasedItem) -> bool:
+        """Extract the metadata of a served upload; return False if a retry may succeed."""
+        if self.extract_metadata is None:
+            return True
+        try:
+            await self._timed(item, METADATA_STEP, self.extract_metadata)
+        except SmartserveError as error:
+            log.warning("metadata_failed", **_ids(item), reason=error.detail)
+            return not isinstance(error, _METADATA_RETRIED)
+        except Exception:
+            # No checklist counts the attempts, so a fault of this program would be repeated each
+            # time the lease expires.
+            log.exception("metadata_failed", **_ids(item))
+        return True
+
+    async def _timed(self, item: LeasedItem, step: str, work: StepFunction) -> None:
         began, outcome = time.monotonic(), "failed"
         try:
             with self._span(item, step):
@@ -254,7 +277,7 @@ class ItemRunner:
             seconds = time.monotonic() - began
             self.metrics.step(step, item.upload.data_type, seconds=seconds, outcome=outcome)
 
-    def _span(self, item: LeasedItem, step: Step) -> AbstractContextManager[None]:
+    def _span(self, item: LeasedItem, step: str) -> AbstractContextManager[None]:
         # As on the request path: without tracing nothing is called or built for it.
         if STATE.tracer is None:
             return nullcontext()
@@ -273,18 +296,30 @@ class ItemRunner:
         # A longer Retry-After ends the attempts; the upload then runs again later as a whole.
         return error.retry_wait(self.settings.max_step_backoff_s)
 
-    async def _finish(self, item: LeasedItem, *, analysis_pending: bool) -> None:
-        wait_s = self._analysis_wait_s(0) if Step.AI_VISUAL_ANALYSIS in self.steps else None
-        # Either the step failed, or it succeeded without one of the providers.
-        if wait_s is not None and (
-            analysis_pending or await self.analyses.is_analysis_incomplete(item)
-        ):
-            await self.queue.finish(item.lease, analysis_in_s=wait_s)
-        else:
-            await self.queue.finish(item.lease)
+    async def _finish(
+        self, item: LeasedItem, *, analysis_pending: bool, metadata_pending: bool
+    ) -> None:
+        wait_s = self._analysis_wait_s(0)
+        if wait_s is not None and not metadata_pending:
+            analysing = Step.AI_VISUAL_ANALYSIS in self.steps
+            # Either the step failed, or it succeeded without one of the providers.
+            if not analysing or not (
+                analysis_pending or await self.analyses.is_analysis_incomplete(item)
+            ):
+                wait_s = None
+        await self.queue.finish(item.lease, analysis_in_s=wait_s)
 
-    async def _retry_analysis(self, item: LeasedItem) -> ItemOutcome:
-        """Request a missing analysis again. The upload stays done, whatever the result."""
+    async def _revisit(self, item: LeasedItem) -> ItemOutcome:
+        """Retry what a finished upload lacks. It stays done, whatever the result."""
+        complete = await self._retry_analysis(item)
+        complete = await self._extract_metadata(item) and complete
+        wait_s = None if complete else self._analysis_wait_s(item.retries)
+        log.info("analysis_retried", **_ids(item), complete=complete, again_in_s=wait_s)
+        await self.queue.finish_revisit(item.lease, again_in_s=wait_s)
+        return ItemOutcome.ANALYSED if complete else ItemOutcome.ANALYSIS_MISSING
+
+    async def _retry_analysis(self, item: LeasedItem) -> bool:
+        """Request what the analysis lacks again; return whether it is complete now."""
         # Analyses may have been switched off since then: the upload counts as complete.
         complete = Step.AI_VISUAL_ANALYSIS not in self.steps
         try:
@@ -295,10 +330,7 @@ class ItemRunner:
             raise
         except SmartserveError as error:
             log.warning("analysis_failed", **_ids(item), reason=error.detail)
-        wait_s = None if complete else self._analysis_wait_s(item.retries)
-        log.info("analysis_retried", **_ids(item), complete=complete, again_in_s=wait_s)
-        await self.queue.finish_revisit(item.lease, again_in_s=wait_s)
-        return ItemOutcome.ANALYSED if complete else ItemOutcome.ANALYSIS_MISSING
+        return complete
 
     def _analysis_wait_s(self, retries: int) -> float | None:
         """Return the wait before the next request, or None after the last one."""

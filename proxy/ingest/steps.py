@@ -28,6 +28,7 @@ from proxy.domain.urls import image_url
 from proxy.domain.variant import MAX_SIDE, EncoderProfile, SizeSpec, plan_geometry
 from proxy.domain.worker_protocol import RenderOutput, RenditionSet
 from proxy.ingest.main_api import MainApi
+from proxy.metadata.media_extraction import MediaExtractor
 from proxy.runtime.tempfiles import fill, scratch_file
 from proxy.runtime.thread_pool import in_daemon_thread
 from proxy.serving.finals.queue import UpgradeQueue
@@ -66,6 +67,8 @@ class IngestSteps:
     planner: RenderPlanner
     finals: FinalRenderer
     finals_queue: UpgradeQueue
+    metadata: MediaExtractor | None
+    """None if no metadata is extracted."""
     renditions: Literal["draft", "final", "none"]
     """What is rendered in advance."""
     base_url: str
@@ -206,6 +209,19 @@ class IngestSteps:
         # After the request: if the worker ends in between, the callback is sent again. The main API
         # accepts it twice.
         await self.progress.set_step(item.lease, Step.UPDATE_CALLBACK, StepState.COMPLETED)
+
+    async def extract_metadata(self, item: LeasedItem) -> None:
+        """Extract and store the metadata of the medium, unless that has been done.
+
+        Not fenced by the lease: each worker would store the same.
+        """
+        media_id = item.lease.media_id
+        if self.metadata is None or await self.metadata.metadata.find_generation(media_id):
+            return
+        media = await self.media.find(media_id)
+        if media is None:
+            raise MediaNotFound("The row of the medium was deleted.")
+        await self.metadata.store(media)
 
 
 def focus_of(analysis: Analysis) -> Focus | None:

@@ -29,6 +29,7 @@ class BackgroundTask(StrEnum):
     METADATA_CACHE_PRUNING = auto()
     METADATA_JOBS = auto()
     METADATA_JOBS_PRUNING = auto()
+    METADATA_ORPHANS = auto()
     METADATA_SWEEP = auto()
     ORIGINALS_SWEEP = auto()
     PURGE_SYNC = auto()

@@ -151,8 +151,8 @@ class IngestSettings(Section):
         (900, 3600, 14_400, 57_600, 86_400), max_length=20
     )
     """Delays, one after the other, before a [vision] provider that was down or out of budget is
-    used again for an image. The default is five retries in two days. An empty list disables
-    them."""
+    used again for an image, and before metadata that could not be extracted is tried again. The
+    default is five retries in two days. An empty list disables them."""
     request_timeout_s: PositiveSeconds = 30
     """Time limit of an answer of the main API, and of a pause within a download."""
     step_timeout_s: PositiveSeconds = 900
@@ -164,6 +164,9 @@ class IngestSettings(Section):
     workers.deadline_s or upgrades.deadline_s."""
     analyse: bool = True
     """Analyses images. If false, the step ai_visual_analysis stays pending."""
+    extract_metadata: bool = True
+    """Extracts and stores the metadata of each upload after its other steps, if metadata.enabled is
+    true. A failure does not fail the upload."""
     renditions: Literal["draft", "final", "none"] = "draft"
     """Renditions of all named sizes and formats that are made during ingest. "draft" renders drafts
     and leaves the finals to the background, "final" renders finals, "none" renders an image at its

@@ -32,7 +32,7 @@ from proxy import __version__
 from proxy.domain.formats import Format
 from proxy.domain.media import DataType
 from proxy.domain.request import Origin, Outcome
-from proxy.domain.upload import ItemOutcome, PendingStatus, Step
+from proxy.domain.upload import METADATA_STEP, ItemOutcome, PendingStatus, Step
 from proxy.domain.worker_protocol import HOLDS, WorkerInfo
 from proxy.runtime.supervised_task import BackgroundTask
 from proxy.telemetry.tracing import STATE, current_trace_id
@@ -304,12 +304,12 @@ class IngestMetrics:
         self._processed = counter("ingest_uploads", "Uploads processed.", ["outcome"])
         for outcome in ("ok", "failed"):
             self._polls.labels(outcome)
-        for step, outcome in product(Step, ("ok", "failed", "overdue")):
+        for step, outcome in product((*Step, METADATA_STEP), ("ok", "failed", "overdue")):
             self._attempts.labels(step, outcome)
         for item_outcome in ItemOutcome:
             self._processed.labels(item_outcome)
 
-    def step(self, step: Step, data_type: DataType, *, seconds: float, outcome: str) -> None:
+    def step(self, step: str, data_type: DataType, *, seconds: float, outcome: str) -> None:
         """Record an attempt at a step with its outcome: ``ok``, ``failed`` or ``overdue``."""
         self._steps.labels(step, data_type).observe(seconds)
         self._attempts.labels(step, outcome).inc()

@@ -8,27 +8,33 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from structlog.testing import capture_logs
 
 from proxy.app.metadata import metadata_statistics, open_metadata_services
+from proxy.app.storage import StorageServices
 from proxy.runtime.supervised_task import UNCOUNTED
 from proxy.telemetry.metrics import Metrics
 from tests.metadata.files import jpeg
 from tests.support.server import make_settings
 from tests.support.waiting import eventually
 
+# Nothing is read before the first file.
+STORAGE = cast("StorageServices", SimpleNamespace(originals=None, metadata=None))
+
 
 async def test_without_metadata_there_are_no_services(tmp_path: Path) -> None:
     settings = make_settings(tmp_path, metadata={"enabled": False})
-    async with open_metadata_services(settings, UNCOUNTED, Metrics().metadata) as services:
+    async with open_metadata_services(settings, STORAGE, UNCOUNTED, Metrics().metadata) as services:
         assert services is None
 
 
 async def test_no_process_starts_before_the_first_file(tmp_path: Path) -> None:
     settings = make_settings(tmp_path, metadata={"temp_root": str(tmp_path / "metaextract")})
-    async with open_metadata_services(settings, UNCOUNTED, Metrics().metadata) as services:
+    async with open_metadata_services(settings, STORAGE, UNCOUNTED, Metrics().metadata) as services:
         assert services is not None
         assert services.extractor.service is None
     assert asyncio.all_tasks() == {asyncio.current_task()}
@@ -36,7 +42,7 @@ async def test_no_process_starts_before_the_first_file(tmp_path: Path) -> None:
 
 async def test_disabled_services_have_the_figures_of_idle_ones(tmp_path: Path) -> None:
     settings = make_settings(tmp_path, metadata={"temp_root": str(tmp_path / "metaextract")})
-    async with open_metadata_services(settings, UNCOUNTED, Metrics().metadata) as services:
+    async with open_metadata_services(settings, STORAGE, UNCOUNTED, Metrics().metadata) as services:
         assert metadata_statistics(services) == metadata_statistics(None)
 
 
@@ -68,7 +74,7 @@ async def test_files_of_a_killed_server_are_removed_at_the_start(tmp_path: Path)
     (abandoned / "file").write_bytes(b"of a stranger")
     os.utime(abandoned, (0, 0))
     settings = make_settings(tmp_path, metadata={"temp_root": str(root)})
-    async with open_metadata_services(settings, UNCOUNTED, Metrics().metadata):
+    async with open_metadata_services(settings, STORAGE, UNCOUNTED, Metrics().metadata):
         await eventually(lambda: not abandoned.exists())
 
 
@@ -78,7 +84,7 @@ async def test_an_unfit_folder_is_logged_and_images_are_served_nevertheless(
     (tmp_path / "link").symlink_to(tmp_path)
     settings = make_settings(tmp_path, metadata={"temp_root": str(tmp_path / "link")})
     with capture_logs() as logs:
-        async with open_metadata_services(settings, UNCOUNTED, Metrics().metadata):
+        async with open_metadata_services(settings, STORAGE, UNCOUNTED, Metrics().metadata):
             await eventually(lambda: bool(logs))
     assert logs[0]["event"] == "metadata_folder_unfit"
     assert "must not be a link" in str(logs[0]["reasons"])

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -14,10 +15,15 @@ from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.domain.errors import (
+    DatabaseUnavailable,
+    EngineStartFailed,
+    ExtractionQueueFull,
+    ExtractionTimeout,
     MainApiForbidden,
     MainApiRefused,
     MainApiUnavailable,
     MediaNotFound,
+    MetadataTooLarge,
     QueueFull,
     RenderFault,
     RenderTimeout,
@@ -29,6 +35,7 @@ from proxy.domain.errors import (
     StepOverdue,
     StorageError,
     UndecodableSource,
+    UnknownImageFormat,
     UnsupportedSource,
     UploadGone,
     WorkerEnded,
@@ -161,6 +168,94 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     )
     yield Bench(writer, settings)
     await writer.aclose()
+
+
+class FakeMetadata:
+    """A scripted extraction of metadata."""
+
+    def __init__(self, bench: Bench, *errors: Exception) -> None:
+        self.errors = list(errors)
+        self.after: list[list[Step]] = []
+        self._script = bench.script
+        bench.runner = replace(bench.runner, extract_metadata=self.extract)
+
+    async def extract(self, _item: LeasedItem) -> None:
+        self.after.append([*self._script.done])
+        if self.errors:
+            raise self.errors.pop(0)
+
+
+async def test_metadata_is_extracted_after_the_steps(bench: Bench) -> None:
+    metadata = FakeMetadata(bench)
+    assert await bench.run() is ItemOutcome.DONE
+    assert metadata.after == [list(Step)]
+    report = await queue_report(bench.writer)
+    assert report.states[ItemState.DONE] == 1
+    assert "extract_metadata" not in report.steps
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UnknownImageFormat("no image"),
+        MetadataTooLarge("a bomb"),
+        SourceMissing("gone"),
+        KeyError("a fault of this program"),
+    ],
+)
+async def test_a_failed_extraction_of_metadata_does_not_fail_the_upload(
+    bench: Bench, error: Exception
+) -> None:
+    metadata = FakeMetadata(bench, error)
+    assert await bench.run() is ItemOutcome.DONE
+    assert len(metadata.after) == 1
+    report = await queue_report(bench.writer)
+    assert (report.states[ItemState.DONE], report.failures) == (1, ())
+    assert bench.api.cleaned == []
+
+
+@pytest.mark.parametrize("analysing", [True, False])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ExtractionQueueFull("full"),
+        ExtractionTimeout("late"),
+        EngineStartFailed("no"),
+        SourceUnavailable("not mounted"),
+        DatabaseUnavailable("slow"),
+    ],
+)
+async def test_metadata_is_extracted_later_if_that_may_help(
+    bench: Bench, error: SmartserveError, *, analysing: bool
+) -> None:
+    metadata = FakeMetadata(bench, error, error)
+    if not analysing:
+        steps = {one: work for one, work in bench.runner.steps.items() if "analysis" not in one}
+        bench.runner = replace(bench.runner, steps=steps)
+    bench.analyses.answers = [True, True]
+    assert await bench.run() is ItemOutcome.DONE
+    done = [*bench.script.done]
+    for outcome in (ItemOutcome.ANALYSIS_MISSING, ItemOutcome.ANALYSED):
+        await bench.make_due()
+        item = await bench.queue.claim("w", ItemState.INCOMPLETE)
+        assert item is not None
+        assert await bench.runner.run(item) is outcome
+    assert len(metadata.after) == 3
+    assert bench.script.done == done, "no step runs again"
+    assert (await queue_report(bench.writer)).states[ItemState.DONE] == 1
+
+
+async def test_an_extraction_that_hangs_ends_with_the_time_limit_of_a_step(bench: Bench) -> None:
+    FakeMetadata(bench)
+    timeouts = StepTimeouts(bench.runner.settings.model_copy(update={"step_timeout_s": 0.01}))
+    hangs = asyncio.Event()
+
+    async def hang(_item: LeasedItem) -> None:
+        await hangs.wait()
+
+    bench.runner = replace(bench.runner, extract_metadata=hang, timeouts=timeouts, steps={})
+    assert await bench.run() is ItemOutcome.DONE
+    assert (await queue_report(bench.writer)).states[ItemState.INCOMPLETE] == 1
 
 
 async def test_steps_run_in_order(bench: Bench) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from pytest_aiohttp.plugin import AiohttpServer
 
 from proxy.app.ingest import IngestUrls, open_ingest
@@ -110,6 +111,35 @@ async def test_a_download_is_written_once(fake: FakeMainApi, plain: Worker, writ
     settings = plain.server.services.settings
     assert writes.below(settings.storage_root) == len(PHOTO) + library_bytes(settings)
     assert writes.below(settings.temp_root) == 0
+
+
+@pytest.mark.slow
+async def test_the_metadata_of_an_upload_is_stored_without_a_column_in_the_checklist(
+    fake: FakeMainApi, work: Work, tmp_path: Path
+) -> None:
+    metadata = {"temp_root": str(tmp_path / "metaextract"), "engines": 1}
+    worker = await work({"metadata": metadata}, **{**PLAIN, "extract_metadata": True})
+    prompt = "a crow\nSteps: 20, Sampler: Euler a, Seed: 7, Model: RealVis"
+    image = fake.add(_png({"parameters": prompt}), suffix="png")
+    columns = worker.sql("SELECT name FROM pragma_table_info('processing_checklist')")
+    assert await worker.ingest.run_once() == 0
+    store = worker.server.services.storage.metadata
+    found = await store.find(int(image.media_id or 0))
+    assert found is not None
+    assert (found.columns["prompt"], found.columns["seed"]) == ("a crow", "7")
+    assert found.tags == ["generator:stable_diffusion", "model:realvis"]
+    assert not any("metadata" in name for name in columns)
+    left = [path for path in (tmp_path / "metaextract").rglob("*") if path.is_file()]
+    assert left == []
+
+
+def _png(texts: Mapping[str, str]) -> bytes:
+    info = PngInfo()
+    for keyword, text in texts.items():
+        info.add_text(keyword, text)
+    file = io.BytesIO()
+    Image.effect_noise((64, 48), 80).save(file, "PNG", pnginfo=info)
+    return file.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,8 @@ def make_settings(data_dir: Path, **sections: Mapping[str, Any]) -> Settings:
         "workers": {"count": 1},
         # Only drafts, for tests that are not about finals: the first response is the last one.
         "upgrades": {"enabled": False},
+        # With the first upload, four processes would start.
+        "ingest": {"extract_metadata": False},
     }
     for section, values in sections.items():
         given[section] = {**given.get(section, {}), **values}
