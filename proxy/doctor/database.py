@@ -21,9 +21,10 @@ _MISSING_FILE = (
     " first start; a relative path is relative to the folder in which it is started"
 )
 _GRANT = (
-    "GRANT SELECT on media_files and media_fallbacks, and SELECT, INSERT, DELETE on media_facts and"
-    " purges; processing uploads also needs INSERT and UPDATE on the tables named here. An SQLite"
-    " file and its folder must belong to the server's user"
+    "GRANT SELECT on media_files and media_fallbacks, SELECT, INSERT, DELETE on media_facts and"
+    " purges, and SELECT, DELETE on media_metadata and media_tags; processing uploads also needs"
+    " INSERT and UPDATE on the tables named here. An SQLite file and its folder must belong to the"
+    " server's user"
 )
 
 
@@ -50,7 +51,7 @@ async def check_database(installation: Installation) -> Findings:
     # Without a worker the account needs no right to write rows.
     ingest = installation.queue is not None
     denied = await denied_operations(url, section, ingest=ingest)
-    allowed = "may read media_files and media_fallbacks, read and write media_facts and purges"
+    allowed = "may read what is served, and read and write media_facts and purges"
     yield fail("; ".join(denied) or allowed, _GRANT, when=bool(denied))
     yield judge_offset(await clock_offset_s(url, section))
 

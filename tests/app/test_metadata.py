@@ -54,7 +54,7 @@ async def test_the_stages_of_an_extraction_are_metrics(tmp_path: Path) -> None:
         yield jpeg()
 
     opening = open_metadata_services(
-        make_settings(tmp_path, metadata=own), UNCOUNTED, metrics.metadata
+        make_settings(tmp_path, metadata=own), STORAGE, UNCOUNTED, metrics.metadata
     )
     async with opening as services:
         assert services is not None

@@ -125,14 +125,18 @@ _FACTS = "".join(
     f"GRANT SELECT, INSERT, DELETE ON {{name}}.{table} TO reader@'%';"
     for table in ("media_facts", "purges")
 )
+_METADATA = "".join(
+    f"GRANT DELETE ON {{name}}.{table} TO reader@'%';" for table in ("media_metadata", "media_tags")
+)
 
 
 @pytest.mark.parametrize(
     ("grants", "ingest", "denied"),
     [
         (_READS, False, ["write media_facts", "delete from media_facts", "write purges"]),
-        (_READS + _FACTS, False, []),
-        (_READS + _FACTS, True, ["write media_files", "write ingest_items"]),
+        (_READS + _FACTS, False, ["delete from media_metadata", "delete from media_tags"]),
+        (_READS + _FACTS + _METADATA, False, []),
+        (_READS + _FACTS + _METADATA, True, ["write media_files", "write media_metadata"]),
     ],
 )
 async def test_denied_operations_are_named(

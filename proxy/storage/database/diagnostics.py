@@ -12,6 +12,7 @@ from proxy.domain.errors import DatabaseUnavailable
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import tables
 from proxy.storage.database.driver_errors import driver_text
+from proxy.storage.database.metadata_tables import media_metadata
 from proxy.storage.database.transactions import SqlDatabase, single_connection
 
 _SERVING: Mapping[str, str] = {
@@ -22,12 +23,14 @@ _SERVING: Mapping[str, str] = {
     "delete from media_facts": "DELETE FROM media_facts WHERE media_id = -1",
     "write purges": "INSERT INTO purges SELECT * FROM purges WHERE 1 = 0",
     "delete from purges": "DELETE FROM purges WHERE id = -1",
+    "delete from media_metadata": "DELETE FROM media_metadata WHERE media_id = -1",
+    "delete from media_tags": "DELETE FROM media_tags WHERE media_id = -1",
 }
 """Operations of serving; none of the statements matches a row."""
 _INGEST: Mapping[str, str] = {
     **{
         f"write {table}": f"INSERT INTO {table} SELECT * FROM {table} WHERE 1 = 0"  # noqa: S608 - ours
-        for table in tables.metadata.tables
+        for table in media_metadata.metadata.tables
         if table not in ("media_facts", "media_fallbacks", "purges")
     },
     "change media_files": "UPDATE media_files SET status = status WHERE id = -1",
