@@ -89,7 +89,7 @@ class Visit:
         return page
 
 
-async def until(page: Page, script: str) -> None:
+async def until(page: Page, script: str, *, timeout_ms: int = PATIENCE_MS) -> None:
     """Return when a script returns true.
 
     `wait_for_function` cannot be used: it evaluates text in the page, which the content security
@@ -98,7 +98,7 @@ async def until(page: Page, script: str) -> None:
     Raises:
         TimeoutError: it did not return true in time.
     """
-    async with asyncio.timeout(PATIENCE_MS / 1000):
+    async with asyncio.timeout(timeout_ms / 1000):
         while not await page.evaluate(script):
             await page.wait_for_timeout(50)
 
