@@ -42,6 +42,7 @@ _TAMPERED = frozenset(
         "assertion.undeclared",
         "claimSignature.mismatch",
         "ingredient.manifest.mismatch",
+        "ingredient.hashedURI.mismatch",
         "ingredient.claimSignature.mismatch",
     }
 )
@@ -105,6 +106,8 @@ def _result(state: str, trust: str, **known: Any) -> dict[str, Any]:
         "generators": [],
         "actions": [],
         "codes": [],
+        "active_manifest": None,
+        "manifests": [],
         "remote_url": None,
         "signed_at": None,
     }
@@ -130,6 +133,8 @@ def _described(store: Any, remote: str | None, *, has_trust_list: bool) -> dict[
         generators=list(dict.fromkeys(generators)),
         actions=[action for one in walked for action in _actions(one)][:_MAX_ACTIONS],
         codes=list(dict.fromkeys(codes)),
+        active_manifest=active,
+        manifests=list(manifests)[:_MAX_MANIFESTS],
         remote_url=remote,
         signed_at=signature.get("time"),
     )

@@ -431,7 +431,8 @@ _RESTARTS = "restarts_"
 _GATEWAY_TIMEOUT = 504
 _UNREADABLE_CREDENTIALS = (
     b'{"state": "unreadable", "trust": "untrusted", "issuer": null, "claim_generator": null,'
-    b' "generators": [], "actions": [], "codes": [], "remote_url": null, "signed_at": null}'
+    b' "generators": [], "actions": [], "codes": [], "active_manifest": null, "manifests": [],'
+    b' "remote_url": null, "signed_at": null}'
 )
 
 

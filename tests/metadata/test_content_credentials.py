@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import io
 import json
+import re
+import zlib
 from typing import Any
 
 import pytest
@@ -15,7 +17,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from PIL import Image
 
 from proxy.metadata import content_credentials
-from proxy.metadata.content_credentials import CredentialsReader
+from proxy.metadata.container.result import BlockKind
+from proxy.metadata.content_credentials import MEDIA_TYPES, CredentialsReader
+from tests.support.containers import walked
 from tests.support.golden import golden
 
 c2pa = pytest.importorskip("c2pa")
@@ -49,6 +53,71 @@ def test_public_files_have_their_state(name: str, state: str) -> None:
 @pytest.mark.parametrize("name", STATES)
 def test_without_a_trust_list_every_issuer_is_untrusted(name: str) -> None:
     assert read(name)["trust"] == "untrusted"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(f"public-testfiles/adobe-20220124-{one}.jpg" for one in ("C", "CA", "E-dat-CA", "XCA")),
+        "example-assets/ChatGPT_Image.png",
+        "example-assets/Firefly_tabby_cat.jpg",
+    ],
+)
+def test_the_manifests_are_those_of_the_published_store(name: str) -> None:
+    path = golden(f"c2pa/{name}")
+    lists = (path.with_suffix(".json"), path.with_name(f"{path.stem}__manifest_store.json"))
+    store = json.loads(next(one for one in lists if one.exists()).read_text())
+    found = read(name)
+    assert found["active_manifest"] == store["active_manifest"]
+    assert set(found["manifests"]) == set(store["manifests"])
+    active = store["manifests"][store["active_manifest"]]
+    assert found["issuer"] == active["signature_info"].get("issuer")
+    claimed = {
+        action["action"]
+        for manifest in store["manifests"].values()
+        for assertion in manifest["assertions"]
+        if assertion["label"].startswith("c2pa.actions")
+        for action in assertion["data"]["actions"]
+    }
+    assert {one["action"] for one in found["actions"]} == claimed
+
+
+def test_each_class_of_damage_in_the_public_files_is_tampering() -> None:
+    content = golden("c2pa/public-testfiles/adobe-20220124-CA.jpg").read_bytes()
+    # After the claim, which is not repeated there (CBOR null), comes a string: the signature.
+    empty = re.compile(rb"\xf6[\x58\x59]").search(content, content.rindex(b"c2pa.signature"))
+    assert empty is not None
+    signature = empty.end() + 10
+    wrong = bytes((content[signature] ^ 1,))
+    changed = {
+        # E-sig: the signature; E-uri: an assertion, whose address has a hash.
+        "claimSignature.mismatch": content[:signature] + wrong + content[signature + 1 :],
+        "assertion.hashedURI.mismatch": content.replace(
+            b"brightnesscontrast", b"brightnessdeadbeef"
+        ),
+    }
+    for code, damaged in changed.items():
+        found = CredentialsReader("").read(io.BytesIO(damaged), "jpeg")
+        assert found is not None
+        assert found["state"] == "tampered"
+        assert code in found["codes"]
+
+
+def test_an_ingredient_that_refers_to_another_manifest_is_tampering() -> None:
+    # E-clm: the claim that an ingredient refers to is missing.
+    content = golden("c2pa/example-assets/ChatGPT_Image.png").read_bytes()
+    found = read("example-assets/ChatGPT_Image.png")
+    ingredient = next(one for one in found["manifests"] if one != found["active_manifest"])
+    start = content.index(b"caBX")
+    end = start + 4 + int.from_bytes(content[start - 4 : start], "big")
+    chunk = content[start:end]
+    at = chunk.rindex(ingredient.encode()[-12:])
+    chunk = chunk[:at] + b"beefbeefbeef" + chunk[at + 12 :]
+    crc = zlib.crc32(chunk).to_bytes(4, "big")
+    damaged = content[:start] + chunk + crc + content[end + 4 :]
+    found = CredentialsReader("").read(io.BytesIO(damaged), "png")
+    assert found is not None
+    assert found["state"] == "tampered"
 
 
 def test_a_file_without_a_manifest_has_no_credentials() -> None:
@@ -141,9 +210,8 @@ def certificates() -> tuple[bytes, ec.EllipticCurvePrivateKey, bytes]:
     return leaf.public_bytes(pem), key, ca.public_bytes(pem)
 
 
-@pytest.fixture(scope="module")
-def home_made() -> tuple[bytes, str]:
-    """A photograph signed by the home-made "OpenAI", and the certificate of its CA."""
+def signed_by_anyone(media_type: str, content: bytes) -> tuple[bytes, str]:
+    """Return the content signed by the home-made "OpenAI", and the certificate of its CA."""
     chain, key, ca = certificates()
     private = key.private_bytes(
         serialization.Encoding.PEM,
@@ -157,16 +225,45 @@ def home_made() -> tuple[bytes, str]:
         "claim_generator_info": [{"name": "ChatGPT"}],
         "assertions": [{"label": "c2pa.actions", "data": {"actions": [CREATED]}}],
     }
-    source, signed = io.BytesIO(), io.BytesIO()
-    Image.new("RGB", (8, 8), "teal").save(source, "JPEG")
-    source.seek(0)
+    signed = io.BytesIO()
     settings = c2pa.Settings.from_dict({"verify": {"verify_after_sign": False}})
     with (
         c2pa.Signer.from_info(info) as signer,
         c2pa.Builder(json.dumps(manifest), context=c2pa.Context(settings)) as builder,
     ):
-        builder.sign(signer, "image/jpeg", source, signed)
+        builder.sign(signer, media_type, io.BytesIO(content), signed)
     return signed.getvalue(), ca.decode()
+
+
+def encoded(image_format: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 16), "teal").save(buffer, image_format)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def home_made() -> tuple[bytes, str]:
+    """A photograph signed by the home-made "OpenAI", and the certificate of its CA."""
+    return signed_by_anyone("image/jpeg", encoded("JPEG"))
+
+
+@pytest.mark.parametrize("name", sorted(MEDIA_TYPES.keys() - {"dng", "heif"}))
+def test_credentials_are_found_in_every_format_that_can_hold_them(name: str) -> None:
+    if name == "svg":
+        content = b'<svg xmlns="http://www.w3.org/2000/svg" width="4" height="4"><rect/></svg>'
+    elif name == "heic":
+        content = golden("metadata-extractor/cheers_1440x960.heic").read_bytes()
+    elif name == "jxl":
+        content = golden("exiftool/images/JXL2.jxl").read_bytes()
+    else:
+        content = encoded(name)
+    signed, _ = signed_by_anyone(MEDIA_TYPES[name], content)
+    found = walked(signed)
+    assert found.format == name
+    assert found.block(BlockKind.C2PA) is not None
+    read = CredentialsReader("").read(io.BytesIO(signed), name)
+    assert read is not None
+    assert (read["state"], read["issuer"]) == ("valid", "OpenAI")
 
 
 def test_the_issuer_of_a_home_made_certificate_is_untrusted(home_made: tuple[bytes, str]) -> None:

@@ -142,7 +142,7 @@ INSIGHTS = {
 }
 CREDENTIALS = {
     *("state", "trust", "issuer", "claim_generator", "generators", "actions", "codes"),
-    *("remote_url", "signed_at"),
+    *("remote_url", "signed_at", "active_manifest", "manifests"),
 }
 
 

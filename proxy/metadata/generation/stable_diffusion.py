@@ -130,33 +130,43 @@ def _resources(found: ParserResult, text: infotext.Infotext) -> None:
     for one in resources if isinstance(resources, list) else []:
         if not isinstance(one, dict):
             continue
-        kind = str(one.get("type", "")).lower()
+        # Civitai's generator names resources only by urn:air:sdxl:lora:civitai:1@2.
+        urn = as_text(one.get("air")) or ""
+        name = one.get("modelName") or urn
+        kind = str(one.get("type") or [*urn.split(":"), *[""] * 4][3]).lower()
         if kind in ("checkpoint", "model"):
-            found.set_model(one.get("modelName"))
+            found.set_model(name)
         elif kind in ("lora", "lycoris", "locon", "dora"):
-            found.add_lora(one.get("modelName"), one.get("weight"))
+            found.add_lora(name, one.get("weight"))
     if isinstance(resources, list):
         key = next(key for key in found.raw if key.lower() == "civitai resources")
         found.raw[key] = plain(resources)
 
 
 def _loras(found: ParserResult, text: infotext.Infotext) -> None:
-    hashes = {}
-    for part in (text.get("lora hashes") or "").split(",")[:_MAX_LORAS]:
-        name, colon, digest = part.strip(' "').rpartition(":")
-        if colon:
-            hashes[name.strip()] = digest.strip()
+    hashes = _pairs(text.get("lora hashes"))
+    weights = _pairs(text.get("lora weights"))
     for key, digest in (load_object(text.get("hashes") or "") or {}).items():
         if key.startswith("lora:"):
             hashes.setdefault(key[5:], as_text(digest) or "")
     for name, weight in loras_of(text.prompt):
         found.add_lora(name, weight, hashes.get(name))
-    for name, digest in hashes.items():
-        found.add_lora(name, None, digest)
+    for name in hashes | weights:
+        found.add_lora(name, weights.get(name), hashes.get(name))
     lower = {key.lower(): value for key, value in text.settings.items()}
     for key, value in lower.items():
         if match := _DRAW_THINGS_LORA.fullmatch(key):
             found.add_lora(value, lower.get(f"lora {match[1]} weight"))
+
+
+def _pairs(text: str | None) -> dict[str, str]:
+    """Return the values of ``name: value, name: value``."""
+    found = {}
+    for part in (text or "").split(",")[:_MAX_LORAS]:
+        name, colon, value = part.strip(' "').rpartition(":")
+        if colon:
+            found[name.strip()] = value.strip()
+    return found
 
 
 def _json(entry: TextEntry) -> ParserResult | None:
@@ -183,6 +193,10 @@ def _json(entry: TextEntry) -> ParserResult | None:
     generator = "Easy Diffusion" if easy else "NMKD" if nmkd else "Stable Diffusion"
     found = _block(entry, lower, generator)
     _easy_loras(found, lower)
+    # Tensor.Art lists its models.
+    for one in _items(lower.get("models")):
+        if isinstance(one, dict) and str(one.get("type")).lower() == "lora":
+            found.add_lora(one.get("modelFileName"), one.get("weight"), one.get("hash"))
     return found
 
 

@@ -279,3 +279,29 @@ def test_the_golden_png_of_image_metahub_is_read() -> None:
         "clipSkip": 2,
         "version": "v1.9.4",
     }
+
+
+def lora_of(texts: dict[str, Any]) -> list[Any]:
+    return [[one["name"], one["weight"], one["hash"]] for one in of_texts(texts)["loras"]]
+
+
+def test_resources_without_a_name_are_named_by_their_urn() -> None:
+    urns: list[dict[str, Any]] = [
+        {"air": "urn:air:sdxl:checkpoint:civitai:101055@128078"},
+        {"air": "urn:air:sdxl:lora:civitai:1@2", "weight": 0.5},
+        {"air": "broken"},
+    ]
+    text = f"a cat\nSteps: 25, Sampler: Euler a, Seed: 5, Civitai resources: {json.dumps(urns)}"
+    assert of_texts({"parameters": text})["model"] == urns[0]["air"]
+    assert lora_of({"parameters": text}) == [["urn:air:sdxl:lora:civitai:1@2", 0.5, None]]
+
+
+def test_weights_of_loras_are_read_from_settings_and_lists() -> None:
+    text = 'a cat\nSteps: 25, Sampler: x, Lora hashes: "off: abc", Lora weights: "off: 0.1"'
+    assert lora_of({"parameters": text}) == [["off", 0.1, "abc"]]
+    models = [
+        {"type": "LORA", "modelFileName": "detail", "weight": 0.5, "hash": "AB"},
+        {"type": "BASE_MODEL", "modelFileName": "base"},
+    ]
+    block = {"models": models, "prompt": "a cat", "steps": 25, "seed": "5"}
+    assert lora_of({"generation_data": json.dumps(block)}) == [["detail", 0.5, "AB"]]
