@@ -229,7 +229,7 @@ def _metadata_files(
     files = StoredFiles(
         extractor=metadata.extractor,
         media=services.storage.database,
-        originals=services.storage.originals,
+        media_extractor=metadata.media,
         uploads=None if uploads is None else uploads.queue,
     )
     return [

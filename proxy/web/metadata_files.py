@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -12,16 +12,14 @@ from proxy.domain.errors import (
     MediaNotFound,
     PendingNotFound,
     RequestError,
-    SourceMissing,
 )
 from proxy.domain.media import MAX_MEDIA_ID
 from proxy.domain.upload import PendingImage
-from proxy.ingest.job_files import read_pieces
 from proxy.ingest.uploads.upload_queue import UploadQueue
 from proxy.metadata.extraction import PROGRESS, Extraction, ExtractOptions, Progress
 from proxy.metadata.extractor import Extractor
+from proxy.metadata.media_extraction import MediaExtractor
 from proxy.storage.database import MediaRepository
-from proxy.storage.originals.local_store import LocalOriginals
 from proxy.storage.upload_files import temp_name
 from proxy.web.metadata_input import Caller
 from proxy.web.request_input import ID, whole_number
@@ -37,8 +35,8 @@ class StoredFiles:
     """The files of this server that callers may have analysed: their own."""
 
     extractor: Extractor
+    media_extractor: MediaExtractor
     media: MediaRepository
-    originals: LocalOriginals
     uploads: UploadQueue | None
     """None: this server has no uploads."""
 
@@ -79,15 +77,8 @@ class StoredFiles:
         # One answer for both, so that nobody can find out which ids exist.
         if media is None or not (caller.is_admin or media.user_id == caller.user_id):
             raise MediaNotFound(_NO_MEDIA)
-        # Never the processed file if the original is missing: that one has no metadata any more.
-        if media.source_path is None:
-            raise SourceMissing("The original of this image is missing.")
         await self.extractor.charge(caller.user_id, operation)
-        # The original may have a name that the server chose.
-        name = media.original_name or media.source_path
-        with self.extractor.admitted(), await self.originals.open(media.source_path) as source:
-            chunks = read_pieces(source.descriptor)
-            return await self._extract(caller, chunks, source.byte_size, name, progress)
+        return await self.media_extractor.extract(media, tier=caller.tier, progress=progress)
 
     async def _upload(self, caller: Caller, name: str, value: object) -> PendingImage:
         found = None
@@ -114,26 +105,18 @@ class StoredFiles:
         with self.extractor.admitted():
             opened = await self.uploads.open(upload.image_path)
             try:
-                length, name = opened.file.length, upload.original_name or upload.image_path
-                chunks = opened.chunks(0, length)
-                return await self._extract(caller, chunks, length, name, progress)
+                length = opened.file.length
+                # A copy: the upload may be processed and deleted meanwhile.
+                receiving = self.extractor.receive(
+                    opened.chunks(0, length), tier=caller.tier, expected_bytes=length
+                )
+                async with receiving as file:
+                    progress(PROGRESS["received"], "received")
+                    name = upload.original_name or PurePosixPath(upload.image_path).name
+                    options = ExtractOptions(name, tier=caller.tier)
+                    return await self.extractor.extract(file, options, progress=progress)
             finally:
                 opened.file.close()
-
-    async def _extract(
-        self,
-        caller: Caller,
-        chunks: AsyncIterator[bytes],
-        byte_size: int,
-        name: str,
-        progress: Progress,
-    ) -> Extraction:
-        # A copy: the file may be deleted or replaced meanwhile.
-        receiving = self.extractor.receive(chunks, tier=caller.tier, expected_bytes=byte_size)
-        async with receiving as file:
-            progress(PROGRESS["received"], "received")
-            options = ExtractOptions(PurePosixPath(name).name, tier=caller.tier)
-            return await self.extractor.extract(file, options, progress=progress)
 
 
 def _id(name: str, value: object) -> int:

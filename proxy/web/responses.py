@@ -306,6 +306,8 @@ class SocketResponse(web.WebSocketResponse):
         super().__init__(
             heartbeat=ping_s,
             timeout=_CLOSE_S,
+            # The conversation answers pings, so that it can count them.
+            autoping=False,
             compress=False,
             max_msg_size=_MAX_MESSAGE_BYTES + 1,
             writer_limit=JOINED_BYTES,

@@ -37,6 +37,9 @@ _MAX_ANALYSES = 4
 """Analyses that one socket may have under way."""
 _MAX_UNSENT_BYTES = 64 * 1024 * 1024
 """Results of all sockets that clients have not read yet."""
+_MESSAGES_PER_S, _BURST = 20.0, 200.0
+"""Messages that a client may send, pings included: on average, and at once."""
+_TOO_MANY = b"too many messages"
 _STOPPING = b"the server is stopping; connect again"
 
 log = structlog.get_logger(__name__)
@@ -169,6 +172,7 @@ class OpenSocket:
         self.busy = 0
         """Analyses or uploads under way, whose end its client waits for."""
         self._talk = converse
+        self._allowance, self._counted_at = _BURST, asyncio.get_running_loop().time()
         self.response = SocketResponse(self._converse, outcome=outcome, release=release)
 
     async def _converse(self, _response: SocketResponse) -> None:
@@ -186,20 +190,34 @@ class OpenSocket:
         await self.response.send_message(message)
 
     async def messages(self) -> AsyncIterator[dict[str, Any]]:
-        """Yield the messages of the client, until it closes the socket.
+        """Yield the messages of the client, until one side closes the socket.
 
-        Pings are answered, and so is what is no JSON object.
+        Pings are answered, and so is what is no JSON object. A client that floods is disconnected:
+        its messages would take the loop's time from images.
         """
         async for message in self.response:
             if message.type is WSMsgType.ERROR:
                 return
-            value = _parsed(message.data)
-            if value is None:
-                await self.send(_error("Send JSON objects with a member type."))
-            elif value.get("type") == "ping":
-                await self.send({"type": "pong"})
-            else:
-                yield value
+            if not self._is_allowed():
+                await self.response.close(code=WSCloseCode.POLICY_VIOLATION, message=_TOO_MANY)
+                return
+            if message.type is WSMsgType.PING:
+                await self.response.pong(message.data)
+            elif message.type is not WSMsgType.PONG:
+                value = _parsed(message.data)
+                if value is None:
+                    await self.send(_error("Send JSON objects with a member type."))
+                elif value.get("type") == "ping":
+                    await self.send({"type": "pong"})
+                else:
+                    yield value
+
+    def _is_allowed(self) -> bool:
+        """Count a message; return False if too many arrived (a token bucket)."""
+        now = asyncio.get_running_loop().time()
+        refilled = self._allowance + (now - self._counted_at) * _MESSAGES_PER_S
+        self._allowance, self._counted_at = min(_BURST, refilled) - 1, now
+        return self._allowance >= 0
 
 
 def _parsed(message: str | bytes) -> dict[str, Any] | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -528,7 +529,7 @@ async def connect_without_reading(bench: Bench) -> asyncio.StreamWriter:
     return writer
 
 
-async def test_a_flood_of_analyses_on_one_socket_starts_four() -> None:
+async def test_many_analyses_on_one_socket_start_four() -> None:
     bench = Bench()
     running = SimpleNamespace(now=0, most=0)
     go = asyncio.Event()
@@ -542,13 +543,44 @@ async def test_a_flood_of_analyses_on_one_socket_starts_four() -> None:
 
     bench.files.work = waits
     async with bench.listening() as client, client.ws_connect("/ws/analysis") as socket:
-        for _ in range(500):
+        for _ in range(150):
             await socket.send_json(ANALYZE)
-        types = [one["type"] for one in await read(socket, 500)]
-        assert types.count("analysis_error") == 496
+        types = [one["type"] for one in await read(socket, 150)]
+        assert types.count("analysis_error") == 146
         go.set()
         await read(socket, 4)
     assert running.most == 4
+
+
+@pytest.mark.parametrize("flood", ["messages", "pings", "pongs", "no JSON"])
+async def test_a_client_that_floods_is_disconnected_with_1008(flood: str) -> None:
+    bench = Bench()
+    async with bench.listening() as client, client.ws_connect("/ws/analysis") as other:
+        for path in ("/ws/analysis", PROGRESS_PATH):
+            async with client.ws_connect(path, autoping=False) as socket:
+                with suppress(ConnectionError):
+                    sends: dict[str, Callable[[], Awaitable[None]]] = {
+                        "messages": partial(socket.send_json, {"type": "ping"}),
+                        "pings": socket.ping,
+                        "pongs": socket.pong,
+                        "no JSON": partial(socket.send_str, "x"),
+                    }
+                    for _ in range(2000):
+                        await sends[flood]()
+                assert await closed(socket) == 1008
+        await other.send_json({"type": "ping"})
+        assert await read(other, 1) == [{"type": "pong"}]
+
+
+async def test_pings_of_the_protocol_are_answered() -> None:
+    bench = Bench()
+    async with (
+        bench.listening() as client,
+        client.ws_connect("/ws/analysis", autoping=False) as socket,
+    ):
+        await socket.ping(b"are you there")
+        message = await socket.receive(timeout=20)
+        assert (message.type, message.data) == (WSMsgType.PONG, b"are you there")
 
 
 async def test_a_message_above_64_kib_closes_its_socket_with_1009() -> None:
