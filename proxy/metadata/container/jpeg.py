@@ -18,7 +18,7 @@ _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _EXTENDED = b"http://ns.adobe.com/xmp/extension/\0"
 _ICC = b"ICC_PROFILE\0"
 _PHOTOSHOP = b"Photoshop 3.0\0"
-_TAIL = 1 << 20
+_TAIL, _MAX_TAIL = 1 << 10, 1 << 20
 
 
 def read(collector: Collector, start: int = 0) -> None:
@@ -60,12 +60,13 @@ def _next_marker(collector: Collector, at: int) -> tuple[int | None, int]:
 
 def _check_end(collector: Collector, scan: int) -> None:
     """Search the end-of-image marker from the end; trailers of other data may follow it."""
-    end = collector.size
+    # Most files end with it: a search of the last megabyte takes longer than all else.
+    end, length = collector.size, _TAIL
     while end > scan:
-        begin = max(scan, end - _TAIL)
+        begin = max(scan, end - length)
         if b"\xff\xd9" in collector.read(begin, end - begin + 1):
             return
-        end = begin
+        end, length = begin, min(32 * length, _MAX_TAIL)
     collector.damage("JPEG is truncated: the end-of-image marker is missing")
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import struct
+from io import BytesIO
 
 import pytest
 
 from proxy.metadata.container.result import BlockKind
+from proxy.metadata.container.walk import walk
 from tests.support.containers import PACKET, jpeg, jpeg_with_comment, segment, tiff, walked
 
 XAP = b"http://ns.adobe.com/xap/1.0/\0"
@@ -94,6 +96,20 @@ def test_a_file_without_an_end_marker_is_truncated() -> None:
     assert [t.text for t in walk.texts] == ["kept"]
     assert walk.damaged
     assert walk.warnings == ("JPEG is truncated: the end-of-image marker is missing",)
+
+
+def test_the_end_marker_is_found_without_reading_the_image() -> None:
+    class Counting(BytesIO):
+        read_bytes = 0
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            content = super().read(size)
+            self.read_bytes += len(content)
+            return content
+
+    file = Counting(jpeg(segment(0xFE, b"kept"), end=b"x" * (3 << 20) + b"\xff\xd9"))
+    assert not walk(file).damaged
+    assert file.read_bytes < 128 * 1024
 
 
 @pytest.mark.parametrize("extra", [0, 10, 3 << 20])
