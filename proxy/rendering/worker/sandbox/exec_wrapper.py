@@ -3,7 +3,8 @@
 ``python -I -m proxy.rendering.worker.sandbox.exec_wrapper <options> PROGRAM ARGUMENT ...``. The
 options are a JSON object: ``max_memory_bytes``, ``max_cpu_s``, ``max_file_bytes``, ``sandbox``,
 ``uid`` (the user of the program if this process is root) and ``readable`` (paths that the program
-may read besides its libraries). This process enters the sandbox and then becomes the program.
+may read besides its libraries). This process enters the sandbox and then becomes the program. Start
+it in a session of its own: the priority of the whole session is lowered.
 
 Its exit status is `os.EX_NOPERM` if the program cannot be confined, and 126 if it cannot be
 executed.
@@ -21,6 +22,7 @@ from typing import Any
 
 from proxy.domain.worker_protocol import HOLDS
 from proxy.rendering.worker import sandbox
+from proxy.rendering.worker.job_loop import lower_priority
 from proxy.rendering.worker.sandbox.restrictions import set_limits
 
 _LOWEST_PRIORITY = 19
@@ -43,7 +45,7 @@ def main() -> None:
     options, (program, *arguments) = json.loads(sys.argv[1]), sys.argv[2:]
     # The file itself, not a link to it: Landlock's rules are for files.
     program = os.path.realpath(program)
-    os.nice(_LOWEST_PRIORITY)
+    lower_priority(_LOWEST_PRIORITY, idle=False)
     limits = {
         resource.RLIMIT_AS: options["max_memory_bytes"],
         resource.RLIMIT_CPU: options["max_cpu_s"],

@@ -33,22 +33,28 @@ try:
     files = "open"
 except PermissionError:
     files = "denied"
+try:
+    session = open("/proc/self/autogroup").read().split()[-1]
+except FileNotFoundError:
+    session = "19"  # a kernel without autogroups
 nice = int(open("/proc/self/stat").read().rpartition(")")[2].split()[16])
-print(json.dumps([files, nice, limits]))
+print(json.dumps([files, nice, int(session), limits]))
 """
 
 
 def run(options: Mapping[str, Any], *command: str) -> subprocess.CompletedProcess[bytes]:
     wrapper = [sys.executable, "-I", "-m", "proxy.rendering.worker.sandbox.exec_wrapper"]
     command = (*wrapper, json.dumps({**OPTIONS, **options}), *command)
-    return subprocess.run(command, capture_output=True, check=False, timeout=60)
+    return subprocess.run(
+        command, capture_output=True, check=False, timeout=60, start_new_session=True
+    )
 
 
 @pytest.mark.parametrize(("sandbox", "expected"), [(True, "denied"), (False, "open")])
 def test_the_program_has_the_limits_and_no_files(*, sandbox: bool, expected: str) -> None:
     done = run({"sandbox": sandbox}, PYTHON, "-I", "-c", PROGRAM)
-    files, nice, limits = json.loads(done.stdout)
-    assert (files, nice) == (expected, 19)
+    files, nice, session, limits = json.loads(done.stdout)
+    assert (files, nice, session) == (expected, 19, 19)
     assert limits == [OPTIONS["max_memory_bytes"], 7, 1000, 0, 64]
 
 
