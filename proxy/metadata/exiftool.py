@@ -46,7 +46,8 @@ MAX_MEMORY_BYTES = 512 * 1024 * 1024
 """Address space of a process: enough for every real file; a bomb ends in two seconds."""
 _REPLACED_AT_BYTES = 150 * 1024 * 1024
 
-_ARGUMENTS = ("-j", "-G1:4", "-a", "-u", "-struct", "-n", "-api", "LargeFileSupport=1")
+ARGUMENTS = ("-j", "-G1:4", "-a", "-u", "-struct", "-n", "-api", "LargeFileSupport=1")
+"""Arguments for each file."""
 _ENVIRONMENT = {"LANG": "C.UTF-8", "TZ": "UTC"}
 # The CPU time of each file is limited by the pool: the kernel's limit is for the whole life.
 _MAX_LIFE_CPU_S = 100_000
@@ -198,7 +199,7 @@ class ExifToolProcess:
             os.link(order.name, self._file, src_dir_fd=order.dir_fd, dst_dir_fd=self._folder)
             # Its warnings are about the standard, so they must not count as faults of the reading.
             validate = ("-validate", "-warning", "-error") if order.validate else ()
-            arguments = [*_ARGUMENTS, *validate, self._file]
+            arguments = [*ARGUMENTS, *validate, self._file]
         else:
             arguments = ["-ver"]  # a `Ping`
         self._resettable = _reset_peak(self.pid)

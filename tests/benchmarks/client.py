@@ -20,6 +20,7 @@ _READ_BYTES = 256 * 1024
 _TIMEOUT_S = 60
 _CROWD_TIMEOUT_S = 120
 _POLL_S = 0.002
+_FORM_END = b"\r\n--x--\r\n"
 _SPARE_FILES = 200
 """Descriptors of this process beside the connections of a crowd."""
 
@@ -57,8 +58,24 @@ class Connection:
     def get(self, target: str, *, accept: str = "*/*") -> Answer:
         """Return the response to a GET, with a Content-Length or in chunks."""
         request = f"GET {target} HTTP/1.1\r\nHost: {self._host}\r\nAccept: {accept}\r\n\r\n"
+        return self._exchange(request.encode())
+
+    def upload(
+        self, target: str, content: bytes, *, token: str, field: str = "file", name: str = "a.jpg"
+    ) -> Answer:
+        """Return the response to a form with one file."""
+        form = f'--x\r\nContent-Disposition: form-data; name="{field}"; filename="{name}"\r\n\r\n'
+        head = (
+            f"POST {target} HTTP/1.1\r\nHost: {self._host}\r\nAuthorization: Bearer {token}\r\n"
+            "Content-Type: multipart/form-data; boundary=x\r\n"
+            f"Content-Length: {len(form) + len(content) + len(_FORM_END)}\r\n\r\n{form}"
+        )
+        return self._exchange(head.encode(), content, _FORM_END)
+
+    def _exchange(self, *parts: bytes) -> Answer:
         began = time.perf_counter()
-        self._socket.sendall(request.encode())
+        for part in parts:
+            self._socket.sendall(part)
         received = bytearray()
         while (end := received.find(b"\r\n\r\n")) < 0:
             received += self._receive()

@@ -31,7 +31,11 @@ _RECIPE = 2
 """A part of the names of cached files; to be raised with each change of `with_noise`."""
 _TILE = 1021
 """Side of the noise that is repeated: an encoder works on much smaller blocks."""
-_SAVING: dict[str, dict[str, Any]] = {"jpg": {"Q": 92}, "png": {"compression": 1}}
+_SAVING: dict[str, dict[str, Any]] = {
+    "jpg": {"Q": 92},
+    "png": {"compression": 1},
+    "tif": {"compression": "none"},
+}
 
 
 def kodak() -> tuple[Path, ...]:
