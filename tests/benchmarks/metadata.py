@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack, contextmanager
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Self
@@ -178,13 +179,11 @@ async def _taken(
         service = await stack.enter_async_context(open_metadata(settings, WorkerSettings()))
         for turn in range(-1, _TURNS):
             for name, path in photos.items():
-                contestants: dict[str, Callable[[], float]] = {
-                    _RESIDENT: lambda path=path: _timed(lambda: resident.read(path), _PER_TURN),
-                    _ONCE: lambda path=path: _timed(
-                        lambda: _run([*_command(program), *ARGUMENTS, str(path)]), _ONCE_PER_TURN
-                    ),
+                once = [*_command(program), *ARGUMENTS, str(path)]
+                figures = {
+                    _RESIDENT: _timed(partial(resident.read, path), _PER_TURN),
+                    _ONCE: _timed(partial(_run, once), _ONCE_PER_TURN),
                 }
-                figures = {key: measured() for key, measured in contestants.items()}
                 figures[_OURS] = await _extracted(service, path)
                 if turn >= 0:
                     for key, figure in figures.items():
