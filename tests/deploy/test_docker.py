@@ -73,6 +73,13 @@ def test_packages_are_verified_by_hash_and_the_server_is_not_root() -> None:
     assert exec_form(last("ENTRYPOINT")) == ["smartserve"]
 
 
+def test_files_are_on_the_volume_while_their_metadata_is_read() -> None:
+    """/tmp may be memory, and files may have 1 GiB."""
+    folder = Path(variables()["SMARTSERVE_METADATA__TEMP_ROOT"])
+    assert folder.parent == Path(last("VOLUME"))
+    assert "libimage-exiftool-perl" in last("RUN")
+
+
 def test_dockerignore_allows_exactly_the_copied_files() -> None:
     copied = {
         part

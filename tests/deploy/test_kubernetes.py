@@ -59,6 +59,19 @@ def test_the_ingress_controller_is_a_trusted_proxy(overlay: str, tmp_path: Path)
     assert settings_of(overlay, tmp_path).server.trusted_proxies == ("10.244.0.0/16",)
 
 
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_files_are_on_disk_while_their_metadata_is_read(overlay: str) -> None:
+    """/tmp is memory, and files may have 1 GiB."""
+    variables = {one["name"]: one.get("value") for one in container(overlay)["env"]}
+    folder = Path(variables["SMARTSERVE_METADATA__TEMP_ROOT"])
+    mounts = {Path(one["mountPath"]): one["name"] for one in container(overlay)["volumeMounts"]}
+    # Not the mount itself, which belongs to root.
+    name = mounts[folder.parent]
+    (volume,) = (one for one in pod(overlay)["volumes"] if one["name"] == name)
+    assert "medium" not in volume["emptyDir"]
+    assert volume["emptyDir"]["sizeLimit"].endswith("Gi")
+
+
 @pytest.mark.parametrize("version", _VERSIONS)
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_each_manifest_is_valid_by_its_schema(overlay: str, version: str) -> None:

@@ -60,6 +60,8 @@ def test_the_stop_timeout_covers_the_drain_and_the_folders_are_private() -> None
     assert int(stop[1]) >= server["lame_duck_s"] + server["drain_s"] + 5
     assert settings["data_dir"] == "/var/lib/smartserve"
     assert settings["renditions"]["directory"] == "/var/cache/smartserve"
+    # Private, on disk, and writable; /tmp may be memory.
+    assert settings["metadata"]["temp_root"] == "/var/lib/smartserve/metaextract"
     files = re.search(r"^LimitNOFILE=(\d+)$", unit, re.MULTILINE)
     assert files is not None
     assert int(files[1]) > 2 * 10_000
