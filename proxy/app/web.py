@@ -33,6 +33,7 @@ from proxy.web.handlers.images import ImageHandler
 from proxy.web.handlers.info import InfoHandler
 from proxy.web.handlers.media_api import AnalysisHandler
 from proxy.web.handlers.metadata_moderation import ModerationHandler
+from proxy.web.handlers.metadata_search import MetadataSearchHandler
 from proxy.web.handlers.metadata_sockets import MetadataSocketHandler, OpenSockets
 from proxy.web.handlers.oembed import OembedHandler
 from proxy.web.handlers.page import LocalPageHandler, PageHandler
@@ -135,6 +136,7 @@ def build_http_server(services: Services, uploads: UploadServices | None = None)
     if metadata is not None:
         callers = _callers(services)
         handlers += _metadata_files(services, metadata, uploads, callers, sockets)
+        handlers.append(MetadataSearchHandler(callers=callers, store=storage.metadata))
     app = create_app(settings, handlers)
     app.on_shutdown.append(sockets.close)
     if previews is not None:
@@ -191,6 +193,7 @@ def _analyses(services: Services, forwarder: MediaForwarder | None) -> AnalysisH
         analyses=services.storage.analyses,
         describer=services.serving.image_info,
         embeddings=services.storage.embeddings,
+        metadata=services.storage.metadata,
         retry_after_s=settings.lifetimes.not_ready_retry_s,
         forwarder=forwarder,
     )

@@ -14,6 +14,7 @@ from proxy.domain.upload import UPLOAD_FIELDS
 from proxy.domain.urls import API_IMAGES_ROUTE, COMPONENT_PATH, OEMBED_PATH, SERVE_ROUTE
 from proxy.metadata.progress import SESSION_PATTERN
 from proxy.settings import Settings, has_local_uploads, has_page
+from proxy.storage.database.metadata_store import MAX_TAGS
 from proxy.storage.upload_files import FOLDERS
 from proxy.web.handlers.admin import AdminHandler
 from proxy.web.handlers.health import HealthHandler, ServerInfoHandler
@@ -34,6 +35,13 @@ from proxy.web.handlers.media_api import (
     MediaApiHandler,
 )
 from proxy.web.handlers.metadata_moderation import ModerationAnswer, ModerationHandler
+from proxy.web.handlers.metadata_search import (
+    GENERATORS,
+    LIMIT_PATTERN,
+    MAX_VERSION,
+    QUALITY_PATTERN,
+    MetadataSearchHandler,
+)
 from proxy.web.handlers.metadata_sockets import MetadataSocketHandler
 from proxy.web.handlers.oembed import OembedHandler, Photo
 from proxy.web.handlers.page import COMPONENT, AcceptExplanation, LocalPageHandler, PageHandler
@@ -131,6 +139,7 @@ def _operations(settings: Settings) -> Operations:
     if settings.metadata.enabled:
         yield from _metadata_sockets()
         yield _metadata_moderation()
+        yield from _metadata_search()
 
 
 def _images(settings: Settings) -> Operations:
@@ -398,6 +407,39 @@ def _metadata_moderation() -> Operation:
             "multipart/form-data": {"schema": form},
             "application/json": {"schema": chosen},
         },
+        security="user",
+    )
+
+
+def _metadata_search() -> Operations:
+    tag = "[^,]*"
+    yield operation(
+        "GET /api/metadata/search",
+        MetadataSearchHandler.search_metadata,
+        query("aiGenerator", "Source of `ai_generation`.", choice(GENERATORS, "")),
+        query("hasPrompt", "Whether a prompt was found.", choice(("true", "false"), "")),
+        query("mjVersion", "Version of Midjourney.", {"type": "string", "maxLength": MAX_VERSION}),
+        query("minQuality", "Lowest quality of Midjourney.", text(f"^({QUALITY_PATTERN})?$")),
+        query(
+            "tags",
+            f"At most {MAX_TAGS}, separated by commas; images with one of them are found. `ai-x`,"
+            " `style-x` and `model-x` are accepted for `generator:x`, `style:x` and `model:x`.",
+            text(f"^{tag}(,{tag}){{0,{MAX_TAGS - 1}}}$"),
+        ),
+        query("limit", "Maximum number of images, 50 by default.", text(f"^({LIMIT_PATTERN})?$")),
+        query("cursor", "`next` of the page before.", text(f"^({ID_PATTERN})?$")),
+        problems=(400, (403, "The tier of the token is unknown.")),
+        security="user",
+    )
+    yield operation(
+        "GET /api/metadata/{media_id}",
+        MetadataSearchHandler.stored_metadata,
+        _MEDIA_ID | {"name": "media_id"},
+        problems=(
+            400,
+            (403, "The tier of the token is unknown."),
+            (404, "No such image, it is someone else's, or its metadata was not extracted."),
+        ),
         security="user",
     )
 

@@ -61,7 +61,7 @@ class Engines:
         self.options.append(options)
         progress(100, "complete")
         insights = {"fallback_extraction": False}
-        return Extraction({"text": [], "withheld": None, **METADATA}, {}, insights)
+        return Extraction(METADATA, {}, insights)
 
 
 class Bench:

@@ -19,8 +19,10 @@ def metadata_of(texts: Mapping[str, Any] | None = None, **members: Any) -> dict[
         "height": 6,
         "gps": None,
         "groups": {},
+        "text": [],
         "ai_generation": of_texts(texts or {}),
         "c2pa": None,
+        "withheld": None,
         "engine": {"name": "exiftool", "version": "13.59", "walk": "1", "c2pa": None},
         **members,
     }

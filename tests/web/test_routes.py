@@ -157,6 +157,7 @@ def test_schemathesis_reads_every_operation(description: dict[str, Any]) -> None
         + ["GET /users/me"]
         + ["GET /ws/analysis", "GET /api/images_mvp/progress/{sessionId}"]
         + ["POST /api/metadata/moderate"]
+        + ["GET /api/metadata/search", "GET /api/metadata/{media_id}"]
         + [f"{method} {path}" for path, method in MAIN.items()]
     )
 

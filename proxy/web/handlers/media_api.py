@@ -13,6 +13,7 @@ from aiohttp import web
 from pydantic import ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 
+from proxy.domain.analysis import Analysis
 from proxy.domain.errors import (
     BadParameter,
     MediaNotFound,
@@ -31,6 +32,7 @@ from proxy.serving.image_info import ImageInfoService
 from proxy.storage.database import MediaRepository
 from proxy.storage.database.embeddings import MAX_SIMILAR, EmbeddingRepository
 from proxy.storage.database.media_repository import AnalysisRepository
+from proxy.storage.database.metadata_store import MetadataStore
 from proxy.storage.upload_files import OpenUpload, TempName
 from proxy.web.auth import KeyGuard
 from proxy.web.conditional import ByteRange, matches, requested_range
@@ -204,6 +206,16 @@ class MediaApiHandler:
         return whole(HTTPStatus.OK, headers, preview.body, outcome=outcome)
 
 
+@dataclass(frozen=True, slots=True)
+class GenerationSummary:
+    """What the file says about its generation. `unknown` does not mean "not generated"."""
+
+    source: str
+    confidence: float | None
+    """Strength of the best evidence; not a probability."""
+    evidence: list[dict[str, Any]]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnalysisFields(AnalysisDetails):
     """The documented members of an analysis; more may be present. Null: not determined."""
@@ -213,6 +225,7 @@ class AnalysisFields(AnalysisDetails):
     quality_score: Annotated[int, Field(ge=0, le=100)] | None
     mood_keywords: list[str] | None
     dominant_colors: list[dict[str, Any]] | None
+    ai_generation: GenerationSummary | None
     reasons: dict[str, str] | None = None
 
 
@@ -250,6 +263,7 @@ class AnalysisHandler:
     analyses: AnalysisRepository
     describer: ImageInfoService
     embeddings: EmbeddingRepository
+    metadata: MetadataStore
     retry_after_s: int
     """Sent as Retry-After while the image is being processed."""
     forwarder: MediaForwarder | None = None
@@ -275,11 +289,18 @@ class AnalysisHandler:
         stored = await self.analyses.find(media_id)
         if stored is not None:
             current = await self.describer.current(media, stored)
-            return {"success": True, "analysis": current.public()}
+            return {"success": True, "analysis": await self._with_generation(media_id, current)}
         if media.in_progress:
             detail = "the image has not been analysed yet"
             raise MediaNotReady(detail, retry_after_s=self.retry_after_s)
         raise MediaNotFound("the image has not been analysed")
+
+    async def _with_generation(self, media_id: int, analysis: Analysis) -> dict[str, Any]:
+        found, members = await self.metadata.find_generation(media_id), analysis.public()
+        if found is None:
+            reason = "The metadata of the image has not been extracted"
+            members["reasons"] = {**members.get("reasons", {}), "ai_generation": reason}
+        return {**members, "ai_generation": found}
 
     @json_route("similar")
     async def similar(self, request: web.Request) -> SimilarImages:

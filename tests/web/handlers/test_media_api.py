@@ -13,6 +13,7 @@ import pytest
 
 from tests.ingest.conftest import Work, fake, work  # noqa: F401 - fixtures
 from tests.ingest.fake_main_api import FakeMainApi
+from tests.support.extractions import metadata_of
 from tests.support.server import Serve, Serving
 from tests.support.uploads import KEYED, LOGO, MAIN, PHOTO, USERS, queue, signed, temp_files, upload
 from tests.web.wire import answers, exchange
@@ -305,6 +306,18 @@ async def test_the_analysis_is_returned_with_the_key(
     assert analysis["dominant_colors"][0]["hex"].startswith("#")
     assert analysis["detected_objects"] is None
     assert "detected_objects" in analysis["reasons"]
+    assert analysis["ai_generation"] is None
+    assert "has not been extracted" in analysis["reasons"]["ai_generation"]
+    metadata = metadata_of({"Description": "a fox --v 6.1"})
+    await worker.server.services.storage.metadata.save(int(image.media_id or 0), metadata, ())
+    answer = await worker.server.client.get(url, headers=BEARER)
+    analysis = (await answer.json())["analysis"]
+    assert analysis["ai_generation"] == {
+        "source": "midjourney",
+        "confidence": 0.9,
+        "evidence": metadata["ai_generation"]["evidence"],
+    }
+    assert "ai_generation" not in analysis["reasons"]
 
 
 async def test_similar_images_need_the_key_and_an_embedding(serve: Serve) -> None:
