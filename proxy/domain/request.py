@@ -236,3 +236,7 @@ class Outcome(NamedTuple):
     """``draft`` or ``final`` of the requested variant; empty for any other."""
     error: str | None = None
     """Class name of the error that was sent."""
+    code: str = ""
+    """Of a metadata route: ``OK``, or the code of the error."""
+    tier: str = ""
+    """Of a metadata route: that of the caller, if it is known."""

@@ -28,6 +28,9 @@ from proxy.web.headers import NO_STORE, PRIVATE, SECURITY, Header
 from proxy.web.responses import Answer, BufferedResponse, whole
 from proxy.web.server.parser import RequestRejection
 
+TIER = web.RequestKey("tier", str)
+"""Key of the tier of a metadata request's caller, for metrics."""
+
 PROBLEM_TYPE = "application/problem+json"
 _JSON: Header = ("Content-Type", "application/json")
 _RETRY_AFTER_S = 5
@@ -79,15 +82,21 @@ def json_route(
             try:
                 value = await work(self, request)
             except SmartserveError as error:
-                return problem(error, outcome=outcome, security=security, coded=coded, fault=fault)
+                sent = _counted(outcome, request, error.code) if coded else outcome
+                return problem(error, outcome=sent, security=security, coded=coded, fault=fault)
             # A complete response: a stream, or JSON with an ETag.
             if isinstance(value, Answer):
                 return value
-            return uncached_json(value, outcome=outcome, security=security)
+            sent = _counted(outcome, request, "OK") if coded else outcome
+            return uncached_json(value, outcome=sent, security=security)
 
         return handle
 
     return decorate
+
+
+def _counted(outcome: Outcome, request: web.Request, code: str) -> Outcome:
+    return outcome._replace(code=code, tier=request.get(TIER, ""))
 
 
 def uncached_json(value: object, *, outcome: Outcome, security: Sequence[Header]) -> Answer:

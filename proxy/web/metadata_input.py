@@ -37,6 +37,7 @@ from proxy.web.auth import (
     caller_of,
     check_local,
 )
+from proxy.web.json_response import TIER
 from proxy.web.multipart import OVERHEAD_BYTES, Form
 
 SESSION_COOKIE = "smartserve_session"
@@ -92,6 +93,12 @@ class CallerGuard:
             AccessError: there is no valid token.
             TooManyRequests: the address has sent too many requests without one.
         """
+        caller = self._identify(request, anonymous=anonymous)
+        # For metrics, also of an error that follows.
+        request[TIER] = caller.tier.value
+        return caller
+
+    def _identify(self, request: web.BaseRequest, *, anonymous: bool) -> Caller:
         session = request.cookies.get(SESSION_COOKIE)
         if "Authorization" in request.headers:
             token = self._users.token(request)
@@ -265,6 +272,7 @@ class FormReceiver:
                 if required and not files:
                     raise _no_file(field)
                 tier = lowered(caller.tier, form.texts.get("tier"))
+                request[TIER] = tier.value
                 check_allowed(tier, limits, byte_size=0, advanced=advanced)
                 yield ReceivedForm(files, form.texts, tier)
 

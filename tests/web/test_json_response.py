@@ -15,6 +15,7 @@ from proxy.domain.errors import MediaNotFound, SmartserveError
 from proxy.domain.request import Outcome
 from proxy.web.headers import PRIVATE
 from proxy.web.json_response import (
+    TIER,
     Problem,
     cached_json,
     json_route,
@@ -42,6 +43,13 @@ class Routes:
 
     @json_route("purge_media")
     async def route(self, _request: web.Request) -> object:
+        if isinstance(self._result, Exception):
+            raise self._result
+        return self._result
+
+    @json_route("metadata_extract", coded=True)
+    async def coded(self, request: web.Request) -> object:
+        request[TIER] = "forensic"
         if isinstance(self._result, Exception):
             raise self._result
         return self._result
@@ -78,6 +86,16 @@ async def test_an_error_of_a_json_route_becomes_a_private_problem() -> None:
     assert '"detail":"no image"' in body
     assert "Access-Control-Allow-Origin" not in head
     assert (response.outcome.route, response.outcome.error) == ("purge_media", "MediaNotFound")
+
+
+@pytest.mark.parametrize(
+    ("result", "code"), [(Value(7), "OK"), (errors.EmptyFile("empty"), "EMPTY_FILE")]
+)
+async def test_a_coded_route_records_code_and_tier(result: object, code: str) -> None:
+    answer = await Routes(result).coded(request())
+    assert (answer.outcome.route, answer.outcome.code) == ("metadata_extract", code)
+    assert answer.outcome.tier == "forensic"
+    assert (await Routes(Value(7)).route(request())).outcome.code == ""
 
 
 async def test_a_json_route_may_return_a_complete_response() -> None:

@@ -31,6 +31,7 @@ from proxy.metadata.temp_folder import TempFolder
 from proxy.metadata.tiers import Tier
 from proxy.settings import MetadataSettings, TokenKey, UserSettings
 from proxy.web.auth import FailureLimit, KeyGuard, RequestLimit, TokenVerifier
+from proxy.web.json_response import TIER
 from proxy.web.metadata_input import (
     SESSION_COOKIE,
     Caller,
@@ -86,7 +87,9 @@ def cookie(text: str, **headers: str) -> dict[str, str]:
 
 def test_a_user_has_the_tier_of_the_token_or_the_default_one() -> None:
     caller_of = guard().caller_of
-    assert caller_of(request(**bearer(token(456)))) == Caller(456, Tier.ENTERPRISE)
+    sent = request(**bearer(token(456)))
+    assert caller_of(sent) == Caller(456, Tier.ENTERPRISE)
+    assert sent[TIER] == "enterprise"
     lower = guard(default_tier="professional")
     assert lower.caller_of(request(**bearer(token()))).tier is Tier.PROFESSIONAL
     assert lower.caller_of(request(**bearer(token(tier="free")))).tier is Tier.FREE

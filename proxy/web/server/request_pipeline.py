@@ -243,6 +243,8 @@ class RequestPipeline:
         """Count a response, end its span and write its access-log line."""
         if histogram is None:
             histogram = self._metrics.histogram_of(answered.outcome, answered.status)
+            if code := answered.outcome.code:
+                self._metrics.metadata.request(answered.outcome.route, answered.outcome.tier, code)
         # A socket is open for as long as its client wants, which says nothing of the server.
         upgraded = answered.status == HTTPStatus.SWITCHING_PROTOCOLS
         measured_s = first_byte_s if upgraded else last_byte_s

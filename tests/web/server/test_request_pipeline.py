@@ -7,6 +7,7 @@ import io
 import json
 import os
 import socket
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,15 @@ async def test_request_ids_count_up_behind_a_prefix_of_the_process() -> None:
         ids.append(answer.partition(b"X-Request-Id: ")[2].partition(b"\r\n")[0].split(b"-"))
     assert ids[0][0] == ids[1][0]
     assert [int(number, 16) for _, number in ids] == [1, 2]
+
+
+async def test_metadata_requests_are_counted_by_route_tier_and_code(server: Serving) -> None:
+    for _ in range(2):
+        assert (await server.client.get("/api/metadata/search")).status == 401
+    count = partial(server.metric, "smartserve_metadata_requests_total")
+    await eventually(lambda: count(route="metadata_search", tier="", code="UNAUTHORIZED") == 2)
+    await server.client.get("/serve/1")
+    assert count() == 2
 
 
 async def test_a_response_over_the_limit_of_connections_is_counted() -> None:
