@@ -32,6 +32,7 @@ from proxy.web.handlers.health import HealthHandler, ServerInfoHandler
 from proxy.web.handlers.images import ImageHandler
 from proxy.web.handlers.info import InfoHandler
 from proxy.web.handlers.media_api import AnalysisHandler
+from proxy.web.handlers.metadata_jobs import MetadataCacheHandler, MetadataJobsHandler
 from proxy.web.handlers.metadata_moderation import ModerationHandler
 from proxy.web.handlers.metadata_search import MetadataSearchHandler
 from proxy.web.handlers.metadata_sockets import MetadataSocketHandler, OpenSockets
@@ -136,6 +137,7 @@ def build_http_server(services: Services, uploads: UploadServices | None = None)
     if metadata is not None:
         callers = _callers(services)
         handlers += _metadata_files(services, metadata, uploads, callers, sockets)
+        handlers += _metadata_jobs(services, metadata, callers)
         handlers.append(MetadataSearchHandler(callers=callers, store=storage.metadata))
     app = create_app(settings, handlers)
     app.on_shutdown.append(sockets.close)
@@ -245,6 +247,26 @@ def _metadata_files(
             terms=settings.metadata.moderation_terms,
         ),
     ]
+
+
+def _metadata_jobs(
+    services: Services, metadata: MetadataServices, callers: CallerGuard
+) -> list[object]:
+    settings = services.settings
+    stall_s = settings.main.upload_stall_s
+    forms = FormReceiver(
+        extractor=metadata.extractor, stall_s=stall_s, timeout_s=settings.main.upload_timeout_s
+    )
+    jobs = MetadataJobsHandler(
+        callers=callers,
+        forms=forms,
+        jobs=metadata.jobs,
+        media=services.storage.database,
+        stall_s=stall_s,
+    )
+    key = admin_key(settings.admin) if settings.admin.enabled else ""
+    guard = new_guard(settings, services.metrics, key)
+    return [jobs, MetadataCacheHandler(guard, metadata.cache)]
 
 
 def _info(services: Services) -> InfoHandler:

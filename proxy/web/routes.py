@@ -12,6 +12,8 @@ from proxy.domain.formats import NAMES, TRAITS
 from proxy.domain.request import DEFAULT_SIZE, DPRS, WIDTHS
 from proxy.domain.upload import UPLOAD_FIELDS
 from proxy.domain.urls import API_IMAGES_ROUTE, COMPONENT_PATH, OEMBED_PATH, SERVE_ROUTE
+from proxy.ingest.callbacks import MAX_URL
+from proxy.metadata.extraction import Tier
 from proxy.metadata.progress import SESSION_PATTERN
 from proxy.settings import Settings, has_local_uploads, has_page
 from proxy.storage.database.metadata_store import MAX_TAGS
@@ -33,6 +35,17 @@ from proxy.web.handlers.media_api import (
     AnalysisResponse,
     CompletedUpload,
     MediaApiHandler,
+)
+from proxy.web.handlers.metadata_jobs import (
+    JOB_ID_PATTERN,
+    JOBS_PATH,
+    MAX_JOB_IDS,
+    AcceptedJob,
+    MetadataCacheHandler,
+    MetadataJobsHandler,
+    NewMetadataJob,
+    ShownJob,
+    ShownJobs,
 )
 from proxy.web.handlers.metadata_moderation import ModerationAnswer, ModerationHandler
 from proxy.web.handlers.metadata_search import (
@@ -139,6 +152,7 @@ def _operations(settings: Settings) -> Operations:
     if settings.metadata.enabled:
         yield from _metadata_sockets()
         yield _metadata_moderation()
+        yield from _metadata_jobs()
         yield from _metadata_search()
 
 
@@ -441,6 +455,74 @@ def _metadata_search() -> Operations:
             (404, "No such image, it is someone else's, or its metadata was not extracted."),
         ),
         security="user",
+    )
+
+
+def _metadata_jobs() -> Operations:
+    handler, callers = MetadataJobsHandler, "user"
+    unknown = (404, "The caller has no such job.")
+    job_id = path("id", "Id of the job.", text(f"^{JOB_ID_PATTERN}$"))
+    form = {
+        "type": "object",
+        "required": ["file"],
+        "properties": {
+            "file": BINARY,
+            "tier": {"enum": [*Tier], "description": "A tier below the caller's."},
+            "options": {"type": "string", "contentMediaType": "application/json"},
+            "callback": {"type": "string", "maxLength": MAX_URL},
+        },
+    }
+    location = {"Location": header(f"^{JOBS_PATH}/[0-9a-f]{{32}}$")}
+    yield operation(
+        f"POST {JOBS_PATH}",
+        handler.add_job,
+        responses={"202": response(AcceptedJob, headers=location)},
+        problems=(
+            (400, "The file, the options or the callback are not allowed; see `code`."),
+            (402, "The user cannot pay for the operation."),
+            (403, "The tier is too low for the request or the file."),
+            (404, "The caller has no such stored image."),
+            (429, "Too many jobs are unfinished; see Retry-After."),
+            (500, "The engines cannot be started."),
+            (507, "The disk is full."),
+        ),
+        body={
+            "multipart/form-data": {"schema": form},
+            "application/json": {"schema": NewMetadataJob},
+        },
+        security=callers,
+    )
+    pattern = text(f"^{JOB_ID_PATTERN}(,{JOB_ID_PATTERN}){{0,{MAX_JOB_IDS - 1}}}$")
+    about = f"At most {MAX_JOB_IDS}, separated by commas."
+    yield operation(
+        f"GET {JOBS_PATH}",
+        handler.list_jobs,
+        query("ids", about, pattern, required=True),
+        responses=ShownJobs,
+        problems=[400],
+        security=callers,
+    )
+    yield operation(
+        f"GET {JOBS_PATH}/{{id}}",
+        handler.find_job,
+        job_id,
+        responses=ShownJob,
+        problems=[unknown],
+        security=callers,
+    )
+    yield operation(
+        f"DELETE {JOBS_PATH}/{{id}}",
+        handler.delete_job,
+        job_id,
+        responses={"204": {"description": "The job is deleted."}},
+        problems=[unknown],
+        security=callers,
+    )
+    yield operation(
+        "GET /api/extract/cache/stats",
+        MetadataCacheHandler.cache_statistics,
+        problems=[(403, "The server has no key.")],
+        security="key",
     )
 
 

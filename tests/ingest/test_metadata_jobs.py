@@ -281,10 +281,15 @@ async def test_a_job_whose_file_is_missing_fails_with_the_reason(bench: Bench) -
 
 
 async def test_as_many_jobs_run_at_once_as_the_settings_allow(bench: Bench) -> None:
-    everyone = asyncio.Barrier(3)
-    bench.engines.work = everyone.wait
+    held = asyncio.Event()
+    bench.engines.work = held.wait
     ids = [await bench.add(replace(REQUEST, owner=f"user:{number}")) for number in range(6)]
     async with bench.running():
+        await eventually(lambda: bench.engines.running == 3, timeout_s=120)
+        # Time in which others could begin, measured in queries as long as theirs.
+        for _ in range(50):
+            await bench.jobs.table.count_pending()
+        held.set()
         for job_id in ids:
             await bench.seen(job_id, "completed", "failed")
     assert bench.engines.most == 3

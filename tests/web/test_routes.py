@@ -156,8 +156,10 @@ def test_schemathesis_reads_every_operation(description: dict[str, Any]) -> None
         + [f"GET {path}" for path in PAGE]
         + ["GET /users/me"]
         + ["GET /ws/analysis", "GET /api/images_mvp/progress/{sessionId}"]
-        + ["POST /api/metadata/moderate"]
+        + ["POST /api/metadata/moderate", "GET /api/extract/cache/stats"]
         + ["GET /api/metadata/search", "GET /api/metadata/{media_id}"]
+        + [f"{method} /api/extract/jobs" for method in ("GET", "POST")]
+        + [f"{method} /api/extract/jobs/{{id}}" for method in ("GET", "DELETE")]
         + [f"{method} {path}" for path, method in MAIN.items()]
     )
 

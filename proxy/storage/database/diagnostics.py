@@ -34,6 +34,9 @@ _INGEST: Mapping[str, str] = {
         if table not in ("media_facts", "media_fallbacks", "purges")
     },
     "change media_files": "UPDATE media_files SET status = status WHERE id = -1",
+    "change metadata_jobs": "UPDATE metadata_jobs SET status = status WHERE id = ''",
+    "delete from metadata_jobs": "DELETE FROM metadata_jobs WHERE id = ''",
+    "delete from metadata_cache": "DELETE FROM metadata_cache WHERE cache_key = ''",
     "change ingest_items": "UPDATE ingest_items SET state = state WHERE main_api_id = -1",
 }
 """Further operations of processing uploads."""
