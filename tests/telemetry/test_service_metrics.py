@@ -11,6 +11,7 @@ from proxy.app.metadata import metadata_statistics
 from proxy.domain.upload import Step
 from proxy.telemetry.metrics import Metrics, Statistics
 from proxy.telemetry.service_metrics import RENAMED, ServiceCollector
+from proxy.web.handlers.metadata_sockets import OpenSockets
 
 INGEST = dict.fromkeys(
     ("stuck", "oldest_s", "failed_for_good", "held", "run_out", "takeovers", "items_queued"), 1.0
@@ -35,6 +36,7 @@ def sources(**changed: Mapping[str, float]) -> dict[str, Statistics]:
         "ingest": {**INGEST, **{f"{step}_pending": 0.0 for step in Step}},
         "step_timeouts": {"hanging": 0},
         "metadata": metadata_statistics(None),
+        "sockets": OpenSockets(max_sockets=1, max_per_user=1).statistics(),
         "log": {"dropped": 0},
         "spans": {"sent": 0, "queue_full": 0, "failed": 0},
         **changed,
@@ -96,3 +98,12 @@ def test_every_figure_of_the_extraction_is_exported() -> None:
     restarts = "smartserve_metadata_engine_restarts_total"
     assert found.get_sample_value(restarts, {"reason": "crash"}) == 3
     assert found.get_sample_value("smartserve_metadata_fallbacks_total", {"reason": "died"}) == 0
+
+
+def test_every_figure_of_the_sockets_is_exported() -> None:
+    figures = OpenSockets(max_sockets=1, max_per_user=1).statistics()
+    found = registry(sockets={name: number for number, name in enumerate(figures, 1)})
+    names = ("sockets", "sockets_unsent_bytes", "sockets_accepted_total", "sockets_refused_total")
+    others = ("socket_analyses_total", "socket_failures_total")
+    values = [found.get_sample_value(f"smartserve_metadata_{name}") for name in (*names, *others)]
+    assert values == [1, 2, 3, 4, 5, 6]
