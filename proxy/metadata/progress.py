@@ -139,6 +139,10 @@ class ProgressHub:
             if not subscribed:
                 self._subscriptions.pop(session_id, None)
 
+    def last(self, session_id: str) -> ProgressState | None:
+        """Return the last state of a session; None if it has none, or it is a minute old."""
+        return self._last.get(session_id)
+
     def statistics(self) -> Mapping[str, float]:
         """Return the number of sessions whose last state is kept, and of subscriptions."""
         return {

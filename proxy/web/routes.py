@@ -385,7 +385,7 @@ def _metadata_sockets() -> Operations:
         "GET /api/images_mvp/progress/{sessionId}",
         MetadataSocketHandler.progress_socket,
         session,
-        responses=opened,
+        responses={**opened, "200": response(_OBJECT, "The last state; not a handshake.")},
         problems=(401, *problems),
     )
 

@@ -251,10 +251,19 @@ class MetadataSocketHandler:
         return self.sockets.accept(request, _owner(caller, request), converse, _ANALYSIS)
 
     @json_route("metadata_progress", coded=True)
-    async def progress_socket(self, request: web.Request) -> SocketResponse:
-        """Open a WebSocket that reports the progress of the uploads with this session id."""
+    async def progress_socket(self, request: web.Request) -> SocketResponse | Mapping[str, Any]:
+        """Open a WebSocket that reports the progress of the uploads with this session id.
+
+        Without a handshake return the last state, for clients that cannot use WebSockets.
+        """
         self.callers.check_page(request)
         session_id = check_session_id(request.match_info["sessionId"])
+        if "Upgrade" not in request.headers:
+            last = self.hub.last(session_id)
+            state = {"type": "connected"} if last is None else last.to_dict()
+            # Polled, the state before the last one, which has the metrics, may be missed.
+            metrics = last and last.quality_metrics
+            return {**state, "sessionId": session_id, "quality_metrics": metrics}
         owner: str | None = f"address {caller_of(request)}"
         # The session id is all that is needed; with a token, people behind one address count each.
         if "Authorization" in request.headers or SESSION_COOKIE in request.cookies:

@@ -382,6 +382,29 @@ async def test_a_request_that_is_no_handshake_is_a_426_that_says_what_is_needed(
     assert bench.sockets.statistics()["refused"] == 1
 
 
+async def test_without_a_handshake_the_last_state_is_returned() -> None:
+    bench = Bench()
+    async with bench.listening() as client:
+
+        async def polled() -> dict[str, Any]:
+            async with client.get(PROGRESS_PATH) as answer:
+                assert answer.status == 200
+                assert answer.headers["Cache-Control"] == "no-store"
+                told: dict[str, Any] = await answer.json()
+                return told
+
+        unknown = {"type": "connected", "sessionId": SESSION, "quality_metrics": None}
+        assert await polled() == unknown
+        with bench.hub.reporting(SESSION) as report:
+            report(50, "engine")
+            assert (await polled())["percentage"] == 50
+            report.complete({"confidence_score": 1})
+        ended = {"type": "complete", "sessionId": SESSION}
+        assert await polled() == {**ended, "quality_metrics": {"confidence_score": 1}}
+        async with client.get(PROGRESS_PATH, headers={"Origin": "https://elsewhere.example"}) as no:
+            assert no.status == 403
+
+
 async def test_a_user_may_have_twenty_sockets_and_the_key_as_many_as_there_are() -> None:
     bench = Bench(max_per_user=2, max_sockets=6)
     async with bench.listening() as client:
