@@ -184,6 +184,7 @@ async def test_the_analyzer_is_used_by_keyboard_and_its_quality_is_shown(page: P
         await route.fulfill(json=answer())
 
     await page.route("**/api/standalone-metadata/analyze", reply)
+    await page.route_web_socket(SOCKET, lambda _: None)
     await show(page, "ImageAnalyzer")
     await page.keyboard.press("Tab")
     await expect(page.get_by_label("select a file")).to_be_focused()

@@ -79,13 +79,18 @@ def hostile() -> dict[str, Any]:
     return found | {"filename": f"a{OVERRIDE}gnp.{HOSTILE}.png"}
 
 
-async def opened(visit: Visit, found: dict[str, Any] | None = None, status: int = 200) -> Page:
+async def opened(
+    visit: Visit, found: dict[str, Any] | None = None, *, status: int = 200, token: bool = True
+) -> Page:
     """Open the page of a server that gives one answer to each file, and no progress."""
 
     async def describe(route: Route) -> None:
         described = await route.fetch()
         document = await described.json()
         document["paths"].setdefault("/api/images_mvp/extract", {})
+        if not token:
+            for path in [one for one in document["paths"] if one.startswith("/api/page/token")]:
+                del document["paths"][path]
         await route.fulfill(response=described, json=document)
 
     async def reply(route: Route) -> None:
@@ -300,3 +305,25 @@ async def test_axe_finds_no_violations_and_nothing_is_wider_than_the_window(
         assert await page.evaluate(CONTRASTS) == []
         assert await page.evaluate(_WIDE, width) == []
         await page.locator("#metadata").screenshot(path=tmp_path / "metadata.png")
+
+
+async def test_without_a_token_the_file_is_analyzed_anonymously(visit: Visit) -> None:
+    page = await opened(visit, answer(), token=False)
+    forms: list[bytes] = []
+
+    async def reply(route: Route) -> None:
+        assert "authorization" not in await route.request.all_headers()
+        forms.append(route.request.post_data_buffer or b"")
+        known = answer()["metadata"]
+        await route.fulfill(
+            json={"filename": "logo.png", "filesize": 7, "complete_metadata": known}
+        )
+
+    await page.route("**/api/standalone-metadata/analyze", reply)
+    await read(page)
+    assert b'name="image"; filename="logo.png"' in forms[0]
+    await expect(page.locator("#metadata-name")).to_have_text("logo.png")
+    await page.get_by_label("Bearer token").fill("a.b.c")
+    async with page.expect_request(ROUTE) as sent:
+        await page.set_input_files("#metadata-file", SAMPLE)
+    assert (await (await sent.value).all_headers())["authorization"] == "Bearer a.b.c"

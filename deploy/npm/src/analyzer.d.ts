@@ -23,6 +23,8 @@ export interface ImageAnalyzerState {
   error: string | null;
   /** Cancels a running analysis, and forgets result and error. */
   clear(): void;
+  /** Of the last analysis, for `ProgressTracker`. */
+  sessionId: string | null;
 }
 
 export function useImageAnalyzer(server?: Server): ImageAnalyzerState;

@@ -63,8 +63,16 @@ function useUpload(send, { base, token } = {}) {
 /** Analyzes one image at a time. On failure, `error` is set and the error is thrown again. */
 export function useImageAnalyzer(options) {
   const { start, clear, isAnalyzing, result, error } = useUpload(analyze, options);
-  const analyzeImage = useCallback((file) => start(file), [start]);
-  return { analyzeImage, isAnalyzing, result, error, clear };
+  const [sessionId, setSessionId] = useState(null);
+  const analyzeImage = useCallback(
+    (file) => {
+      const session = newSession();
+      setSessionId(session);
+      return start(file, { sessionId: session });
+    },
+    [start],
+  );
+  return { analyzeImage, isAnalyzing, result, error, clear, sessionId };
 }
 
 /** A field for one file: drop it, or select it with mouse or keyboard. */
@@ -300,13 +308,14 @@ export function SimpleUpload({ onFileSelect, onResult, onError, base, token, cla
 
 /** Field, error and display of one image at a time. */
 export function ImageAnalyzer({ base, token, className }) {
-  const { analyzeImage, isAnalyzing, result, error, clear } = useImageAnalyzer({ base, token });
+  const { analyzeImage, isAnalyzing, result, error, clear, sessionId } = useImageAnalyzer({ base, token });
   return h(
     Analyzer,
     { className },
     h("h1", null, "AI Image Analyzer"),
     h(DropzoneUpload, { onFileSelect: (file) => analyzeImage(file).catch(() => {}), isAnalyzing }),
     error && h("p", { role: "alert", className: "smartserve-fault" }, error),
-    result && !error && h(MetadataDisplay, { data: result, onClear: clear }),
+    isAnalyzing && h(ProgressTracker, { sessionId, base }),
+    result && !error && !isAnalyzing && h(MetadataDisplay, { data: result, onClear: clear }),
   );
 }

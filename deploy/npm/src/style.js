@@ -46,7 +46,8 @@ export const STYLE = `
 .smartserve-list { display: grid; gap: .25rem; font-size: .875rem; overflow-wrap: anywhere; }
 .smartserve-list bdi { unicode-bidi: isolate; }
 .smartserve-rows { display: grid; grid-template-columns: minmax(7rem, max-content) minmax(0, 1fr); gap: .3rem 1rem; }
-.smartserve-rows :is(dt, dd) { min-width: 0; max-width: 100%; overflow-wrap: anywhere; }
+.smartserve-rows :is(dt, dd) { min-width: 0; overflow-wrap: anywhere; }
+.smartserve-rows dt { max-width: 16rem; }
 .smartserve-rows dd, .smartserve-text { white-space: pre-wrap; unicode-bidi: isolate; overflow-wrap: anywhere; }
 .smartserve-rows dd button { display: block; margin-top: .3rem; }
 .smartserve-bar [role=status]:empty { margin-inline-start: -.5rem; }
@@ -60,7 +61,7 @@ export const STYLE = `
 .smartserve-stages [data-state=done], .smartserve-stages [data-state=current] { color: var(--ss-ink); }
 .smartserve-stages [data-state=current] { font-weight: 600; }
 .smartserve-scores { display: grid; grid-template-columns: repeat(auto-fit, minmax(8rem, 1fr)); gap: .75rem; }
-.smartserve-score { display: grid; gap: .25rem; }
+.smartserve-score { display: grid; gap: .25rem; align-content: start; }
 .smartserve-score strong { font-size: 1.1rem; }
 .smartserve-score[data-tone=green] { color: var(--ss-green); }
 .smartserve-score[data-tone=yellow] { color: var(--ss-yellow); }

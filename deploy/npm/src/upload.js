@@ -43,7 +43,9 @@ export async function upload(path, file, { field = "file", name = file.name, fie
 }
 
 /** Analyze a file with the route of the analyzer (`POST /api/standalone-metadata/analyze`). */
-export const analyze = (file, options) => upload("/api/standalone-metadata/analyze", file, { ...options, field: "image" });
+export const analyze = (file, { sessionId, ...options } = {}) =>
+  upload("/api/standalone-metadata/analyze", file, { ...options, field: "image", fields: { sessionId } });
 
 /** Analyze a file with progress (`POST /api/images_mvp/extract`). */
-export const extract = (file, { sessionId, ...options } = {}) => upload("/api/images_mvp/extract", file, { ...options, fields: { sessionId } });
+export const extract = (file, { sessionId, ...options } = {}) =>
+  upload("/api/images_mvp/extract", file, { ...options, fields: { sessionId } });

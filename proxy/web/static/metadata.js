@@ -5,10 +5,12 @@ import { connectionText, follow, newSession } from "./metadata-progress.js";
 import { display, showStages } from "./metadata-display.js";
 import { bytes } from "./format.js";
 
-export const ROUTE = "/api/images_mvp/extract";
+// Without a token a server may still analyze small files, without quality metrics.
+const EXTRACT = { path: "/api/images_mvp/extract", field: "file" };
+const ANALYZE = { path: "/api/standalone-metadata/analyze", field: "image" };
 
 let running = null;
-let headers = async () => ({});
+let authorize = async () => ({});
 
 function showProgress(state) {
   byId("metadata-bar").value = state.percentage;
@@ -22,10 +24,12 @@ function showFault(text) {
 }
 
 async function send(file, sessionId, signal) {
+  const given = await authorize();
+  const { path, field } = given.Authorization ? EXTRACT : ANALYZE;
   const form = new FormData();
   form.append("sessionId", sessionId);
-  form.append("file", file, file.name);
-  return json(ROUTE, { method: "POST", headers: await headers(), body: form, signal, cache: "no-store" });
+  form.append(field, file, file.name);
+  return json(path, { method: "POST", headers: given, body: form, signal, cache: "no-store" });
 }
 
 function clear() {
@@ -81,10 +85,10 @@ function listen() {
   };
 }
 
-// Offer the field if the server extracts metadata; `authorize` returns the headers of a request.
-export function start(paths, authorize) {
-  if (!(ROUTE in paths)) return;
-  headers = authorize;
+// Offer the field if the server extracts metadata; `authorization` returns the headers of a request.
+export function start(paths, authorization) {
+  if (!(EXTRACT.path in paths)) return;
+  authorize = authorization;
   byId("metadata").hidden = false;
   listen();
 }

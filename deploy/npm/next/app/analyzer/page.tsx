@@ -5,7 +5,8 @@ import { ImageAnalyzer } from "smartserve-image/analyzer";
 export default function AnalyzerPage() {
   return (
     <main>
-      <ImageAnalyzer />
+      {/* By the rewrites of this application, because the server sends no CORS headers. */}
+      <ImageAnalyzer base="" />
     </main>
   );
 }
