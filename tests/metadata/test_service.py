@@ -400,6 +400,7 @@ async def test_without_exiftool_the_fallback_keeps_the_shape(tmp_path: Path) -> 
         assert found.metadata["engine"]["name"] == "pillow"
         assert found.processing_insights["fallback_extraction"] is True
         assert found.processing_insights["memory_usage_mb"] is None
+        assert "exiftool" in found.metadata["reasons"]["memory_usage_mb"]
         assert found.quality_metrics["enhanced_extraction"] is False
         assert found.quality_metrics["confidence_score"] == 0.7
         assert "pillow" in found.metadata["reasons"]["fallback_extraction"]
