@@ -285,8 +285,8 @@ def _with_exact(
         if (match := next(found, None)) is None:
             return value
         left.remove(match)
-        # exiftool keeps the spaces with which cameras fill their texts.
-        return value if isinstance(value, str) and value.strip() == match.strip() else match
+        # exiftool keeps the spaces with which cameras fill their texts. (A number is not `str`.)
+        return value if type(value) is str and value.strip() == match.strip() else match
 
     return {key: exact(tags[key], texts.get(_plain_name(key), [])) for key in tags}
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import pytest_asyncio
+from PIL import ExifTags, Image
 
 from proxy.metadata.extraction import ExtractOptions
 from proxy.metadata.service import MetadataService
-from tests.metadata.files import require_exiftool
+from tests.metadata.files import png, require_exiftool, text_chunk
 from tests.metadata.golden_values import Ours, Stated, differences, of_exiftool, of_extractor
 from tests.metadata.test_service import service_of
 from tests.support.golden import golden
-
-Read = Callable[[Path], Any]
 
 OUT_OF_IMAGE = {
     "Apple.jpg": "Apple_2",
@@ -153,3 +153,77 @@ async def test_every_published_value_is_equal_or_has_a_reason_to_differ(
     assert (len(seen) >= images, compared >= values) == (True, True), (len(seen), compared)
     # A reason that explains nothing any more must leave the table.
     assert {r for r in REASONS if r.project == project and r.before == 0} <= used
+
+
+AS_WRITTEN = ("True", "FALSE", "007", "7.50", "1.0", "1e400", "18446744073709551615", "NaN", "-0")
+_XMP = """<x:xmpmeta xmlns:x="adobe:ns:meta/"><r:RDF
+ xmlns:r="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><r:Description r:about=""
+ xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmlns:dc="http://purl.org/dc/elements/1.1/"
+ xmlns:own="http://example.org/own/" xmp:Label="{text}" own:Thing="{text}"><dc:subject><r:Bag>
+ <r:li>{text}</r:li><r:li>other</r:li></r:Bag></dc:subject></r:Description></r:RDF></x:xmpmeta>"""
+
+
+def jpeg_that_says(text: str) -> bytes:
+    """A JPEG with one text in EXIF, XMP, IPTC and a comment."""
+    exif = Image.Exif()
+    for name in ("ImageDescription", "Make", "Software", "Artist"):
+        exif[getattr(ExifTags.Base, name)] = text
+    photo = exif.get_ifd(ExifTags.IFD.Exif)
+    photo[ExifTags.Base.UserComment] = b"ASCII\0\0\0" + text.encode()
+    photo[ExifTags.Base.LensModel] = photo[ExifTags.Base.BodySerialNumber] = text
+    buffer = io.BytesIO()
+    packet = _XMP.format(text=text).encode()
+    Image.new("L", (2, 2)).save(buffer, "JPEG", exif=exif, xmp=packet, comment=text.encode())
+    datasets = b"".join(
+        b"\x1c\x02" + bytes((number,)) + len(text).to_bytes(2, "big") + text.encode()
+        for number in (5, 25, 25, 120)  # ObjectName, Keywords, Caption-Abstract
+    )
+    padded = datasets + bytes(len(datasets) % 2)
+    block = b"Photoshop 3.0\x008BIM\x04\x04\0\0" + len(datasets).to_bytes(4, "big") + padded
+    content = buffer.getvalue()
+    return content[:2] + b"\xff\xed" + (len(block) + 2).to_bytes(2, "big") + block + content[2:]
+
+
+@module
+@pytest.mark.parametrize("text", AS_WRITTEN)
+async def test_a_text_that_looks_like_another_type_comes_back_as_written(
+    shared: MetadataService, text: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(jpeg_that_says(text))
+    groups = (await extract(shared, path))["groups"]
+    assert [
+        groups["IFD0"][name] for name in ("ImageDescription", "Make", "Software", "Artist")
+    ] == [text] * 4
+    photo = ("UserComment", "LensModel", "SerialNumber")
+    assert [groups["ExifIFD"][name] for name in photo] == [text] * 3
+    assert groups["File"]["Comment"] == text
+    assert (groups["XMP-xmp"]["Label"], groups["XMP-own"]["Thing"]) == (text, text)
+    assert groups["XMP-dc"]["Subject"] == [text, "other"]
+    assert (groups["IPTC"]["ObjectName"], groups["IPTC"]["Caption-Abstract"]) == (text, text)
+    assert groups["IPTC"]["Keywords"] == [text, text]
+
+
+@module
+async def test_equal_keywords_of_png_are_all_kept(shared: MetadataService, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(png(*(text_chunk("seed", text) for text in (*AS_WRITTEN, "007"))))
+    metadata = await extract(shared, path)
+    assert [one["text"] for one in metadata["text"]] == [*AS_WRITTEN, "007"]
+    chunks = {key: value for key, value in metadata["groups"]["PNG"].items() if "eed" in key}
+    assert sorted(chunks.values()) == sorted([*AS_WRITTEN, "007"])
+
+
+@module
+async def test_a_home_made_openai_certificate_is_a_claim(
+    shared: MetadataService, tmp_path: Path
+) -> None:
+    signed = pytest.importorskip("tests.metadata.test_content_credentials")
+    path = tmp_path / "a.jpg"
+    path.write_bytes(signed.signed_by_anyone("image/jpeg", signed.encoded("JPEG"))[0])
+    metadata = await extract(shared, path)
+    assert (metadata["c2pa"]["trust"], metadata["c2pa"]["issuer"]) == ("untrusted", "OpenAI")
+    generation = metadata["ai_generation"]
+    assert generation["confidence"] == 0.6
+    assert [one["class"] for one in generation["evidence"]] == ["untrusted_c2pa"]
+    assert generation["evidence"][0]["says"].endswith('signature that names "OpenAI"')

@@ -34,6 +34,7 @@ _NAMES = {
     0x013B: "Artist",
     0x013C: "HostComputer",
     0x8298: "Copyright",
+    0x8824: "SpectralSensitivity",
     0x9003: "DateTimeOriginal",
     0x9004: "CreateDate",
     0x927C: "MakerNote",
@@ -44,6 +45,12 @@ _NAMES = {
     0x9C9E: "XPKeywords",
     0x9C9F: "XPSubject",
     0xA420: "ImageUniqueID",
+    0xA430: "OwnerName",
+    0xA431: "SerialNumber",
+    0xA433: "LensMake",
+    0xA434: "LensModel",
+    0xA435: "LensSerialNumber",
+    0xC614: "UniqueCameraModel",
 }
 _USER_COMMENT, _MAKER_NOTE = 0x9286, 0x927C
 _XP = range(0x9C9B, 0x9CA0)
