@@ -28,10 +28,11 @@ from proxy.web.auth import AuthFailure, KeyGuard, TokenVerifier
 from proxy.web.forward import MediaForwarder
 from proxy.web.handlers.admin import AdminHandler
 from proxy.web.handlers.forwarding import ForwardedImages
-from proxy.web.handlers.health import HealthHandler, ServerInfoHandler
+from proxy.web.handlers.health import ApiHealthHandler, HealthHandler, ServerInfoHandler
 from proxy.web.handlers.images import ImageHandler
 from proxy.web.handlers.info import InfoHandler
 from proxy.web.handlers.media_api import AnalysisHandler
+from proxy.web.handlers.metadata import MetadataHandler, MetadataHealthHandler
 from proxy.web.handlers.metadata_jobs import MetadataCacheHandler, MetadataJobsHandler
 from proxy.web.handlers.metadata_moderation import ModerationHandler
 from proxy.web.handlers.metadata_search import MetadataSearchHandler
@@ -134,11 +135,15 @@ def build_http_server(services: Services, uploads: UploadServices | None = None)
     sockets = OpenSockets(
         max_sockets=settings.metadata.sockets, max_per_user=settings.metadata.sockets_per_user
     )
+    extraction_health: MetadataHealthHandler | None = None
     if metadata is not None:
         callers = _callers(services)
+        extraction_health = MetadataHealthHandler(metadata.extractor)
         handlers += _metadata_files(services, metadata, uploads, callers, sockets)
         handlers += _metadata_jobs(services, metadata, callers)
         handlers.append(MetadataSearchHandler(callers=callers, store=storage.metadata))
+        handlers.append(extraction_health)
+    handlers.append(ApiHealthHandler(health, _state_of(extraction_health)))
     app = create_app(settings, handlers)
     app.on_shutdown.append(sockets.close)
     if previews is not None:
@@ -148,6 +153,8 @@ def build_http_server(services: Services, uploads: UploadServices | None = None)
         app.on_cleanup.append(lambda _: forwarder.aclose())
     runner = ServerRunner(app, pipeline, settings.server, supervisor=services.supervisor)
     runner.on_drain.append(sockets.drain)
+    if metadata is not None:
+        runner.on_last_requests.append(metadata.extractor.drain)
     # Last, because the figures of the runner are among them.
     services.metrics.registry.register(ServiceCollector(_statistics(services, runner, sockets)))
     return HttpServer(runner, health, access_log, forwarder)
@@ -218,6 +225,10 @@ def _callers(services: Services) -> CallerGuard:
     )
 
 
+def _state_of(extraction: MetadataHealthHandler | None) -> Callable[[], str]:
+    return (lambda: "disabled") if extraction is None else extraction.state
+
+
 def _metadata_files(
     services: Services,
     metadata: MetadataServices,
@@ -229,7 +240,7 @@ def _metadata_files(
     forms = FormReceiver(
         extractor=metadata.extractor,
         stall_s=settings.main.upload_stall_s,
-        timeout_s=settings.main.upload_timeout_s,
+        timeout_s=settings.metadata.upload_timeout_s,
     )
     files = StoredFiles(
         extractor=metadata.extractor,
@@ -238,6 +249,12 @@ def _metadata_files(
         uploads=None if uploads is None else uploads.queue,
     )
     return [
+        MetadataHandler(
+            callers=callers,
+            forms=forms,
+            extractor=metadata.extractor,
+            progress=metadata.progress,
+        ),
         MetadataSocketHandler(callers=callers, sockets=sockets, hub=metadata.progress, files=files),
         ModerationHandler(
             callers=callers,

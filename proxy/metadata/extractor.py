@@ -118,9 +118,11 @@ class Extractor:
         self._settings = settings
         self._open = open_service
         self._cache = cache
-        self._credits = credits or FreeCredits()
+        self.credits: Credits = credits or FreeCredits()
         self._clock = clock
         self.limits: Mapping[Tier, TierLimits] = limits_of(settings)
+        self.processes = processes
+        """Number of files that are read at the same time."""
         self.service: MetadataService | None = None
         """The engines, once they have started."""
         self._starting: SharedResults[MetadataService] = SharedResults()
@@ -198,14 +200,24 @@ class Extractor:
                     checked = True
                     check_allowed(tier, self.limits, byte_size=0, head=file.head)
             await file.finish()
-            self._check(file, tier)
+            self.check(file, ExtractOptions(tier=tier))
             yield file
 
-    def _check(self, file: ReceivedFile, tier: Tier, *, advanced: bool = False) -> None:
+    def check(self, file: ReceivedFile, options: ExtractOptions) -> None:
+        """Return if the tier of the options allows to extract a received file.
+
+        Raises:
+            EmptyFile: it has no bytes.
+            SmartserveError: see `check_allowed`.
+        """
         if not file.byte_size:
             raise EmptyFile("The file is empty.")
         check_allowed(
-            tier, self.limits, byte_size=file.byte_size, head=file.head, advanced=advanced
+            options.tier,
+            self.limits,
+            byte_size=file.byte_size,
+            head=file.head,
+            advanced=options.advanced,
         )
 
     async def started(self) -> MetadataService:
@@ -236,7 +248,7 @@ class Extractor:
         Raises:
             CreditsInsufficient: that is impossible.
         """
-        if not await self._credits.charge(user, operation):
+        if not await self.credits.charge(user, operation):
             self._counts["rejected_credits"] += 1
             raise CreditsInsufficient("Your credits do not suffice for this operation.")
 
@@ -254,7 +266,7 @@ class Extractor:
             SmartserveError: see `MetadataService.extract`; the queue's errors have other classes.
         """
         # Routes have checked it: here also jobs, sockets and steps are.
-        self._check(file, options.tier, advanced=options.advanced)
+        self.check(file, options)
         service = await self.started()
         key = CacheKey(file.sha256, service.variant(options))
         found = None if self._cache is None else await self._cache.get(key)

@@ -30,6 +30,7 @@ from proxy.metadata.temp_folder import ReceivedFile
 from proxy.metadata.tiers import Tier, check_allowed, lowered, parse_tier, too_large
 from proxy.settings import MetadataSettings
 from proxy.web.auth import (
+    SESSION_COOKIE,
     AuthFailure,
     KeyGuard,
     RequestLimit,
@@ -40,8 +41,6 @@ from proxy.web.auth import (
 from proxy.web.json_response import TIER
 from proxy.web.multipart import OVERHEAD_BYTES, Form
 
-SESSION_COOKIE = "smartserve_session"
-"""Cookie with a user's token."""
 MAX_BATCH = 50
 """Maximum number of files in a form of several files."""
 _MAX_NAME = 255

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, get_type_hints
 
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
 from proxy import __version__
+from proxy.web.auth import SESSION_COOKIE
 from proxy.web.json_response import PROBLEM_TYPE, Problem
 from proxy.web.request_input import ID_PATTERN
 
@@ -39,9 +40,11 @@ _INFO = {
 }
 _BEARER = {"type": "http", "scheme": "bearer"}
 _USER = "A user's token as `[users]` defines it; `smartserve token` makes one."
+_SESSION = "A user's token, from pages of this server only."
 _SCHEMES = {
     "key": {**_BEARER, "description": "`admin.key` of the settings."},
     "media": {**_BEARER, "description": "`main.key` of the settings (MEDIA_API_KEY)."},
+    "session": {"type": "apiKey", "in": "cookie", "name": SESSION_COOKIE, "description": _SESSION},
     "user": {**_BEARER, "bearerFormat": "JWT", "description": _USER},
 }
 # How reading a body, and checking a key, can fail: added to each operation that does it.
@@ -69,14 +72,15 @@ def operation(
     responses: Mapping[str, Json] | type | None = None,
     problems: Iterable[int | tuple[int, str]] = (),
     body: Json | type | None = None,
-    security: str | None = None,
+    security: str | Sequence[str] | None = None,
     head: str = "",
 ) -> Operation:
     """Return an operation. The handler's name and docstring become its id and summary.
 
     ``responses`` may be the type of a 200's JSON, by default the one that the handler returns.
     ``problems`` are described as in `PROBLEMS`, unless a text is given. Those of reading a body and
-    of checking a key are added.
+    of checking a key are added. ``security`` names schemes, one of which is needed; an empty name
+    allows none.
     """
     # In camelCase: client generators make names of methods from the ids.
     first, *others = handler.__name__.split("_")
@@ -87,7 +91,8 @@ def operation(
     if parameters:
         described["parameters"] = [*parameters]
     if security is not None:
-        described["security"] = [{security: []}]
+        schemes = [security] if isinstance(security, str) else security
+        described["security"] = [{one: []} if one else {} for one in schemes]
         problems = (*_KEY, *problems)
     if body is not None:
         content = {"application/json": {"schema": body}} if isinstance(body, type) else body

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from inspect import isfunction
+from typing import get_args
 
 from aiohttp import web
 
@@ -19,7 +20,7 @@ from proxy.settings import Settings, has_local_uploads, has_page
 from proxy.storage.database.metadata_store import MAX_TAGS
 from proxy.storage.upload_files import FOLDERS
 from proxy.web.handlers.admin import AdminHandler
-from proxy.web.handlers.health import HealthHandler, ServerInfoHandler
+from proxy.web.handlers.health import ApiHealthHandler, HealthHandler, ServerInfoHandler
 from proxy.web.handlers.images import ImageHandler
 from proxy.web.handlers.info import (
     MAX_IDS,
@@ -36,6 +37,7 @@ from proxy.web.handlers.media_api import (
     CompletedUpload,
     MediaApiHandler,
 )
+from proxy.web.handlers.metadata import MetadataHandler, MetadataHealthHandler
 from proxy.web.handlers.metadata_jobs import (
     JOB_ID_PATTERN,
     JOBS_PATH,
@@ -46,6 +48,17 @@ from proxy.web.handlers.metadata_jobs import (
     NewMetadataJob,
     ShownJob,
     ShownJobs,
+)
+from proxy.web.handlers.metadata_json import (
+    AdvancedAnswer,
+    AnalyzeAnswer,
+    ApiHealth,
+    BatchAnswer,
+    ExtractAnswer,
+    ExtractHealth,
+    ImagesMvpAnswer,
+    QuickAnswer,
+    TierName,
 )
 from proxy.web.handlers.metadata_moderation import ModerationAnswer, ModerationHandler
 from proxy.web.handlers.metadata_search import (
@@ -59,6 +72,7 @@ from proxy.web.handlers.metadata_sockets import MetadataSocketHandler
 from proxy.web.handlers.oembed import OembedHandler, Photo
 from proxy.web.handlers.page import COMPONENT, AcceptExplanation, LocalPageHandler, PageHandler
 from proxy.web.handlers.uploads import UploadHandler
+from proxy.web.metadata_input import MAX_BATCH
 from proxy.web.openapi import (
     BINARY,
     Json,
@@ -154,6 +168,7 @@ def _operations(settings: Settings) -> Operations:
         yield _metadata_moderation()
         yield from _metadata_jobs()
         yield from _metadata_search()
+        yield from _metadata()
 
 
 def _images(settings: Settings) -> Operations:
@@ -526,6 +541,64 @@ def _metadata_jobs() -> Operations:
     )
 
 
+def _metadata() -> Operations:
+    problems = (
+        (400, "The form has no file, a wrong field, or a file of another type; see `code`."),
+        (401, "The token is missing or not valid."),
+        (402, "The user cannot pay for the operation."),
+        (403, "The tier is too low for the request or the file; `needs` names one that is not."),
+        408,
+        (413, "The file exceeds the limits of all tiers."),
+        (422, "The file has more metadata than the limits allow."),
+        (429, "Too many files wait, or the address has sent too many requests; see Retry-After."),
+        (500, "The engines could not read the file, or cannot be started."),
+        (503, "The server is stopping, or the disk is full; see Retry-After."),
+        (504, "The extraction exceeded its time limit."),
+    )
+    tier: Json = {"enum": list(get_args(TierName)), "description": "A tier below the caller's."}
+    session = {**text(f"^{SESSION_PATTERN}$"), "description": "Reports the progress to sockets."}
+
+    def route(
+        method: Callable[..., object],
+        address: str,
+        answer: type,
+        field: str = "file",
+        *,
+        anonymous: bool = False,
+    ) -> Operation:
+        file = {"type": "array", "items": BINARY, "maxItems": MAX_BATCH, "minItems": 1}
+        properties = {
+            field: file if field == "files" else BINARY,
+            "tier": tier,
+            "sessionId": session,
+        }
+        form = {"type": "object", "required": [field], "properties": properties}
+        return operation(
+            f"POST {address}",
+            method,
+            responses=answer,
+            problems=problems,
+            body={"multipart/form-data": {"schema": form}},
+            security=("user", "media", "session", *([""] if anonymous else [])),
+        )
+
+    handler = MetadataHandler
+    analyze = "/api/standalone-metadata/analyze"
+    yield route(handler.analyze, analyze, AnalyzeAnswer, "image", anonymous=True)
+    yield route(handler.quick_analyze, "/api/analyze", QuickAnswer, "image", anonymous=True)
+    yield route(handler.extract, "/api/extract", ExtractAnswer)
+    yield route(handler.extract_batch, "/api/extract/batch", BatchAnswer, "files")
+    yield route(handler.extract_advanced, "/api/extract/advanced", AdvancedAnswer)
+    yield route(handler.images_mvp_extract, "/api/images_mvp/extract", ImagesMvpAnswer)
+    health = {
+        "200": response(ExtractHealth),
+        "503": response(ExtractHealth, "It does not work; the body names the part that failed."),
+    }
+    yield operation(
+        "GET /api/extract/health", MetadataHealthHandler.extract_health, responses=health
+    )
+
+
 def _server() -> Operations:
     good = {"200": response(_OBJECT, "Yes.")}
     bad = {"503": response(_OBJECT, "No; the body names the part that failed.")}
@@ -533,5 +606,8 @@ def _server() -> Operations:
     document = {"200": response(_OBJECT, "An OpenAPI document.")}
     yield operation("GET /healthz", HealthHandler.health, responses=good)
     yield operation("GET /readyz", HealthHandler.readiness, responses=good | bad)
+    api_good = {"200": response(ApiHealth)}
+    api_bad = {"503": response(ApiHealth, "Images cannot be served.")}
+    yield operation("GET /api/health", ApiHealthHandler.api_health, responses=api_good | api_bad)
     yield operation("GET /metrics", ServerInfoHandler.metrics, responses=metrics)
     yield operation("GET /openapi.json", ServerInfoHandler.openapi, responses=document)

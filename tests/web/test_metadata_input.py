@@ -30,10 +30,9 @@ from proxy.metadata.extractor import Extractor
 from proxy.metadata.temp_folder import TempFolder
 from proxy.metadata.tiers import Tier
 from proxy.settings import MetadataSettings, TokenKey, UserSettings
-from proxy.web.auth import FailureLimit, KeyGuard, RequestLimit, TokenVerifier
+from proxy.web.auth import SESSION_COOKIE, FailureLimit, KeyGuard, RequestLimit, TokenVerifier
 from proxy.web.json_response import TIER
 from proxy.web.metadata_input import (
-    SESSION_COOKIE,
     Caller,
     CallerGuard,
     FormReceiver,

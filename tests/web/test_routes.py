@@ -126,6 +126,10 @@ PAGE = (
     *("/api/gallery", "/api/page/accept", "/api/page/accept.gif"),
     *("/api/page/known", "/api/page/token", "/api/page/uploads/{id}"),
 )
+METADATA = (
+    *("standalone-metadata/analyze", "analyze", "images_mvp/extract"),
+    *("extract", "extract/batch", "extract/advanced"),
+)
 UPLOADS = (
     errors.BodyTooSlow,
     errors.BodyTooLarge,
@@ -136,6 +140,7 @@ UPLOADS = (
     errors.QuotaExceeded,
     errors.TooManyRequests,
     errors.ExtractionQueueFull,
+    errors.JobQueueFull,
     errors.TooManySockets,
     errors.UpgradeRequired,
 )
@@ -160,6 +165,8 @@ def test_schemathesis_reads_every_operation(description: dict[str, Any]) -> None
         + ["GET /api/metadata/search", "GET /api/metadata/{media_id}"]
         + [f"{method} /api/extract/jobs" for method in ("GET", "POST")]
         + [f"{method} /api/extract/jobs/{{id}}" for method in ("GET", "DELETE")]
+        + ["GET /api/health", "GET /api/extract/health"]
+        + [f"POST /api/{path}" for path in METADATA]
         + [f"{method} {path}" for path, method in MAIN.items()]
     )
 

@@ -12,6 +12,7 @@ from http import HTTPStatus
 import orjson
 from aiohttp import web
 
+from proxy import __version__
 from proxy.domain.errors import SmartserveError
 from proxy.domain.request import Outcome
 from proxy.runtime.single_flight import SharedResults
@@ -54,12 +55,21 @@ class HealthHandler:
         unavailable = HTTPStatus.SERVICE_UNAVAILABLE
         if self._draining:
             return _json("readyz", {"status": "draining"}, unavailable)
-        checks = self._known
-        if self._clock() >= self._known_until:
-            checks = await self._shared.result("", self._check)
+        checks = await self.results()
         if all(result == "ok" for result in checks.values()):
             return _json("readyz", {"status": "ready", "checks": checks})
         return _json("readyz", {"status": "not ready", "checks": checks}, unavailable)
+
+    async def results(self) -> Mapping[str, str]:
+        """Return ``ok`` or the fault of each part, at most a second old."""
+        if self._clock() >= self._known_until:
+            return await self._shared.result("", self._check)
+        return self._known
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server is stopping."""
+        return self._draining
 
     async def _check(self) -> Mapping[str, str]:
         # Concurrently, so that all checks together take at most the timeout of one.
@@ -67,6 +77,36 @@ class HealthHandler:
         self._known = dict(zip(self._checks, results, strict=True))
         self._known_until = self._clock() + _SHARED_S
         return self._known
+
+
+class ApiHealthHandler:
+    """Handles ``/api/health``: the state of the services for monitoring."""
+
+    def __init__(self, health: HealthHandler, extraction: Callable[[], str]) -> None:
+        """``extraction`` returns the state of the extraction of metadata."""
+        self._health = health
+        self._extraction = extraction
+
+    async def api_health(self, _request: web.Request) -> BufferedResponse:
+        """Report the state of the services; 503 if images cannot be served."""
+        checks, extraction = await self._health.results(), self._extraction()
+        faults = {name: text for name, text in checks.items() if text != "ok"}
+        status = "healthy" if extraction in _GOOD else "degraded"
+        if faults or self._health.draining:
+            status = "unhealthy"
+        services = {name: checks[name] for name in ("database", "storage", "workers")}
+        return _json(
+            "api_health",
+            {
+                "status": status,
+                "version": __version__,
+                "services": {**services, "extraction": extraction},
+            },
+            HTTPStatus.SERVICE_UNAVAILABLE if status == "unhealthy" else HTTPStatus.OK,
+        )
+
+
+_GOOD = ("ok", "idle", "disabled")
 
 
 class ServerInfoHandler:

@@ -24,10 +24,10 @@ from proxy.domain.errors import (
 )
 from proxy.domain.request import Outcome
 from proxy.metadata.progress import ProgressHub, ProgressSubscription, check_session_id
-from proxy.web.auth import caller_of
+from proxy.web.auth import SESSION_COOKIE, caller_of
 from proxy.web.json_response import json_route
 from proxy.web.metadata_files import StoredFiles
-from proxy.web.metadata_input import SESSION_COOKIE, Caller, CallerGuard
+from proxy.web.metadata_input import Caller, CallerGuard
 from proxy.web.responses import SocketResponse
 
 _HEARTBEAT_S = 15.0

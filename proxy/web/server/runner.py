@@ -67,6 +67,8 @@ class ServerRunner(web.AppRunner):
         self._drain_task: asyncio.Task[None] | None = None
         self.on_drain: list[Callable[[], None]] = []
         """Called when a drain begins: a socket does not end by itself, as a response does."""
+        self.on_last_requests: list[Callable[[], None]] = []
+        """Called when connections are no longer accepted: what is requested now is the last."""
 
     async def _make_server(self) -> web.Server:
         """Put the server that accepts before the application's own; watch its connections."""
@@ -236,6 +238,8 @@ class ServerRunner(web.AppRunner):
     async def _drain(self) -> None:
         self._start_draining()
         self._stop_accepting()
+        for call in self.on_last_requests:
+            call()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._settings.drain_s):
                 await self.pipeline.drain()

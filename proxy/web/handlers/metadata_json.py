@@ -1,0 +1,537 @@
+"""The JSON of the metadata routes, as OpenAPI describes it.
+
+The values come from the confined workers as JSON, so these types only describe them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+Object = Mapping[str, Any]
+TierName = Literal["free", "professional", "forensic", "enterprise"]
+Part = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+Milliseconds = Annotated[float, Field(ge=0)]
+GeneratorName = Annotated[
+    Literal[
+        "midjourney",
+        "comfyui",
+        "stable_diffusion",
+        "novelai",
+        "invokeai",
+        "fooocus",
+        "dall-e",
+        "firefly",
+        "google",
+        "microsoft",
+        "ml_lib",
+        "other",
+        "unknown",
+    ],
+    Field(description="`unknown` does not mean that the image is not generated."),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Density:
+    """Pixels per unit; without a unit only the ratio is known."""
+
+    x: float
+    y: float
+    unit: Literal["inch", "cm"] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ExifFacts:
+    """Facts of the photograph; null is unknown."""
+
+    camera: str | None
+    make: str | None
+    model: str | None
+    software: str | None
+    orientation: int | None
+    taken_at: Annotated[str | None, Field(description="ISO 8601; with an offset if known.")]
+    exposure: Annotated[float | None, Field(description="Seconds.")]
+    aperture: Annotated[float | None, Field(description="F-number.")]
+    iso: float | None
+    focal_length: Annotated[float | None, Field(description="Millimetres.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where the photograph was taken, in degrees and metres."""
+
+    latitude: float
+    longitude: float
+    altitude: float | None
+    taken_at: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerText:
+    """A text of the container, exactly as it is written."""
+
+    keyword: str
+    where: Annotated[str, Field(description="`PNG tEXt`, `JPEG COM` and so on.")]
+    language: str | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationEvidence:
+    """A fact from which a generator is known."""
+
+    kind: Annotated[
+        Literal[
+            "trusted_c2pa",
+            "generator_block",
+            "digital_source_type",
+            "untrusted_c2pa",
+            "tool_string",
+            "file_name",
+        ],
+        Field(alias="class"),
+    ]
+    where: str
+    key: str
+    says: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """A LoRA that was applied."""
+
+    name: str
+    weight: float | None
+    hash: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationDetails:
+    """How an image was generated; null is unknown."""
+
+    source: GeneratorName
+    generator: Annotated[str | None, Field(description="The generator in words.")]
+    involvement: Literal["generated", "composite", "none_found"]
+    prompt: str | None
+    negativePrompt: str | None  # noqa: N815 - the names of the API
+    steps: int | None
+    cfgScale: float | None  # noqa: N815
+    sampler: str | None
+    scheduler: str | None
+    seed: Annotated[str | None, Field(description="Text: it may exceed 2^53.")]
+    checkpoint: Annotated[str | None, Field(description="Without folder and extension.")]
+    model: str | None
+    vae: str | None
+    clipSkip: int | None  # noqa: N815
+    loras: Sequence[Lora]
+    mjVersion: str | None  # noqa: N815
+    mjAspectRatio: str | None  # noqa: N815
+    mjChaos: float | None  # noqa: N815
+    mjQuality: float | None  # noqa: N815
+    mjStylize: float | None  # noqa: N815
+    mjStyle: str | None  # noqa: N815
+    mjRaw: bool | None  # noqa: N815
+    mjWeirdness: float | None  # noqa: N815
+    mjExperimental: float | None  # noqa: N815
+    mjJobId: str | None  # noqa: N815
+    mjStyleReferences: Sequence[str]  # noqa: N815
+    mjStyleWeight: float | None  # noqa: N815
+    mjImageWeight: float | None  # noqa: N815
+    mjCharacterReference: str | None  # noqa: N815
+    mjCharacterWeight: float | None  # noqa: N815
+    mjOmniReference: str | None  # noqa: N815
+    mjOmniWeight: float | None  # noqa: N815
+    mjAuthor: str | None  # noqa: N815
+    version: str | None
+    fullParametersText: str | None  # noqa: N815
+    rawParameters: Annotated[  # noqa: N815
+        RawParameters, Field(description="Also everything that has no field of its own.")
+    ]
+    digital_source_type: str | None
+    confidence: Annotated[
+        Part | None, Field(description="Strength of the best evidence; not a probability.")
+    ]
+    evidence: Sequence[GenerationEvidence]
+
+
+@dataclass(frozen=True, slots=True)
+class RawParameters:
+    """Parameters as the generator wrote them."""
+
+    comfyNodeCount: int | None  # noqa: N815
+    comfyWorkflowId: str | None  # noqa: N815
+    workflow: Any
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialAction:
+    """What a manifest says was done."""
+
+    action: str | None
+    software_agent: str | None
+    digital_source_type: str | None
+    manifest: str
+
+
+@dataclass(frozen=True, slots=True)
+class ContentCredentials:
+    """C2PA manifests. An untrusted issuer is what the file claims."""
+
+    state: Literal["valid", "expired", "tampered", "remote", "unreadable"]
+    trust: Literal["trusted", "untrusted"]
+    issuer: str | None
+    claim_generator: str | None
+    generators: Sequence[str]
+    actions: Sequence[CredentialAction]
+    codes: Sequence[str]
+    remote_url: Annotated[str | None, Field(description="It is never fetched.")]
+    signed_at: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Withheld:
+    """What the tier may not see, and the tier that may."""
+
+    groups: Sequence[str]
+    fields: Sequence[str]
+    needs: TierName
+
+
+@dataclass(frozen=True, slots=True)
+class EngineVersions:
+    """What has read the file."""
+
+    name: Literal["exiftool", "pillow"]
+    version: str
+    walk: str
+    c2pa: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageMetadata:
+    """All that a file says about itself; null is unknown, and `reasons` may say why."""
+
+    schema: Annotated[int, Field(description="Version of this object.")]
+    format: str
+    mime_type: str
+    extension_matches: Annotated[bool | None, Field(description="Null: no extension.")]
+    sha256: str
+    width: Count | None
+    height: Count | None
+    orientation: int | None
+    bit_depth: int | None
+    channels: int | None
+    color_space: str | None
+    has_alpha: bool | None
+    pages: int | None
+    density: Density | None
+    exif: ExifFacts
+    gps: Position | None
+    groups: Annotated[
+        Mapping[str, Object], Field(description="Tags by group: `IFD0`, `GPS`, `XMP-dc`, …")
+    ]
+    text: Sequence[ContainerText]
+    ai_generation: GenerationDetails
+    c2pa: ContentCredentials | None
+    warnings: Sequence[str]
+    truncated: Annotated[Sequence[str], Field(description="Paths of values that were cut.")]
+    withheld: Withheld | None
+    reasons: Mapping[str, str]
+    engine: EngineVersions
+
+
+@dataclass(frozen=True, slots=True)
+class Deduction:
+    """A deduction from the confidence."""
+
+    deduction: Part
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class QualityMetrics:
+    """How well the file was read, not whether it is authentic."""
+
+    confidence_score: Part
+    confidence_basis: Sequence[Deduction]
+    extraction_completeness: Part | None
+    processing_efficiency: Part
+    format_support_level: Literal["comprehensive", "standard", "basic", "unsupported"]
+    enhanced_extraction: Annotated[bool, Field(description="exiftool has read the file.")]
+    streaming_enabled: bool
+    recommended_actions: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessingInsights:
+    """How the file was read."""
+
+    total_fields_extracted: Count
+    processing_time_ms: Annotated[Milliseconds, Field(description="Without `queued_ms`.")]
+    queued_ms: Milliseconds
+    memory_usage_mb: Annotated[float | None, Field(description="Peak of the engine.")]
+    streaming_enabled: bool
+    fallback_extraction: bool
+    engine_version: str
+    cached: Annotated[bool, Field(description="An earlier extraction of the same content.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """A fact for examiners; it proves nothing by itself."""
+
+    what: str
+    where: str
+    means: str
+    innocent_reasons: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class FileHashes:
+    """Hexadecimal hashes of the file."""
+
+    md5: str
+    sha1: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineEntry:
+    """A date of the file."""
+
+    when: str
+    field: str
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class ThumbnailFacts:
+    """The embedded thumbnail, and how much it differs from the image."""
+
+    present: bool
+    distance: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class JpegStructure:
+    """Quantization tables, and the quality that they stand for."""
+
+    tables: Sequence[Object]
+    estimated_quality: int | None
+    libjpeg_tables: bool | None
+    progressive: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class StealthFacts:
+    """Text that is hidden in the pixels."""
+
+    present: bool | None
+    text: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PrivacyFacts:
+    """What the file reveals."""
+
+    gps: Sequence[Object]
+    serials: Sequence[Object]
+    owner: Sequence[Object]
+    software: Sequence[Object]
+
+
+@dataclass(frozen=True, slots=True)
+class AdvancedFacts:
+    """Facts for examiners, without a verdict; null is unknown, and `reasons` says why."""
+
+    hashes: FileHashes
+    c2pa: ContentCredentials | None
+    validation: Sequence[Observation]
+    timeline: Sequence[TimelineEntry]
+    consistency: Sequence[Observation]
+    thumbnail: ThumbnailFacts
+    jpeg: JpegStructure | None
+    trailing_bytes: Count | None
+    stealth: StealthFacts
+    privacy: PrivacyFacts
+    reasons: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractAnswer:
+    """The metadata of a file."""
+
+    success: Literal[True]
+    filename: str
+    filesize: Annotated[Count, Field(description="Bytes.")]
+    tier: TierName
+    metadata: ImageMetadata
+    quality_metrics: QualityMetrics
+    processing_insights: ProcessingInsights
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AdvancedAnswer(ExtractAnswer):
+    """The metadata of a file, and facts for examiners."""
+
+    advanced: AdvancedFacts
+
+
+@dataclass(frozen=True, slots=True)
+class ImagesMvpAnswer(ExtractAnswer):
+    """The metadata of a file, with the basic fields at the top level too."""
+
+    format: str
+    mime_type: str
+    width: Count | None
+    height: Count | None
+    orientation: int | None
+    color_space: str | None
+    exif: ExifFacts
+    gps: Position | None
+    ai_generation: GenerationDetails
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFailure:
+    """Why a file of a batch was not extracted."""
+
+    filename: str
+    success: Literal[False]
+    error: str
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class BatchAnswer:
+    """The metadata of several files, in their order."""
+
+    success: Literal[True]
+    tier: TierName
+    total: Count
+    succeeded: Count
+    failed: Count
+    results: Sequence[ExtractAnswer | BatchFailure]
+
+
+@dataclass(frozen=True, slots=True)
+class QuickAnswer:
+    """Whether an image is generated, and its metadata."""
+
+    success: Literal[True]
+    filename: str
+    filesize: Count
+    is_ai_generated: Annotated[bool, Field(description="False: no trace of a generator was found.")]
+    ai_generator_type: GeneratorName
+    prompt: str | None
+    complete_metadata: ImageMetadata
+
+
+@dataclass(frozen=True, slots=True)
+class AnalyzeAnswer(QuickAnswer):
+    """How an image is generated, and its metadata; null is unknown."""
+
+    width: Count | None
+    height: Count | None
+    negative_prompt: str | None
+    steps: int | None
+    cfg_scale: float | None
+    sampler: str | None
+    scheduler: str | None
+    seed: str | None
+    checkpoint_model_name: str | None
+    mj_version: str | None
+    mj_aspect_ratio: str | None
+    mj_chaos: float | None
+    mj_quality: float | None
+    mj_stylize: float | None
+    mj_style: str | None
+    mj_raw: bool | None
+    mj_weirdness: float | None
+    mj_experimental: float | None
+    mj_job_id: str | None
+    comfy_node_count: int | None
+    comfy_workflow_id: str | None
+    sd_vae: str | None
+    sd_clip_skip: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineHealth:
+    """The engine that reads tags."""
+
+    name: Literal["exiftool", "pillow"]
+    version: str | None
+    available: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractHealth:
+    """The result of an extraction of a built-in image."""
+
+    status: Literal["healthy", "degraded", "unhealthy"]
+    engine: EngineHealth
+    fallback: Annotated[bool, Field(description="The fallback has read the image.")]
+    c2pa: Annotated[bool, Field(description="Content Credentials are read.")]
+    checks: Annotated[
+        Mapping[str, str], Field(description="`ok`, or what is wrong, by what was checked.")
+    ]
+    duration_ms: Milliseconds
+    timestamp: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStates:
+    """`ok`, or what is wrong, by service."""
+
+    database: str
+    storage: str
+    workers: str
+    extraction: Annotated[str, Field(description="`ok`, `idle` until a file came, or `disabled`.")]
+
+
+@dataclass(frozen=True, slots=True)
+class ApiHealth:
+    """The state of the server and its services."""
+
+    status: Literal["healthy", "degraded", "unhealthy"]
+    version: str
+    services: ServiceStates
+
+
+_MIDJOURNEY = (
+    *("Version", "AspectRatio", "Chaos", "Quality", "Stylize", "Style", "Raw"),
+    *("Weirdness", "Experimental", "JobId"),
+)
+
+
+def analysis_of(metadata: Object) -> dict[str, Any]:
+    """Return the members of `AnalyzeAnswer` that a metadata object has under other names."""
+    generation = metadata["ai_generation"]
+    raw = generation["rawParameters"]
+    return {
+        "width": metadata["width"],
+        "height": metadata["height"],
+        "negative_prompt": generation["negativePrompt"],
+        "steps": generation["steps"],
+        "cfg_scale": generation["cfgScale"],
+        "sampler": generation["sampler"],
+        "scheduler": generation["scheduler"],
+        "seed": generation["seed"],
+        "checkpoint_model_name": generation["checkpoint"],
+        **{f"mj_{_snake(name)}": generation[f"mj{name}"] for name in _MIDJOURNEY},
+        "comfy_node_count": raw["comfyNodeCount"],
+        "comfy_workflow_id": raw["comfyWorkflowId"],
+        "sd_vae": generation["vae"],
+        "sd_clip_skip": generation["clipSkip"],
+    }
+
+
+def _snake(name: str) -> str:
+    return "".join(f"_{one.lower()}" if one.isupper() else one for one in name).lstrip("_")
