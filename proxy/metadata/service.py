@@ -23,6 +23,7 @@ import structlog
 
 from proxy import __version__
 from proxy.domain.errors import (
+    BadEngineOutput,
     CapacityError,
     ConfigurationError,
     ExtractionFailed,
@@ -326,6 +327,12 @@ class MetadataService:
             write_all(attachment, METADATA_PARTS.pack(*map(len, parts)) + b"".join(parts))
             job = MetadataJob(MetadataStep.DESCRIBE, options.file_name, options.advanced)
             read, output = await self._run_step(file, job, attachment)
+            content: dict[str, Any] = orjson.loads(output)
+        except (ExtractionFailed, orjson.JSONDecodeError) as error:
+            # The engine has answered, but not with what can be read, and the fallback cannot help.
+            if isinstance(error, ExtractionFailed) and run.fallback_reason != "output":
+                raise
+            raise BadEngineOutput("The output of the engines cannot be read.") from error
         finally:
             os.close(attachment)
         if read.fallback:
@@ -333,7 +340,6 @@ class MetadataService:
             run.fallback_reason = reason
             self._fallbacks[reason] += 1
             _log("metadata_fallback", category="error", reason=reason)
-        content: dict[str, Any] = orjson.loads(output)
         return content
 
     def _result(

@@ -16,6 +16,7 @@ import pytest_asyncio
 from structlog.testing import capture_logs
 
 from proxy.domain.errors import (
+    BadEngineOutput,
     ConfigurationError,
     ExtractionFailed,
     ExtractionTimeout,
@@ -24,6 +25,7 @@ from proxy.domain.errors import (
     QueueFull,
     UnknownImageFormat,
 )
+from proxy.domain.worker_protocol import MetadataJob, MetadataStep
 from proxy.metadata.exiftool import ExifToolJob
 from proxy.metadata.extraction import IDLE_STATISTICS, Extraction, ExtractOptions
 from proxy.metadata.service import ExtractionTelemetry, MetadataService, open_metadata
@@ -552,3 +554,31 @@ async def test_the_duration_of_each_stage_is_recorded(tmp_path: Path) -> None:
     assert list(recorded) == ["queue", "walk", "engine", "describe"]
     assert min(recorded.values()) >= 0
     assert shares == [found.quality_metrics["extraction_completeness"]]
+
+
+@pytest.mark.parametrize("printed", ["garbage", "refused"])
+async def test_output_that_cannot_be_read_has_a_code_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: str
+) -> None:
+    run_step = MetadataService._run_step
+
+    async def step(
+        self: MetadataService, file: Any, job: MetadataJob, attachment: int | None = None
+    ) -> tuple[Any, bytes]:
+        read, output = await run_step(self, file, job, attachment)
+        if job.step is not MetadataStep.DESCRIBE:
+            return read, output
+        if printed == "refused":
+            raise ExtractionFailed("No engine could read the file.")
+        return read, b"not JSON"
+
+    async def too_long(_self: MetadataService, _file: Any, _options: Any, run: Any) -> None:
+        run.fallback_reason = "output"
+
+    monkeypatch.setattr(MetadataService, "_run_step", step)
+    monkeypatch.setattr(MetadataService, "_run_engine", too_long)
+    async with service_of(tmp_path, engine="pillow") as service:
+        with pytest.raises(BadEngineOutput) as error:
+            await extract(service, jpeg())
+        assert (error.value.status, error.value.code) == (500, "BAD_ENGINE_OUTPUT")
+        assert left(service) == []

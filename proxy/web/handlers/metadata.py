@@ -26,7 +26,13 @@ from proxy.runtime.single_flight import SharedResults
 from proxy.web.handlers.metadata_json import analysis_of
 from proxy.web.headers import NO_STORE, PRIVATE
 from proxy.web.json_response import json_route
-from proxy.web.metadata_input import MAX_BATCH, CallerGuard, FormReceiver, NamedFile, RefusedFile
+from proxy.web.metadata_input import (
+    MAX_BATCH,
+    CallerGuard,
+    FormReceiver,
+    NamedFile,
+    RefusedFile,
+)
 from proxy.web.responses import BufferedResponse, whole
 from proxy.web.server.request_pipeline import REQUEST_ID
 
@@ -87,30 +93,30 @@ class MetadataHandler:
     @json_route("metadata_analyze", coded=True)
     async def analyze(self, request: web.Request) -> _Answer:
         """Return how an image was generated; without a token where settings allow it."""
-        one = await self._extract(request, field="image", operation="analyze", anonymous=True)
+        one = await self._extract(request, "analyze", field="image", anonymous=True)
         return {**one.quick(), **analysis_of(one.found.metadata)}
 
     @json_route("metadata_analyze", coded=True, fault="Analysis failed")
     async def quick_analyze(self, request: web.Request) -> _Answer:
         """Return whether an image was generated; without a token where settings allow it."""
-        one = await self._extract(request, field="image", operation="analyze", anonymous=True)
+        one = await self._extract(request, "analyze", field="image", anonymous=True)
         return one.quick()
 
     @json_route("metadata_extract", coded=True)
     async def extract(self, request: web.Request) -> _Answer:
         """Return the metadata of a file."""
-        return (await self._extract(request, field="file", operation="extract")).view()
+        return (await self._extract(request, "extract")).view()
 
     @json_route("metadata_advanced", coded=True)
     async def extract_advanced(self, request: web.Request) -> _Answer:
         """Return the metadata of a file, and facts for examiners."""
-        one = await self._extract(request, field="file", operation="advanced", advanced=True)
+        one = await self._extract(request, "advanced", advanced=True)
         return one.view()
 
     @json_route("metadata_images_mvp", coded=True)
     async def images_mvp_extract(self, request: web.Request) -> _Answer:
         """Return the metadata of a file, with the basic fields at the top level too."""
-        one = await self._extract(request, field="file", operation="extract")
+        one = await self._extract(request, "images_mvp")
         return {**{name: one.found.metadata[name] for name in _BASIC}, **one.view()}
 
     @json_route("metadata_batch", coded=True)
@@ -118,7 +124,8 @@ class MetadataHandler:
         """Return the metadata of several files; one that fails does not affect the others."""
         caller = self.callers.caller_of(request)
         request_id = request.get(REQUEST_ID, "")
-        async with self.forms.receive(request, caller, field="files", max_files=MAX_BATCH) as form:
+        receiving = self.forms.receive(request, caller, field="files", max_files=MAX_BATCH)
+        async with receiving as form:
             batch = _Batch(self.extractor, caller.user_id, form.tier, request_id)
             results = await asyncio.gather(*map(batch.result, form.files))
         return {
@@ -133,9 +140,9 @@ class MetadataHandler:
     async def _extract(
         self,
         request: web.Request,
+        route: str,
         *,
-        field: str,
-        operation: str,
+        field: str = "file",
         advanced: bool = False,
         anonymous: bool = False,
     ) -> _Extracted:
@@ -149,7 +156,7 @@ class MetadataHandler:
             with self.progress.reporting(form.texts.get("sessionId")) as report:
                 report(PROGRESS["received"], "received")
                 self.extractor.check(one.file, options)
-                await self.extractor.charge(caller.user_id, operation)
+                await self.extractor.charge(caller.user_id, route)
                 found = await self.extractor.extract(one.file, options, progress=report)
                 report.complete(found.quality_metrics)
             request_id = request.get(REQUEST_ID, "")

@@ -128,6 +128,21 @@ async def test_a_file_is_extracted_with_its_quality_and_insights(server: Serving
     assert "advanced" not in found
 
 
+async def test_responses_are_counted_by_route_tier_and_code(server: Serving) -> None:
+    def count(**labels: str) -> float:
+        return server.metric("smartserve_metadata_requests_total", **labels)
+
+    labels = {"route": "metadata_extract", "tier": "free"}
+    good, bad = count(**labels, code="OK"), count(**labels, code="INVALID_FILE_TYPE")
+    unknown = count(route="metadata_batch", tier="", code="UNAUTHORIZED")
+    await post(server, EXTRACT, form(jpeg(), tier="free"), user={})
+    await post(server, EXTRACT, form(b"plain text"), user={"tier": "free"})
+    await post(server, BATCH, form(jpeg(), field="files"))
+    assert count(**labels, code="OK") == good + 1
+    assert count(**labels, code="INVALID_FILE_TYPE") == bad + 1
+    assert count(route="metadata_batch", tier="", code="UNAUTHORIZED") == unknown + 1
+
+
 async def test_the_request_id_of_the_answer_is_that_of_the_header(server: Serving) -> None:
     headers = {"Authorization": f"Bearer {token()}"}
     async with server.client.post(EXTRACT, data=form(jpeg()), headers=headers) as answer:
