@@ -213,7 +213,7 @@ class EngineVersions:
 
 
 @dataclass(frozen=True, slots=True)
-class ImageMetadata:
+class FileMetadata:
     """All that a file says about itself; null is unknown, and `reasons` may say why."""
 
     schema: Annotated[int, Field(description="Version of this object.")]
@@ -370,7 +370,7 @@ class ExtractAnswer:
     filename: str
     filesize: Annotated[Count, Field(description="Bytes.")]
     tier: TierName
-    metadata: ImageMetadata
+    metadata: FileMetadata
     quality_metrics: QualityMetrics
     processing_insights: ProcessingInsights
     request_id: str
@@ -430,7 +430,7 @@ class QuickAnswer:
     is_ai_generated: Annotated[bool, Field(description="False: no trace of a generator was found.")]
     ai_generator_type: GeneratorName
     prompt: str | None
-    complete_metadata: ImageMetadata
+    complete_metadata: FileMetadata
 
 
 @dataclass(frozen=True, slots=True)

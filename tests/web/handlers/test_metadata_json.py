@@ -39,7 +39,7 @@ NAMES = {
     "EngineHealth": "name version available",
     "ApiHealth": "status version services",
     "ServiceStates": "database storage workers extraction",
-    "ImageMetadata": (
+    "FileMetadata": (
         "schema format mime_type extension_matches sha256 width height orientation bit_depth"
         " channels color_space has_alpha pages density exif gps groups text ai_generation c2pa"
         " warnings truncated withheld reasons engine"
