@@ -1,4 +1,4 @@
-"""``smartserve metadata``: embed and read metadata of generated images, and name files by it."""
+"""``smartserve metadata``: metadata of files and images: read, write, store, search, name, sort."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ from proxy.cli.base import (
     progress_bar,
     reason_of,
 )
-from proxy.domain.errors import SmartserveError
+from proxy.cli.stored_metadata import search_metadata, store_metadata
+from proxy.domain.errors import BadParameter, SmartserveError
+from proxy.domain.media import MAX_MEDIA_ID
 from proxy.metadata.embedding import ImageMetadataEmbedding, ImageMetadataWriter, ImageNamingConfig
 from proxy.metadata.embedding.naming import SUFFIXES, filename_of, parse_timestamp
 from proxy.metadata.embedding.writer import (
@@ -41,12 +43,15 @@ from proxy.metadata.embedding.writer import (
     sidecar_path,
     sync_folder,
 )
-from proxy.metadata.extraction import Extraction
+from proxy.metadata.extraction import Extraction, Tier
+from proxy.metadata.generation.finding import Source
 from proxy.metadata.local_file import extract_file
 from proxy.metadata.moderation import moderate
 from proxy.metadata.service import open_metadata
+from proxy.metadata.tiers import parse_tier, withhold
 from proxy.runtime.tempfiles import TempFile, write_all
 from proxy.settings import Settings
+from proxy.storage.database.metadata_store import MAX_TAGS, MetadataFilter
 
 metadata_app = typer.Typer(help=SUMMARIES["metadata"], no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(metadata_app, name="metadata")
@@ -243,23 +248,48 @@ def _link_all(files: Iterable[Path], targets: Iterable[Path]) -> bool:
 @command("extract", group=metadata_app)
 async def extract_(
     settings: Settings,
-    files: FilesArgument,
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="FILE...", help="Image files; with --store, media ids.", show_default=False
+        ),
+    ] = None,
     as_json: JsonLinesOption = False,
     as_csv: Annotated[
         bool, typer.Option("--csv", help="Print the main values, one row per file.")
     ] = False,
+    tier: Annotated[
+        str, typer.Option(help="Withhold what this tier may not see.", show_default="enterprise")
+    ] = Tier.ENTERPRISE,
+    store: Annotated[
+        bool,
+        typer.Option(
+            "--store",
+            help="Store the metadata of images of this server: those named by id, or all that have"
+            " none or that another version of the engine has read.",
+        ),
+    ] = False,
 ) -> int:
     """Print what files say about themselves; --json prints everything.
 
-    Exits with 1 if a file is skipped; the reason is printed.
+    With --store it may be interrupted and repeated. Exits with 1 if a file is skipped; the reason
+    is printed.
     """
     if as_json and as_csv:
         raise typer.BadParameter("--json and --csv exclude each other")
+    lowest = _tier(tier)
+    if store:
+        if lowest is not Tier.ENTERPRISE or as_csv:
+            raise typer.BadParameter("--store stores everything, without --tier and --csv")
+        return await _store(settings, files or [], as_json=as_json)
+    if not files:
+        raise typer.BadParameter("name files; or use --store for the images of this server")
     rows = csv.writer(sys.stdout, lineterminator="\n")
     if as_csv:
         rows.writerow(["file", *CSV_COLUMNS])
 
-    def show(path: Path, extraction: Extraction) -> None:
+    def show(path: Path, complete: Extraction) -> None:
+        extraction = withhold(complete, lowest)
         if as_json:
             print(json.dumps({"path": str(path), **extraction.to_dict()}))
         elif as_csv:
@@ -274,6 +304,67 @@ async def extract_(
     skipped = await _extract_each(settings, "extracting", files, show)
     print_summary("extract", done=len(files) - skipped, skipped=skipped)
     return skipped
+
+
+def _tier(text: str) -> Tier:
+    try:
+        return parse_tier(text)
+    except BadParameter as error:
+        raise typer.BadParameter(error.allowed, param_hint="--tier") from None
+
+
+async def _store(settings: Settings, arguments: list[Path], *, as_json: bool) -> int:
+    def show(media_id: int, found: Extraction) -> None:
+        if as_json:
+            print(json.dumps({"id": media_id, **found.to_dict()}))
+        else:
+            print(f"{media_id}\t{found.metadata['ai_generation']['source']}")
+
+    return await store_metadata(settings, [_media_id(one) for one in arguments], show)
+
+
+def _media_id(argument: Path) -> int:
+    text = str(argument)
+    if not text.isascii() or not text.isdigit() or not 0 < int(text[:20]) <= MAX_MEDIA_ID:
+        raise typer.BadParameter(f"{text}: with --store, name media ids, not files")
+    return int(text)
+
+
+@command("search", group=metadata_app)
+async def search_(  # noqa: PLR0913, PLR0917 - each is an option
+    settings: Settings,
+    ai_generator: Annotated[Source | None, typer.Option(help="Source of the generation.")] = None,
+    has_prompt: Annotated[
+        bool | None, typer.Option("--has-prompt/--no-prompt", help="Whether a prompt was found.")
+    ] = None,
+    mj_version: Annotated[str, typer.Option(help="Version of Midjourney.")] = "",
+    min_quality: Annotated[
+        float | None, typer.Option(min=0, help="Lowest quality of Midjourney.")
+    ] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option(help="A tag; of several, one must apply.")
+    ] = None,
+    user_id: Annotated[int | None, typer.Option(min=0, help="Owner of the images.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of images.")] = 50,
+    as_json: JsonLinesOption = False,
+) -> None:
+    """Print images of this server by their stored metadata: id, source, file name and prompt.
+
+    All options must apply. The newest image is first.
+    """
+    tags = tag or []
+    if len(tags) > MAX_TAGS:
+        raise typer.BadParameter(f"at most {MAX_TAGS} tags", param_hint="--tag")
+    wanted = MetadataFilter(
+        user_id=user_id,
+        ai_generator=ai_generator or "",
+        has_prompt=has_prompt,
+        mj_version=mj_version,
+        min_quality=min_quality,
+        tags=tags,
+    )
+    found = await search_metadata(settings, wanted, limit=limit, as_json=as_json)
+    print_summary("search", found=found)
 
 
 CSV_COLUMNS = (

@@ -365,6 +365,30 @@ def test_a_cell_of_csv_is_no_formula(text: str) -> None:
     assert _safe_cell(-1.5) == -1.5, "a number is no formula"
 
 
+@pytest.mark.slow
+def test_extract_withholds_what_a_tier_may_not_see(
+    pictures: Path, invoke: Invoke, engine: dict[str, str]
+) -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", _XMP)
+    Image.new("RGB", (8, 8)).save(pictures / "a.png", pnginfo=info)
+    found = {}
+    for tier in ("free", "starter"):
+        done = invoke("metadata", "extract", pictures / "a.png", "--json", "--tier", tier, **engine)
+        found[tier] = objects(done)["a.png"]["metadata"]
+    assert found["starter"]["groups"]["XMP-dc"] == {"Source": "elsewhere"}
+    assert found["starter"]["withheld"] is None
+    assert "XMP-dc" not in found["free"]["groups"]
+    assert found["free"]["withheld"]["needs"] == "professional"
+
+
+_XMP = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF'
+    ' xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about=""'
+    ' xmlns:dc="http://purl.org/dc/elements/1.1/" dc:source="elsewhere"/></rdf:RDF></x:xmpmeta>'
+)
+
+
 def test_json_and_csv_exclude_each_other(pictures: Path, invoke: Invoke) -> None:
     done = invoke("metadata", "extract", pictures, "--json", "--csv")
     assert done.code == 2

@@ -59,6 +59,11 @@ def canonical_tag(tag: str) -> str:
     return stripped[:MAX_TAG].rstrip()
 
 
+def engine_text(name: str, version: str) -> str:
+    """Return the value of the column ``engine``."""
+    return f"{name} {version}"
+
+
 @dataclass(frozen=True, slots=True)
 class StoredMetadata:
     """The row of a medium."""
@@ -311,7 +316,7 @@ def _row_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
         "has_prompt": bool(generation["prompt"]),
         "comfy_node_count": parameters["comfyNodeCount"],
         "comfy_workflow_id": parameters["comfyWorkflowId"],
-        "engine": f"{engine['name']} {engine['version']}",
+        "engine": engine_text(engine["name"], engine["version"]),
     }
     row = {name: _fitting(_stored[name].type, value) for name, value in values.items()}
     # orjson, which does not escape other scripts: the text would have three times the size.
