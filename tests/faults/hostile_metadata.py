@@ -138,7 +138,9 @@ def seeds() -> list[bytes]:
         and path.is_file()
         and path.stat().st_size < _LARGEST_SEED
     ]
-    own = [jpeg(), png(text_chunk("parameters", "a\nSteps: 2, Sampler: x")), *READ.values()]
+    # The mutators cannot parse boxes as deep as these.
+    shallow = [content for name, content in READ.items() if "boxes" not in name]
+    own = [jpeg(), png(text_chunk("parameters", "a\nSteps: 2, Sampler: x")), *shallow]
     return [*own, tiff({0x010E: "x"}), *images]
 
 
