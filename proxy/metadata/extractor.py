@@ -231,6 +231,8 @@ class Extractor:
     async def _start(self) -> MetadataService:
         if self._clock() < self._not_before:
             raise EngineStartFailed(_NOT_STARTED, retry_after_s=_RETRY_AFTER_S)
+        # The engines outlive the request that starts them: their log lines must not have its id.
+        structlog.contextvars.clear_contextvars()
         async with AsyncExitStack() as stack:
             try:
                 service = await stack.enter_async_context(self._open())

@@ -448,7 +448,7 @@ def _log(event: str, *, category: str, **fields: object) -> None:
     Never with a text, a position or a name from a file.
     """
     level = log.warning if category in ("error", "performance", "security") else log.info
-    level(event, category=category, pid=os.getpid(), **fields)
+    level(event, category=category, **fields)
 
 
 def _outcome(error: MetadataError | CapacityError) -> str:

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, cast
 
 import orjson
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor
 
 from proxy.domain.request import Outcome
 from proxy.settings import LogSettings
@@ -204,6 +204,13 @@ OUTPUT = LogWriter()
 """The log of this process."""
 
 
+def _with_pid(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Add the process id to events with a category, those of metadata."""
+    if "category" in event:
+        event["pid"] = os.getpid()
+    return event
+
+
 def configure_logs(settings: LogSettings) -> None:
     """Configure structlog for the process, and send warnings of other libraries through it."""
     level = getattr(logging, settings.level.upper())
@@ -211,6 +218,7 @@ def configure_logs(settings: LogSettings) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _with_pid,
     ]
     structlog.configure(
         processors=[*common, *_rendering(settings), _encoded],

@@ -153,6 +153,28 @@ async def test_console_lines_have_the_same_fields() -> None:
     assert b"\x1b" not in line, "no colours outside a terminal"
 
 
+def test_lines_with_a_category_have_time_process_request_and_event() -> None:
+    script = (
+        "import os, structlog; from structlog.contextvars import bind_contextvars\n"
+        "from proxy.telemetry.logging import configure_logs; from proxy.settings import *\n"
+        "configure_logs(LogSettings(format='json')); log = structlog.get_logger()\n"
+        "bind_contextvars(request_id='12ab-1')\n"
+        "log.info('metadata_extracted', category='result'); log.info('other')\n"
+        "print(os.getpid())"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    line, other = map(json.loads, done.stderr.splitlines())
+    assert datetime.fromisoformat(line.pop("timestamp")).tzinfo is not None
+    assert line == {
+        "event": "metadata_extracted",
+        "category": "result",
+        "level": "info",
+        "request_id": "12ab-1",
+        "pid": int(done.stdout),
+    }
+    assert "pid" not in other
+
+
 def test_tracebacks_in_a_console_have_no_local_variables() -> None:
     script = (
         "import rich, structlog; from proxy.telemetry.logging import configure_logs;"

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import structlog
 from aiohttp import web
 from multidict import MultiMapping
+from structlog.contextvars import bound_contextvars
 
 from proxy.domain.request import Outcome
 from proxy.telemetry.logging import AccessLog
@@ -192,7 +193,9 @@ class RequestPipeline:
                 answer: Answer
                 if cached is None:
                     request[REQUEST_ID] = request_id
-                    answer = await _handle(request, handler)
+                    # Every line that is logged on behalf of this request has its id.
+                    with bound_contextvars(request_id=request_id):
+                        answer = await _handle(request, handler)
                 else:
                     answer = BufferedResponse(
                         cached.status,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+from structlog.contextvars import get_contextvars
 
 from proxy.settings import LogSettings
 from proxy.telemetry.logging import AccessLog, LogWriter
@@ -155,6 +156,20 @@ async def test_request_ids_count_up_behind_a_prefix_of_the_process() -> None:
         ids.append(answer.partition(b"X-Request-Id: ")[2].partition(b"\r\n")[0].split(b"-"))
     assert ids[0][0] == ids[1][0]
     assert [int(number, 16) for _, number in ids] == [1, 2]
+
+
+async def test_lines_that_a_handler_logs_have_the_id_of_the_request() -> None:
+    seen: list[str] = []
+
+    async def log(_request: web.BaseRequest) -> BufferedResponse:
+        seen.append(get_contextvars()["request_id"])
+        return await healthy(_request)
+
+    bench = Bench(handler=log)
+    answers = [await ask(bench) for _ in range(2)]
+    for request_id, answer in zip(seen, answers, strict=True):
+        assert f"X-Request-Id: {request_id}\r\n".encode() in answer
+    assert "request_id" not in get_contextvars()
 
 
 async def test_metadata_requests_are_counted_by_route_tier_and_code(server: Serving) -> None:
