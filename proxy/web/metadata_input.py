@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import unicodedata
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -231,12 +231,14 @@ class FormReceiver:
         max_files: int = 1,
         advanced: bool = False,
         required: bool = True,
+        on_refusal: Callable[[Mapping[str, str], SmartserveError], None] = lambda _, __: None,
     ) -> AsyncIterator[ReceivedForm]:
         """Store the files of ``field`` while they arrive; they are deleted after the block.
 
         A form without a file is an error if one is ``required``. The form may have the text fields
         ``texts`` and ``tier``. Several files together may have as many bytes as one file of the
-        highest tier; those that are refused are listed.
+        highest tier; those that are refused are listed. ``on_refusal`` gets the error of a form
+        that is refused, and the text fields before it.
 
         Raises:
             RequestError: the form is malformed, too large or too slow, or has no file.
@@ -267,12 +269,16 @@ class FormReceiver:
                 max_bytes=min(max_files * own, limits[Tier.ENTERPRISE].max_bytes),
             )
             async with AsyncExitStack() as stack:
-                files = await self._files(form, stack, field, caller.tier, expected)
-                if required and not files:
-                    raise _no_file(field)
-                tier = lowered(caller.tier, form.texts.get("tier"))
-                request[TIER] = tier.value
-                check_allowed(tier, limits, byte_size=0, advanced=advanced)
+                try:
+                    files = await self._files(form, stack, field, caller.tier, expected)
+                    if required and not files:
+                        raise _no_file(field)
+                    tier = lowered(caller.tier, form.texts.get("tier"))
+                    request[TIER] = tier.value
+                    check_allowed(tier, limits, byte_size=0, advanced=advanced)
+                except SmartserveError as error:
+                    on_refusal(form.texts, error)
+                    raise
                 yield ReceivedForm(files, form.texts, tier)
 
     async def _files(

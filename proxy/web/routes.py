@@ -103,6 +103,9 @@ _MEDIA_ID = path("id", "Media id.", examples=_ONE)
 _OBJECT: Json = {"type": "object"}
 _VALID: Json = {"description": "The client's copy is still valid."}
 
+_ANYONE = ("user", "media", "session", "")
+"""Callers of the metadata routes that settings may open to requests without a token."""
+
 _CROSS_ORIGIN = frozenset(
     (
         *(SERVE_ROUTE, API_IMAGES_ROUTE, "/info", "/info/{id}", OEMBED_PATH),
@@ -393,7 +396,7 @@ def _metadata_sockets() -> Operations:
         MetadataSocketHandler.analysis_socket,
         responses=opened,
         problems=problems,
-        security="user",
+        security=_ANYONE,
     )
     session = path("sessionId", "Chosen by the client.", text(f"^{SESSION_PATTERN}$"))
     yield operation(
@@ -436,7 +439,7 @@ def _metadata_moderation() -> Operation:
             "multipart/form-data": {"schema": form},
             "application/json": {"schema": chosen},
         },
-        security="user",
+        security=_ANYONE,
     )
 
 
@@ -579,7 +582,7 @@ def _metadata() -> Operations:
             responses=answer,
             problems=problems,
             body={"multipart/form-data": {"schema": form}},
-            security=("user", "media", "session", *([""] if anonymous else [])),
+            security=_ANYONE if anonymous else _ANYONE[:-1],
         )
 
     handler = MetadataHandler

@@ -8,9 +8,10 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import FormData
 
 from tests.support.server import Library, Serve, Serving
-from tests.support.uploads import KEYED, MAIN, USERS, signed, upload
+from tests.support.uploads import KEYED, MAIN, PHOTO, USERS, signed, upload
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.slow  # starts the confined processes
@@ -142,6 +143,38 @@ async def test_progress_is_reported_to_whoever_has_the_session_id(server: Servin
         assert server.metric("smartserve_metadata_sockets") == 1
     await eventually(lambda: server.metric("smartserve_metadata_sockets") == 0)
     assert server.metric("smartserve_metadata_sockets_accepted_total") == 1
+
+
+def form(image: bytes) -> FormData:
+    # The id comes before the file, so that a refused file can be reported.
+    made = FormData({"sessionId": SESSION}, default_to_multipart=True)
+    made.add_field("file", image, filename="x.jpg", content_type="image/jpeg")
+    return made
+
+
+async def test_an_upload_is_followed_from_its_receipt_to_its_end(server: Serving) -> None:
+    messages: list[dict[str, Any]] = []
+    async with server.client.ws_connect(f"/api/images_mvp/progress/{SESSION}") as socket:
+        sent = server.client.post("/api/images_mvp/extract", data=form(PHOTO), headers=signed())
+        async with sent as answer:
+            assert answer.status == 200, await answer.text()
+            quality = (await answer.json())["quality_metrics"]
+        while not messages or messages[-1]["type"] != "complete":
+            messages.append(await socket.receive_json(timeout=60))
+    assert [one.get("percentage") for one in messages] == [None, 10, 30, 50, 80, 100, None]
+    assert messages[-2]["quality_metrics"] == quality
+    assert "metadata" not in messages[-1]
+
+
+async def test_an_upload_that_is_refused_is_an_error_for_its_follower(server: Serving) -> None:
+    async with server.client.ws_connect(f"/api/images_mvp/progress/{SESSION}") as socket:
+        sent = server.client.post("/api/images_mvp/extract", data=form(b"text"), headers=signed())
+        async with sent as answer:
+            assert answer.status == 400
+            sentence = (await answer.json())["error"]
+        assert (await socket.receive_json(timeout=60))["type"] == "connected"
+        error = await socket.receive_json(timeout=60)
+        assert error == {"type": "error", "error": sentence, "sessionId": SESSION}
 
 
 async def test_pages_of_this_server_may_connect_and_others_may_not(server: Serving) -> None:

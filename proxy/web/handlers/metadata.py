@@ -9,6 +9,7 @@ import struct
 import time
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -17,7 +18,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from proxy.domain.errors import CapacityError, MetadataTooLarge, SmartserveError
+from proxy.domain.errors import BadParameter, CapacityError, MetadataTooLarge, SmartserveError
 from proxy.domain.request import Outcome
 from proxy.metadata.extraction import PROGRESS, Extraction, ExtractOptions, Tier
 from proxy.metadata.extractor import Extractor
@@ -148,7 +149,12 @@ class MetadataHandler:
     ) -> _Extracted:
         caller = self.callers.caller_of(request, anonymous=anonymous)
         receiving = self.forms.receive(
-            request, caller, field=field, texts=("sessionId",), advanced=advanced
+            request,
+            caller,
+            field=field,
+            texts=("sessionId",),
+            advanced=advanced,
+            on_refusal=self._report_refusal,
         )
         async with receiving as form:
             one = form.only
@@ -161,6 +167,11 @@ class MetadataHandler:
                 report.complete(found.quality_metrics)
             request_id = request.get(REQUEST_ID, "")
             return _Extracted(one.name, one.file.byte_size, form.tier, found, request_id)
+
+    def _report_refusal(self, texts: Mapping[str, str], error: SmartserveError) -> None:
+        # The client is sent the first error, not that of its session id.
+        with suppress(BadParameter), self.progress.reporting(texts.get("sessionId")) as report:
+            report.fail(error.detail)
 
 
 class _Batch:
