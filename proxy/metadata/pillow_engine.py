@@ -38,7 +38,10 @@ _LOSSLESS = frozenset({"png", "webp"})
 MAX_PIXELS = 40_000_000
 """Of an image that is decoded for `hidden_text`; twice their memory is needed."""
 _POINTERS = frozenset(one.value for one in ExifTags.IFD)
-FAILURES = (OSError, ValueError, SyntaxError, TypeError, KeyError, AttributeError, EOFError)
+FAILURES = (
+    *(OSError, ValueError, SyntaxError, TypeError, KeyError, AttributeError, EOFError),
+    RuntimeError,  # of the decoder of AVIF
+)
 """What Pillow raises for damaged files, besides its own error."""
 
 

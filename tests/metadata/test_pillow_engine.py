@@ -5,6 +5,7 @@ from __future__ import annotations
 from io import BytesIO
 
 import pytest
+from PIL import Image
 
 from proxy.metadata import pillow_engine
 from proxy.metadata.container.walk import walk
@@ -46,3 +47,11 @@ def test_a_file_that_pillow_cannot_open_is_refused(content: bytes) -> None:
 def test_the_sample_has_exif() -> None:
     pillow_engine.load_plugins()
     assert read(pillow_engine.sample())["IFD0"]["Make"] == "sample"
+
+
+@pytest.mark.parametrize("box", [b"pitm", b"iloc", b"iinf", b"infe"])
+def test_an_avif_that_its_decoder_refuses_cannot_be_read(box: bytes) -> None:
+    buffer = BytesIO()
+    Image.new("RGB", (16, 16)).save(buffer, "AVIF")
+    with pytest.raises(NoEngineCouldRead):
+        read(buffer.getvalue().replace(box, b"free"))
