@@ -62,8 +62,10 @@ async def test_errors_and_the_code_of_a_drain_reach_the_client(
         with pytest.raises(aiohttp.WSServerHandshakeError) as raised:
             await client.ws_connect(path, headers=headers)
         assert raised.value.status == status
-    async with client.get(PROGRESS) as answer:
+    async with client.get("/ws/analysis", headers=signed()) as answer:
         assert answer.status == 426
+    async with client.get(PROGRESS) as answer:
+        assert (answer.status, (await answer.json())["type"]) == (200, "connected")
     async with client.ws_connect(PROGRESS) as socket:
         await socket.receive_json(timeout=20)
         server.surface.runner.begin_drain(asyncio.Event())
