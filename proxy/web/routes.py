@@ -461,7 +461,7 @@ def _metadata_search() -> Operations:
         query("limit", "Maximum number of images, 50 by default.", text(f"^({LIMIT_PATTERN})?$")),
         query("cursor", "`next` of the page before.", text(f"^({ID_PATTERN})?$")),
         problems=(400, (403, "The tier of the token is unknown.")),
-        security="user",
+        security=("user", "media", "session"),
     )
     yield operation(
         "GET /api/metadata/{media_id}",
@@ -472,7 +472,7 @@ def _metadata_search() -> Operations:
             (403, "The tier of the token is unknown."),
             (404, "No such image, it is someone else's, or its metadata was not extracted."),
         ),
-        security="user",
+        security=("user", "media", "session"),
     )
 
 
