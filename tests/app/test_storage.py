@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from itertools import count
+from pathlib import Path
 
 import pytest
 
 from proxy.app import storage
 from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
+from proxy.domain.media import DataType
 from proxy.runtime.supervised_task import BackgroundTask
 from proxy.settings import Settings
+from proxy.storage.database import NewMedia
+from proxy.storage.database.metadata_store import MetadataStore
+from proxy.storage.database.tables import media_files
+from tests.support.extractions import metadata_of
 from tests.support.restarts import Restarts
+from tests.support.server import make_settings
+from tests.web.plans import FACTS
 
 
 async def test_an_unforeseen_error_does_not_end_the_preparation_of_the_database(
@@ -68,3 +76,28 @@ async def test_only_a_slow_upgrade_is_retried_later(
     monkeypatch.setattr(storage, "upgrade", upgrade)
     with pytest.raises(raised):
         await storage._prepare_database(Settings())
+
+
+async def test_metadata_of_deleted_media_is_removed_in_the_background(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removals, removed, restarts = count(1), asyncio.Event(), Restarts()
+    remove = MetadataStore.delete_orphans
+
+    async def counted(store: MetadataStore) -> int:
+        if next(removals) == 1:
+            raise DatabaseUnavailable("away")
+        deleted = await remove(store)
+        if deleted:
+            removed.set()
+        return deleted
+
+    monkeypatch.setattr(MetadataStore, "delete_orphans", counted)
+    monkeypatch.setattr(storage, "_DELETE_ORPHANS_EVERY_S", 0.01)
+    async with storage.open_storage(make_settings(tmp_path), restarts.supervisor) as opened:
+        media_id = await opened.repository.insert(NewMedia(7, DataType.LOGO, "a.png", "a"), FACTS)
+        assert await opened.metadata.save(media_id, metadata_of(), ["style:raw"])
+        gone = media_files.delete().where(media_files.c.id == media_id)
+        await opened.writer.run(lambda one: one.execute(gone))
+        await removed.wait()
+    assert restarts.tasks == [], "a database that is away is no fault of the task"
