@@ -6,6 +6,7 @@ Runs in the confined worker. Every field is always present; what is unknown is N
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -252,69 +253,106 @@ def with_exact_texts(groups: Groups, walk: Walk) -> Groups:
         ("GIF", [one for one in walk.texts if one.where == "GIF comment"], str),
     ):
         if group in exact and entries:
-            exact[group] = _with_exact(exact[group], entries, name_of, (_same, _same_ascii))
-    for group in {one.where for one in walk.exif} & exact.keys():
-        entries = [one for one in walk.exif if one.where == group]
-        exact[group] = _with_exact(exact[group], entries, str, (_same, _same_ascii, _is_text))
-    for group in [name for name in exact if name.startswith("XMP-")]:
-        prefix = f"{group.removeprefix('XMP-')}:"
-        entries = [one for one in walk.xmp if one.keyword.startswith(prefix)]
-        exact[group] = _with_exact(exact[group], entries, _without_prefix, (_same,))
+            exact[group] = _with_exact(exact[group], entries, name_of, (_written, _truth, _ascii))
+    keys = (_written, _truth, _ascii, _any_text)
+    for group, entries in _grouped(walk.exif, lambda one: one.where):
+        if group in exact:
+            exact[group] = _with_exact(exact[group], entries, str, keys)
+    for prefix, entries in _grouped(walk.xmp, lambda one: one.keyword.partition(":")[0]):
+        if (group := f"XMP-{prefix}") in exact:
+            exact[group] = _with_exact(exact[group], entries, _without_prefix, (_written, _truth))
     return exact
+
+
+def _grouped(
+    entries: Iterable[TextEntry], group_of: Callable[[TextEntry], str]
+) -> Iterable[tuple[str, list[TextEntry]]]:
+    groups: dict[str, list[TextEntry]] = {}
+    for entry in entries:
+        groups.setdefault(group_of(entry), []).append(entry)
+    return groups.items()
 
 
 def _without_prefix(keyword: str) -> str:
     return keyword.partition(":")[2]
 
 
+_Key = Callable[[Any], str | None]
+"""Returns what a text and the value of a tag have in common if they belong together."""
+
+
 def _with_exact(
     tags: Mapping[str, Any],
     entries: Iterable[TextEntry],
     name_of: Callable[[str], str],
-    rules: Iterable[Callable[[str, Any], bool]],
+    keys: tuple[_Key, ...],
 ) -> dict[str, Any]:
-    """Return the tags with the texts of the walk; the first rule that finds one decides."""
+    """Return the tags with the texts of the walk; the first key that they share decides."""
     texts: dict[str, list[str]] = {}
     for entry in entries:
         texts.setdefault(name_of(entry.keyword).lower(), []).append(entry.text)
+    unused = {name: _Unused(found, keys) for name, found in texts.items()}
 
-    def exact(value: Any, left: list[str]) -> Any:
+    def exact(value: Any, left: _Unused) -> Any:
         if isinstance(value, list):
             return [exact(one, left) for one in value]
-        found = (one for rule in rules for one in left if rule(one, value))
-        if (match := next(found, None)) is None:
+        if isinstance(value, Mapping) or (match := left.take(value)) is None:
             return value
-        left.remove(match)
         # exiftool keeps the spaces with which cameras fill their texts. (A number is not `str`.)
         return value if type(value) is str and value.strip() == match.strip() else match
 
-    return {key: exact(tags[key], texts.get(_plain_name(key), [])) for key in tags}
+    found = {}
+    for key, value in tags.items():
+        left = unused.get(key.rpartition(":")[2].lower())  # without the prefix of a copy
+        found[key] = value if left is None else exact(value, left)
+    return found
 
 
-def _plain_name(key: str) -> str:
-    """Return a tag's name without the prefix of a copy."""
-    return key.rpartition(":")[2].lower()
+class _Unused:
+    """The texts of one name; each is taken once. A file may have ten thousand of them."""
+
+    def __init__(self, texts: list[str], keys: tuple[_Key, ...]) -> None:
+        self._texts = texts
+        self._keys = keys
+        self._taken: set[int] = set()
+        self._indexes: dict[_Key, dict[str | None, deque[int]]] = {}
+
+    def take(self, value: Any) -> str | None:
+        """Return the text of a value, or None."""
+        for key in self._keys:
+            if (wanted := key(value)) is None or len(self._taken) == len(self._texts):
+                continue
+            if key not in self._indexes:
+                index = self._indexes[key] = {}
+                for number, text in enumerate(self._texts):
+                    index.setdefault(key(text), deque()).append(number)
+            numbers = self._indexes[key].get(wanted, deque())
+            while numbers:
+                if (number := numbers.popleft()) not in self._taken:
+                    self._taken.add(number)
+                    return self._texts[number]
+        return None
 
 
-def _same(text: str, value: Any) -> bool:
-    """Return whether a value is what exiftool makes of a text."""
-    if isinstance(value, bool):
-        return text.strip().lower() == str(value).lower()
-    return not isinstance(value, Mapping) and text.strip() == str(value).strip()
+def _written(value: Any) -> str:
+    return str(value).strip()
 
 
-def _same_ascii(text: str, value: Any) -> bool:
-    """Return whether a value differs only in characters that are encoded differently."""
-    return isinstance(value, str) and _ascii(text) == _ascii(value)
+def _truth(value: Any) -> str | None:
+    """Return what exiftool makes a boolean of."""
+    text = str(value).strip().lower()
+    return text if text in ("true", "false") else None
 
 
-def _ascii(text: str) -> str:
-    return re.sub(r"[^\x21-\x3e\x40-\x7e]", "", text)
+def _ascii(value: Any) -> str | None:
+    """Return the characters that no encoding changes; exiftool writes ``?`` for unknown ones."""
+    return re.sub(r"[^\x21-\x3e\x40-\x7e]", "", value) if isinstance(value, str) else None
 
 
-def _is_text(_text: str, value: Any) -> bool:
-    """Return True for each text: exiftool guesses the encoding of some comments differently."""
-    return isinstance(value, str) and not value.startswith("(Binary data ")
+def _any_text(value: Any) -> str | None:
+    """Let the next text replace each one: exiftool guesses some encodings differently."""
+    is_text = isinstance(value, str) and not value.startswith("(Binary data ")
+    return "" if is_text else None
 
 
 def _png_name(keyword: str) -> str:

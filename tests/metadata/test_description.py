@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from io import BytesIO
 from typing import Any
@@ -157,6 +158,32 @@ def test_a_text_that_exiftool_has_decoded_wrongly_or_made_a_number_is_the_one_of
         "City": "Bern   ",
         "Urgency": 5,
     }
+
+
+def test_ten_thousand_texts_of_one_name_are_matched_in_order() -> None:
+    count = 30_000
+    texts = tuple(TextEntry("k", "PNG tEXt", f"é{number % 7}") for number in range(count))
+    tags = {f"Copy{number}:K": f"Ã©{number % 7}" for number in range(count)}
+    started = time.process_time()
+    found = description.with_exact_texts({"PNG": dict(tags)}, replace(EMPTY, texts=texts))["PNG"]
+    assert time.process_time() - started < 20
+    assert found == {key: value.replace("Ã©", "é") for key, value in tags.items()}
+
+
+def test_texts_of_thousands_of_groups_are_matched_within_seconds() -> None:
+    count = 20_000
+    walked = replace(
+        EMPTY,
+        exif=tuple(TextEntry("Software", f"IFD{number}", "True") for number in range(count)),
+        xmp=tuple(TextEntry(f"n{number}:a", f"XMP-n{number}", "True") for number in range(count)),
+    )
+    groups: Any = {f"IFD{number}": {"Software": True} for number in range(count)}
+    groups |= {f"XMP-n{number}": {"A": True} for number in range(count)}
+    started = time.process_time()
+    found = description.with_exact_texts(groups, walked)
+    assert time.process_time() - started < 20
+    assert found["IFD7"] == {"Software": "True"}
+    assert found["XMP-n7"] == {"A": "True"}
 
 
 def test_two_exif_blocks_keep_their_own_texts() -> None:
