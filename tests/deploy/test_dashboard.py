@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from itertools import combinations, cycle
+from io import BytesIO
+from itertools import combinations, count, cycle
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tests.deploy.programs import DEPLOY
 from tests.deploy.watch import Prometheus, board, panels, prometheus, queries
 from tests.faults.responses import fetch
 from tests.platform.pictures import Picture, jpeg
-from tests.platform.sending import SECRET, send
+from tests.platform.sending import SECRET, send, token
 from tests.support.server import CHROME, Library
 from tests.support.waiting import eventually
 
@@ -35,11 +36,13 @@ async def until(done: Callable[[], Awaitable[bool]]) -> None:
 @pytest.fixture
 async def watched(started: Started, library: Library, tmp_path: Path) -> AsyncIterator[Prometheus]:
     """Run a Prometheus that watches a server under continuous requests and uploads."""
-    server = await started({**TWO_STAGES, "users": {"jwt_secret": SECRET}})
+    metadata = {"temp_root": tmp_path / "metaextract", "engines": 1}
+    server = await started({**TWO_STAGES, "users": {"jwt_secret": SECRET}, "metadata": metadata})
     with prometheus(tmp_path / "prometheus", target=server.port) as one:
         users = [
             asyncio.create_task(_visit(server.base, sorted(library.ids.values()))),
             asyncio.create_task(_upload(server.base)),
+            asyncio.create_task(_extract(server.base)),
         ]
         yield one
         assert not [user for user in users if user.done()]
@@ -72,10 +75,22 @@ async def _upload(base: str) -> None:
         await asyncio.sleep(1)
 
 
+async def _extract(base: str) -> None:
+    """Have the metadata of another image extracted each second."""
+    headers = {"Authorization": f"Bearer {token(1)}"}
+    async with aiohttp.ClientSession(base) as client:
+        for number in count():
+            form = aiohttp.FormData()
+            form.add_field("file", BytesIO(jpeg(160, 120, seed=number)), filename="small.jpg")
+            async with client.post("/api/extract", data=form, headers=headers) as answer:
+                assert answer.status == 200
+            await asyncio.sleep(1)
+
+
 @pytest.mark.slow
 async def test_every_query_of_the_dashboard_returns_data(watched: Prometheus) -> None:
     left = queries()
-    assert len(left) >= 65
+    assert len(left) >= 80
 
     async def all_answered() -> bool:
         for name, query in list(left.items()):
