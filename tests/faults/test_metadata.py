@@ -166,6 +166,7 @@ async def test_damaged_files_leave_the_pools_healthy(tmp_path: Path) -> None:
 
 
 @pytest.mark.drill
+@pytest.mark.timeout(1800)
 async def test_two_thousand_mutants_are_answered_within_bounds(
     tmp_path: Path, record: Record
 ) -> None:
