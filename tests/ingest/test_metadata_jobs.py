@@ -173,7 +173,9 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
+    # So that each step follows from the one before, and none from the next poll.
+    monkeypatch.setattr("proxy.ingest.metadata_jobs._POLL_S", LONG_S)
     url = f"sqlite+aiosqlite:///{tmp_path / 'media.db'}"
     await upgrade(url, DATABASE)
     settings = MetadataSettings(temp_root=str(tmp_path / "metaextract"), max_jobs_per_user=5)
