@@ -14,6 +14,7 @@ from proxy.domain.request import parse_request
 from proxy.ingest.uploads.preview import UploadPreviews
 from proxy.serving.near_duplicates import NearDuplicateSearch
 from proxy.settings import (
+    Settings,
     admin_key,
     forward_target,
     has_local_uploads,
@@ -229,6 +230,14 @@ def _state_of(extraction: MetadataHealthHandler | None) -> Callable[[], str]:
     return (lambda: "disabled") if extraction is None else extraction.state
 
 
+def _forms(settings: Settings, metadata: MetadataServices) -> FormReceiver:
+    return FormReceiver(
+        extractor=metadata.extractor,
+        stall_s=settings.main.upload_stall_s,
+        timeout_s=settings.metadata.upload_timeout_s,
+    )
+
+
 def _metadata_files(
     services: Services,
     metadata: MetadataServices,
@@ -237,11 +246,7 @@ def _metadata_files(
     sockets: OpenSockets,
 ) -> list[object]:
     settings = services.settings
-    forms = FormReceiver(
-        extractor=metadata.extractor,
-        stall_s=settings.main.upload_stall_s,
-        timeout_s=settings.metadata.upload_timeout_s,
-    )
+    forms = _forms(settings, metadata)
     files = StoredFiles(
         extractor=metadata.extractor,
         media=services.storage.database,
@@ -270,16 +275,12 @@ def _metadata_jobs(
     services: Services, metadata: MetadataServices, callers: CallerGuard
 ) -> list[object]:
     settings = services.settings
-    stall_s = settings.main.upload_stall_s
-    forms = FormReceiver(
-        extractor=metadata.extractor, stall_s=stall_s, timeout_s=settings.main.upload_timeout_s
-    )
     jobs = MetadataJobsHandler(
         callers=callers,
-        forms=forms,
+        forms=_forms(settings, metadata),
         jobs=metadata.jobs,
         media=services.storage.database,
-        stall_s=stall_s,
+        stall_s=settings.main.upload_stall_s,
     )
     key = admin_key(settings.admin) if settings.admin.enabled else ""
     guard = new_guard(settings, services.metrics, key)

@@ -477,7 +477,7 @@ def _metadata_search() -> Operations:
 
 
 def _metadata_jobs() -> Operations:
-    handler, callers = MetadataJobsHandler, "user"
+    handler, callers = MetadataJobsHandler, ("user", "media", "session")
     unknown = (404, "The caller has no such job.")
     job_id = path("id", "Id of the job.", text(f"^{JOB_ID_PATTERN}$"))
     form = {
