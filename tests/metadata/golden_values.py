@@ -199,13 +199,21 @@ def _are_numbers(text: str, written: str) -> bool:
 _ANGLE = re.compile(r"(-?)(\d+)(?:°| deg(?:rees)?) (\d+(?:\.\d+)?)(?:'| minutes)(?: ([\d.]+)\")?")
 
 
+def degrees_of(text: str) -> float | None:
+    """Return signed degrees of ``-1° 35' 19.8"`` or ``43 deg 38' 30.66"``."""
+    match = _ANGLE.fullmatch(text.strip())
+    if match is None:
+        return None
+    degrees = int(match[2]) + float(match[3]) / 60 + float(match[4] or 0) / 3600
+    return -degrees if match[1] else degrees
+
+
 def _is_position(stated: Stated, ours: Any) -> bool:
     """Compare degrees, which are unsigned in EXIF: the reference has the sign."""
-    match = _ANGLE.fullmatch(stated.text.strip())
-    if match is None or not isinstance(ours, int | float):
+    degrees = degrees_of(stated.text)
+    if degrees is None or not isinstance(ours, int | float):
         return False
-    degrees = int(match[2]) + float(match[3]) / 60 + float(match[4] or 0) / 3600
-    return abs(abs(ours) - degrees) <= 0.006 / 60
+    return abs(abs(ours) - abs(degrees)) <= 0.006 / 60
 
 
 def _is_time(text: str, written: str) -> bool:

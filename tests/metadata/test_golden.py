@@ -14,7 +14,14 @@ from PIL import ExifTags, Image
 from proxy.metadata.extraction import ExtractOptions
 from proxy.metadata.service import MetadataService
 from tests.metadata.files import png, require_exiftool, text_chunk
-from tests.metadata.golden_values import Ours, Stated, differences, of_exiftool, of_extractor
+from tests.metadata.golden_values import (
+    Ours,
+    Stated,
+    degrees_of,
+    differences,
+    of_exiftool,
+    of_extractor,
+)
 from tests.metadata.test_service import service_of
 from tests.support.golden import golden
 
@@ -153,6 +160,21 @@ async def test_every_published_value_is_equal_or_has_a_reason_to_differ(
     assert (len(seen) >= images, compared >= values) == (True, True), (len(seen), compared)
     # A reason that explains nothing any more must leave the table.
     assert {r for r in REASONS if r.project == project and r.before == 0} <= used
+
+
+@pytest.mark.slow
+@module
+async def test_positions_have_the_published_sign(shared: MetadataService) -> None:
+    compared = 0
+    for image, stated in lists_of_extractor():
+        degrees = {one.tag: degrees_of(one.text) for one in stated if one.group == "GPS"}
+        published = [degrees.get(f"gps{name}") for name in ("latitude", "longitude")]
+        if any(published):
+            position = (await extract(shared, image))["gps"]
+            ours = [position[name] for name in ("latitude", "longitude")]
+            assert ours == [pytest.approx(one, abs=1e-5) for one in published], image.name
+            compared += 1
+    assert compared >= 4
 
 
 AS_WRITTEN = ("True", "FALSE", "007", "7.50", "1.0", "1e400", "18446744073709551615", "NaN", "-0")
