@@ -43,6 +43,8 @@ _SAME_MAKER: Mapping[str, tuple[str, ...]] = {
     "Minolta": ("minolta", "konica", "sony"),
     "Sony": ("sony", "hasselblad", "minolta"),
     "Olympus": ("olympus", "om digital"),
+    "FujiFilm": ("fuji",),
+    "JVC": ("jvc", "victor"),
     "Kodak": ("kodak", "jk imaging"),
     "HP": ("hp", "hewlett"),
     "GE": ("ge", "general imaging"),

@@ -118,6 +118,7 @@ def test_what_does_not_agree_is_an_observation(groups: Any, where: str) -> None:
         {"ExifIFD": {"ExifImageWidth": 0, "ExifImageHeight": 0}},
         {"IFD0": {"Make": "LEICA CAMERA AG"}, "Panasonic": {"A": 1}},
         {"IFD0": {"Make": "EASTMAN KODAK COMPANY"}, "Kodak": {"A": 1}},
+        {"IFD0": {"Make": "FUJI PHOTO FILM CO., LTD."}, "FujiFilm": {"A": 1}},
         {"Photoshop": {"IPTCDigest": "0" * 32}, "File": {"CurrentIPTCDigest": "cd"}},
         {"XMP-xmpMM": {"History": [{"SoftwareAgent": "Adobe Illustrator"}]}},
     ],
