@@ -16,6 +16,7 @@ from proxy.metadata.formats import SUPPORTED_IMAGE_EXTENSIONS, UNSUPPORTED_FORMA
 from tests.deploy.programs import program
 from tests.npm.conftest import Tab, tab
 from tests.npm.installed import HERE, lay_out, run
+from tests.page.conftest import until
 from tests.page.test_metadata import HOSTILE, OVERRIDE, answer, hostile
 from tests.page.test_reach import CONTRASTS, ColorScheme, axe
 from tests.support.server import SAMPLES
@@ -112,11 +113,12 @@ async def test_a_second_call_cancels_the_first_and_errors_are_set_and_thrown(pag
 
     await page.route("**/api/standalone-metadata/analyze", reply)
     await page.evaluate("showHook()")
+    await until(page, "Boolean(window.analyzeImage)")
     state = page.locator("output")
     await page.evaluate("window.first = analyzeImage('first.png'), 0")
     await expect(state).to_contain_text('"isAnalyzing":true')
     assert await page.evaluate("analyzeImage('second.png')") == "second.png"
-    assert (await page.evaluate("first")).startswith("AbortError")
+    assert await page.evaluate("first") == "AbortError: Another image was selected."
     done = {"isAnalyzing": False, "result": "second.png", "error": None}
     await expect(state).to_have_text(json.dumps(done, separators=(",", ":")))
     thrown = await page.evaluate("analyzeImage('bad.png')")

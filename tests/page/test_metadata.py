@@ -1,4 +1,4 @@
-"""The field for reading metadata, with a real browser; the answers are recorded or hostile."""
+"""The field for reading metadata, in a real browser; many answers are recorded or hostile."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, Page, Route, WebSocketRoute, expect
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from playwright.async_api import Browser, Page, Route, WebSocket, WebSocketRoute, expect
 
 from tests.page.conftest import Visit, tab, until
 from tests.page.test_reach import CONTRASTS, ColorScheme, axe
@@ -234,8 +236,9 @@ async def test_a_second_file_cancels_the_first(visit: Visit) -> None:
     await page.route_web_socket(SOCKET, lambda _: None)
     async with page.expect_request(ROUTE) as first:
         await page.set_input_files("#metadata-file", SAMPLE)
-    await first.value
-    await read(page)
+    cancelled = await first.value
+    async with page.expect_event("requestfailed", lambda one: one == cancelled):
+        await read(page)
     await expect(page.locator("#metadata-name")).to_have_text("second.png")
     await expect(page.locator("#metadata-error")).to_be_hidden()
 
@@ -327,3 +330,35 @@ async def test_without_a_token_the_file_is_analyzed_anonymously(visit: Visit) ->
     async with page.expect_request(ROUTE) as sent:
         await page.set_input_files("#metadata-file", SAMPLE)
     assert (await (await sent.value).all_headers())["authorization"] == "Bearer a.b.c"
+
+
+async def test_the_server_reads_a_file_and_reports_its_progress(
+    visit: Visit, tmp_path: Path
+) -> None:
+    prompt = f"a red fox {HOSTILE}\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Model: m"
+    chunks = PngInfo()
+    chunks.add_text("parameters", prompt)
+    path = tmp_path / "fox <b>.png"
+    Image.new("RGB", (64, 48)).save(path, pnginfo=chunks)
+    page = await opened(visit)
+    received: list[str] = []
+
+    def listen(socket: WebSocket) -> None:
+        socket.on("framereceived", lambda frame: received.append(json.loads(frame)["type"]))
+
+    page.on("websocket", listen)
+    await read(page, path)
+    await expect(page.locator(".verdict strong")).to_have_text("AI-generated: Stable Diffusion")
+    await expect(page.locator("#metadata-name")).to_have_text("fox <b>.png")
+    await expect(page.get_by_text(f"a red fox {HOSTILE}", exact=True)).to_be_visible()
+    assert await page.locator("#metadata-result img").count() == 0
+    assert await page.evaluate("window.attacked") is None
+    await expect(page.locator(".score")).to_have_count(3)
+    assert received[0] == "connected"
+    assert await axe(page) == []
+    await page.locator("#metadata").screenshot(path=tmp_path / "read.png")
+    text = tmp_path / "text.jpg"
+    text.write_text("no image")
+    await page.set_input_files("#metadata-file", text)
+    await expect(page.locator("#metadata-error")).to_contain_text("20+ formats")
+    visit.complaints.clear()  # of the file that was refused

@@ -1,6 +1,6 @@
 // Renders any component of the analyzer into a page, as a test asks for it.
 
-import { StrictMode } from "react";
+import { StrictMode, useEffect } from "react";
 import { createRoot } from "react-dom/client";
 import * as analyzer from "smartserve-image/analyzer";
 
@@ -19,7 +19,14 @@ window.show = (name, props = {}) => {
 
 function Hook() {
   const { analyzeImage, isAnalyzing, result, error } = analyzer.useImageAnalyzer();
-  window.analyzeImage = (name) => analyzeImage(new File(["x"], name, { type: "image/png" })).then((found) => found.filename, (fault) => `${fault.name}: ${fault.message}`);
+  // In an effect: StrictMode ends the effects of the hook once before it is used.
+  useEffect(() => {
+    window.analyzeImage = (name) =>
+      analyzeImage(new File(["x"], name, { type: "image/png" })).then(
+        (found) => found.filename,
+        (fault) => `${fault.name}: ${fault.message}`,
+      );
+  });
   return <output>{JSON.stringify({ isAnalyzing, result: result?.filename ?? null, error })}</output>;
 }
 window.showHook = () => root.render(<StrictMode><Hook /></StrictMode>);
