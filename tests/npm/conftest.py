@@ -16,7 +16,7 @@ from playwright.async_api import Browser, Page, Request, async_playwright
 
 from tests.benchmarks.servers import Smartserve, free_port, listening, smartserve
 from tests.deploy.programs import program
-from tests.npm.installed import HERE, built
+from tests.npm.installed import HERE, PACKAGE, built
 from tests.page.conftest import PATIENCE_MS, QUIET, SETTINGS, chromium, until
 from tests.support.server import Library
 
@@ -108,7 +108,9 @@ class Tab:
 def site(library: Library, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Smartserve]:
     """A server with two stages: a first response is always a draft."""
     data_dir = library.copy(tmp_path_factory.mktemp("site") / "data")
-    with smartserve(data_dir, settings=SETTINGS) as running:
+    # The origins of the applications pass requests without a token on, as a proxy does.
+    settings = {**SETTINGS, "METADATA__ANONYMOUS": "everywhere"}
+    with smartserve(data_dir, settings=settings) as running:
         yield running
 
 
@@ -130,12 +132,18 @@ def shared_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def next_app(shared_dir: Path) -> Iterator[str]:
+def next_app(shared_dir: Path, site: Smartserve) -> Iterator[str]:
     """Build and serve an application of Next.js with the App Router; return its URL."""
     binary = "node_modules/next/dist/bin/next"
-    place = built(HERE / "next", shared_dir / "next", binary, "build")
+    templates = PACKAGE / "next" / "app"
+    also = {
+        "app/own/page.tsx": templates / "analyzer" / "page.tsx",
+        "app/own/analyze/route.ts": templates / "api" / "analyze" / "route.ts",
+    }
+    place = built(HERE / "next", shared_dir / "next", binary, "build", also=also)
     port = free_port()
-    command = ("env", "NEXT_TELEMETRY_DISABLED=1", program("node"), place / binary, "start")
+    server = f"IMAGE_SERVER_URL=http://127.0.0.1:{site.address[1]}"
+    command = ("env", "NEXT_TELEMETRY_DISABLED=1", server, program("node"), place / binary, "start")
     where = (place, "-H", "127.0.0.1", "-p", str(port))
     with listening([*command, *where], port, log=shared_dir / f"next-{port}.log"):
         yield f"http://127.0.0.1:{port}"

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -55,11 +55,17 @@ def node_modules(folder: Path) -> Path:
     return place / "node_modules"
 
 
-def built(folder: Path, place: Path, *command: str) -> Path:
-    """Return the application of a folder, built in a place that several processes share."""
+def built(folder: Path, place: Path, *command: str, also: Mapping[str, Path] | None = None) -> Path:
+    """Return the application of a folder, built in a place that several processes share.
+
+    ``also``: further files of the application.
+    """
     with _locked(place.with_suffix(".lock")):
         if not (place / "built").exists():
             lay_out(folder, place)
+            for name, file in (also or {}).items():
+                (place / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, place / name)
             run(program("node"), *command, at=place)
             (place / "built").touch()
     return place

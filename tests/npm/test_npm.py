@@ -49,10 +49,17 @@ def test_sizes_that_crop_equal_those_of_the_server() -> None:
 def test_every_export_exists_with_its_types() -> None:
     entries = json.loads((PACKAGE / "package.json").read_text())["exports"]
     own = {"./analyzer", "./formats", "./node", "./vue", "./ImageAnalyzer.vue"}
-    assert set(entries) == {".", "./react", "./next", "./nuxt", "./unpic", *own}
-    for entry in entries.values():
-        assert (PACKAGE / entry["default"]).is_file()
-        assert (PACKAGE / entry["types"]).is_file()
+    assert set(entries) == {".", "./react", "./next", "./nuxt", "./unpic", "./shims/*", *own}
+    for name, entry in entries.items():
+        modules = [PACKAGE / entry["default"]]
+        if name.endswith("*"):
+            folder = PACKAGE / name.removesuffix("*")
+            modules = [one.with_suffix("") for one in folder.rglob("*.d.ts")]
+            assert len(modules) == len(list(folder.rglob("*.js")))
+            assert all(one.with_suffix(".js").is_file() for one in modules)
+        else:
+            assert (PACKAGE / entry["types"]).is_file()
+        assert all(one.with_suffix(".js").is_file() or one.is_file() for one in modules)
 
 
 def test_generated_modules_equal_the_tables_and_modules_of_the_server() -> None:

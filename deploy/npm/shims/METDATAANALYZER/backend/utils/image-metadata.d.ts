@@ -1,0 +1,1 @@
+export { extractMetadataFromImage } from "../../../../src/node.js";

@@ -1,0 +1,1 @@
+export { DropzoneUpload } from "../../../../src/analyzer.js";

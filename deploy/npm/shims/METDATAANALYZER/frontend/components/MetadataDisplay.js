@@ -1,0 +1,1 @@
+export { MetadataDisplay } from "../../../../src/analyzer.js";

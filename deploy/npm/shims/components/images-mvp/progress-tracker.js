@@ -1,0 +1,1 @@
+export { ProgressTracker, ProgressTracker as default } from "../../../src/analyzer.js";

@@ -1,0 +1,1 @@
+export { QualityIndicator, QualityIndicator as default } from "../../../src/analyzer.js";

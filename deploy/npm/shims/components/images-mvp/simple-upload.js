@@ -1,0 +1,1 @@
+export { SimpleUpload, SimpleUpload as default } from "../../../src/analyzer.js";

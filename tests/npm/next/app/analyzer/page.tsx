@@ -1,0 +1,6 @@
+'use client';
+import { ImageAnalyzer } from '@/components/ImageAnalyzer';
+
+export default function AnalyzerPage() {
+  return <ImageAnalyzer />;
+}
