@@ -12,12 +12,33 @@ import pytest
 from tests.support.commands import KEY, running
 from tests.support.server import Library
 
+SOCKETS = "^/ws/"
+"""It cannot open WebSockets, and takes the 426 without a handshake for a defect."""
+METADATA = "^/api/(analyze|extract|images_mvp/extract|standalone-metadata|health|metadata)"
+
 
 @pytest.mark.slow
-def test_the_server_conforms_to_its_description(library: Library, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("chosen", "unchecked"),
+    [
+        (("--exclude-path-regex", f"{SOCKETS}|{METADATA}"), ""),
+        # Random bytes are no image, which a schema cannot say.
+        (
+            ("--include-path-regex", METADATA, "--exclude-path-regex", SOCKETS),
+            ",positive_data_acceptance",
+        ),
+    ],
+    ids=["images", "metadata"],
+)
+def test_the_server_conforms_to_its_description(
+    library: Library, tmp_path: Path, chosen: tuple[str, ...], unchecked: str
+) -> None:
     data = library.copy(tmp_path / "data")
     settings = {
         "SMARTSERVE_ADMIN__KEY": KEY,
+        # Only then files are accepted with the header below.
+        **({"SMARTSERVE_MAIN__KEY": KEY} if unchecked else {}),
+        "SMARTSERVE_METADATA__TEMP_ROOT": str(tmp_path / "metaextract"),
         # Schemathesis also sends requests without a key and with wrong ones, from one address.
         "SMARTSERVE_ADMIN__MAX_FAILURES": "10000",
         # On a busy machine a render may exceed the default of 15 s; the 504 would be a finding.
@@ -28,9 +49,7 @@ def test_the_server_conforms_to_its_description(library: Library, tmp_path: Path
             [
                 *(str(Path(sys.executable).with_name("schemathesis")), "run"),
                 *(f"{base}/openapi.json", "--max-examples", "40", "--phases", "examples,fuzzing"),
-                *("--checks", "all", "--exclude-checks", "unsupported_method"),
-                # It cannot open WebSockets, and takes the 426 without a handshake for a defect.
-                *("--exclude-path-regex", "^/ws/"),
+                *("--checks", "all", "--exclude-checks", f"unsupported_method{unchecked}"),
                 *(
                     "--header",
                     f"Authorization: Bearer {KEY}",
@@ -39,6 +58,7 @@ def test_the_server_conforms_to_its_description(library: Library, tmp_path: Path
                     "--max-response-time",
                     "60",
                 ),
+                *chosen,
                 *("--seed", "1", "--no-color", "--suppress-health-check", "all"),
             ],
             capture_output=True,
