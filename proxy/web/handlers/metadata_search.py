@@ -12,7 +12,6 @@ from aiohttp import web
 
 from proxy.domain.errors import BadParameter, MediaNotFound
 from proxy.domain.media import MAX_MEDIA_ID
-from proxy.domain.request import last_values
 from proxy.metadata.extraction import Extraction
 from proxy.metadata.generation.finding import Source
 from proxy.metadata.tiers import withhold
@@ -122,7 +121,8 @@ class MetadataSearchHandler:
     async def search_metadata(self, request: web.Request) -> MetadataSearchPage:
         """Search the stored metadata of images; filters are combined with AND, tags with OR."""
         caller = self.callers.caller_of(request)
-        values = last_values(request.rel_url.raw_query_string)
+        # Not `last_values`, which ends a value at a question mark: tags may have one.
+        values = {name.lower(): value for name, value in request.query.items()}
         wanted = _filter(values, None if caller.is_admin else caller.user_id)
         cursor = values.get("cursor")
         before = min(parse_id("cursor", cursor), MAX_MEDIA_ID) if cursor else None
@@ -146,7 +146,7 @@ class MetadataSearchHandler:
 
 
 def _filter(values: Mapping[str, str], user_id: int | None) -> MetadataFilter:
-    # The names in lower case: see `last_values`.
+    # The names in lower case.
     generator = values.get("aigenerator", "")
     if generator and generator not in GENERATORS:
         raise BadParameter("aiGenerator", f"one of {', '.join(GENERATORS)}")
