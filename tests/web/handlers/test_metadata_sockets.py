@@ -517,9 +517,9 @@ async def test_an_analysis_that_outlives_the_drain_ends_with_1001_too() -> None:
 async def test_results_that_slow_clients_do_not_read_are_bounded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(metadata_sockets, "_MAX_UNSENT_BYTES", 9_000_000)
+    monkeypatch.setattr(metadata_sockets, "_MAX_UNSENT_BYTES", 25_000_000)
     bench = Bench()
-    large = Extraction({"text": "x" * 8_000_000}, {}, {})
+    large = Extraction({"text": "x" * 24_000_000}, {}, {})
 
     async def find(_progress: Progress) -> Extraction:
         return large
@@ -530,7 +530,7 @@ async def test_results_that_slow_clients_do_not_read_are_bounded(
         client.ws_connect("/ws/analysis", max_msg_size=0) as other,
     ):
         slow = await connect_without_reading(bench)
-        await eventually(lambda: bench.sockets.statistics()["unsent_bytes"] > 8_000_000)
+        await eventually(lambda: bench.sockets.statistics()["unsent_bytes"] > 24_000_000)
         await other.send_json(ANALYZE)
         messages = await read(other, 2)
         assert messages[1]["type"] == "analysis_error"
