@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -278,10 +279,10 @@ _BESIDE = "extraction saturated"
 _VARIANTS = [f"w={width}&format={fmt}" for width in WIDTHS[4:8] for fmt in ("jpeg", "webp")]
 
 
-def _upload(address: Address, content: bytes) -> float:
+def _upload(address: Address, content: bytes, *, name: str = "a.jpg") -> float:
     """Return the milliseconds of an extraction over HTTP."""
     with Connection(address) as connection:
-        answer = connection.upload("/api/extract", content, token=token(1))
+        answer = connection.upload("/api/extract", content, token=token(1), name=name)
     if answer.status != HTTPStatus.OK:
         raise Unmeasurable(f"an upload was answered with {answer.status}: {answer.body[:300]!r}")
     return 1000 * answer.last_byte_s
@@ -365,20 +366,16 @@ def _saturated(address: Address) -> Iterator[None]:
     """Keep the extraction busy for the length of the block."""
     ended = threading.Event()
 
-    def send(client: int) -> None:
-        number = 0
-        with Connection(address) as connection:
-            while not ended.is_set():
-                number += 1
-                texts = [text_chunk(f"{client} {number}", f"{n}") for n in range(4_000)]
-                answer = connection.upload(
-                    "/api/extract", png(*texts), token=token(1), name="a.png"
-                )
-                if answer.status != HTTPStatus.OK:
-                    raise Unmeasurable(f"an extraction was answered with {answer.status}")
+    def send() -> None:
+        while not ended.is_set():
+            # Each file is new, because equal ones are found in the cache.
+            keyword = secrets.token_hex(8)
+            texts = [text_chunk(keyword, f"{number}") for number in range(4_000)]
+            # On a connection of its own: the server closes it after an upload.
+            _upload(address, png(*texts), name="a.png")
 
     with ThreadPoolExecutor(_CLIENTS) as executor:
-        running = [executor.submit(send, client) for client in range(_CLIENTS)]
+        running = [executor.submit(send) for _ in range(_CLIENTS)]
         try:
             yield
         finally:
