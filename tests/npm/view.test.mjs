@@ -43,6 +43,12 @@ test("at most 200 found fields are shown, and their number is right", () => {
   assert.equal(filterGroups(groups, "").shown, groups);
 });
 
+test("reasons of unknown values are a group, and no note", () => {
+  const metadata = { groups: { PNG: { Width: 1 } }, reasons: { gps: "the file has no position" } };
+  assert.deepEqual(groupsOf(metadata).at(-1), { name: "Unknown values", rows: [["gps", "the file has no position"]] });
+  assert.deepEqual(notesOf(metadata), []);
+});
+
 test("progress never goes back, and ends once", () => {
   const messages = [
     { type: "connected" }, { type: "progress", percentage: 50, stage: "engine" }, { type: "progress", progress: 30, stage: "walked" },

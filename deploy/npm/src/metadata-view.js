@@ -183,12 +183,13 @@ export function sectionsOf(metadata, { filename, filesize } = {}) {
   return sections.filter(({ rows }) => rows.length);
 }
 
-/** Return `[{name, rows: [[tag, text]]}]` of all tags, by group. */
+const rowsOfAll = (object) => Object.entries(object ?? {}).map(([name, value]) => [name, textOf(value)]);
+
+/** Return `[{name, rows: [[tag, text]]}]` of all tags, by group; the last one says what is unknown, and why. */
 export function groupsOf(metadata) {
-  return Object.entries(metadata.groups ?? {}).map(([name, tags]) => ({
-    name,
-    rows: Object.entries(tags ?? {}).map(([tag, value]) => [tag, textOf(value)]),
-  }));
+  const groups = Object.entries(metadata.groups ?? {}).map(([name, tags]) => ({ name, rows: rowsOfAll(tags) }));
+  const unknown = rowsOfAll(metadata.reasons);
+  return unknown.length ? [...groups, { name: "Unknown values", rows: unknown }] : groups;
 }
 
 /** Return sentences about what is missing or doubtful. */
@@ -199,7 +200,6 @@ export function notesOf(metadata) {
     ...(withheld ? [`Not included in this tier: ${hidden}. Needed: ${textOf(withheld.needs)}.`] : []),
     ...(metadata.warnings ?? []).map((one) => `Warning: ${textOf(one)}`),
     ...((metadata.truncated ?? []).length ? [`Too long, and cut: ${metadata.truncated.map(textOf).join(", ")}`] : []),
-    ...Object.entries(metadata.reasons ?? {}).map(([field, reason]) => `${field}: ${textOf(reason)}`),
   ];
 }
 
