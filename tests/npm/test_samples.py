@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import shutil
 import subprocess
+import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,14 @@ def test_services_run_in_node_as_printed(site: Smartserve, images: Path, tmp_pat
     assert re.search(r"^# cancelled 0$", done.stdout, re.MULTILINE), done.stdout
 
 
+def _warm(site: Smartserve) -> None:
+    """Return when the server has extracted an image."""
+    address = f"http://127.0.0.1:{site.address[1]}/api/extract/health"
+    # Unhealthy is a 503: it takes longer on a busy machine.
+    with suppress(urllib.error.HTTPError), urllib.request.urlopen(address, timeout=60) as answer:
+        answer.read()
+
+
 @asynccontextmanager
 async def application(
     browser: Browser, home: str, path: str, site: Smartserve
@@ -87,6 +97,8 @@ async def application(
         url = route.request.url.replace(home, f"http://127.0.0.1:{site.address[1]}")
         await route.continue_(url=url)
 
+    # The engines start with the first file.
+    await asyncio.to_thread(_warm, site)
     async with tab(browser, home) as opened:
         await opened.page.route(f"{home}/api/standalone-metadata/**", forward)
         # These applications do not pass sockets on.
