@@ -95,7 +95,8 @@ def find_program(environment: Mapping[str, str]) -> ExifToolProgram | str:
         if (version := _version_of(path)) is not None
     ]
     if not found:
-        named = f"EXIFTOOL_PATH ({given}) is no exiftool" if given else "exiftool is not installed"
+        # Clients read it too, so it has no path.
+        named = "EXIFTOOL_PATH is no exiftool" if given else "exiftool is not installed"
         return f"{named}. Install libimage-exiftool-perl (Debian) or exiftool-vendored.pl (npm)"
     newest = max(found, key=lambda one: one.version)
     if newest.version < MIN_VERSION:
@@ -374,6 +375,7 @@ async def _spawn(
         "uid": settings.uid,
         # Its folder is the working directory: another user cannot reach it by its path.
         "readable": (*program.readable, "."),
+        "parent": os.getpid(),
     }
     wrapper = "proxy.rendering.worker.sandbox.exec_wrapper"
     return await asyncio.create_subprocess_exec(

@@ -98,6 +98,7 @@ class TextReader:
             "sandbox": self._workers.sandbox,
             "uid": self._workers.uid,
             "readable": self._readable,
+            "parent": os.getpid(),
         }
         wrapper = "proxy.rendering.worker.sandbox.exec_wrapper"
         # The answer goes to a file in memory, whose size the kernel limits (RLIMIT_FSIZE).

@@ -2,8 +2,9 @@
 
 ``python -I -m proxy.rendering.worker.sandbox.exec_wrapper <options> PROGRAM ARGUMENT ...``. The
 options are a JSON object: ``max_memory_bytes``, ``max_cpu_s``, ``max_file_bytes``, ``sandbox``,
-``uid`` (the user of the program if this process is root) and ``readable`` (paths that the program
-may read besides its libraries). This process enters the sandbox and then becomes the program. Start
+``uid`` (the user of the program if this process is root), ``readable`` (paths that the program may
+read besides its libraries) and ``parent`` (the process that started this one: the program ends with
+it). This process enters the sandbox and then becomes the program. Start
 it in a session of its own: the priority of the whole session is lowered.
 
 Its exit status is `os.EX_NOPERM` if the program cannot be confined, and 126 if it cannot be
@@ -23,7 +24,7 @@ from typing import Any
 from proxy.domain.worker_protocol import HOLDS
 from proxy.rendering.worker import sandbox
 from proxy.rendering.worker.job_loop import lower_priority
-from proxy.rendering.worker.sandbox.restrictions import set_limits
+from proxy.rendering.worker.sandbox.restrictions import end_with_parent, set_limits
 
 _LOWEST_PRIORITY = 19
 _MAX_DESCRIPTORS = 64
@@ -55,9 +56,13 @@ def main() -> None:
     }
     if not options["sandbox"]:
         set_limits(limits)
+        end_with_parent()
     elif not _confined(options, program, limits):
         # Landlock refuses a rule for a path that the new user cannot reach.
         sys.exit(os.EX_NOPERM if os.access(program, os.X_OK) else _CANNOT_EXECUTE)
+    if os.getppid() != options["parent"]:
+        # It was killed before the kernel was told to end this process with it.
+        sys.exit(os.EX_UNAVAILABLE)
     try:
         os.execv(program, [program, *arguments])  # noqa: S606 - the arguments are the server's
     except OSError:

@@ -11,9 +11,12 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.support.waiting import wait_until
 
 PYTHON = os.path.realpath(sys.executable)
 OPTIONS = {
@@ -23,6 +26,7 @@ OPTIONS = {
     "sandbox": True,
     "uid": os.geteuid(),
     "readable": [sysconfig.get_path("stdlib"), "/proc"],
+    "parent": os.getpid(),
 }
 PROGRAM = """
 import json, os, resource
@@ -48,6 +52,42 @@ def run(options: Mapping[str, Any], *command: str) -> subprocess.CompletedProces
     return subprocess.run(
         command, capture_output=True, check=False, timeout=60, start_new_session=True
     )
+
+
+@pytest.mark.parametrize("sandbox", [True, False])
+def test_a_program_whose_parent_has_ended_before_is_not_executed(*, sandbox: bool) -> None:
+    done = run({"sandbox": sandbox, "parent": 1}, PYTHON, "-I", "-c", PROGRAM)
+    assert (done.returncode, done.stdout) == (os.EX_UNAVAILABLE, b"")
+
+
+def runs(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    # In a container nobody may wait for orphans.
+    return state != "Z"
+
+
+@pytest.mark.parametrize("sandbox", [True, False])
+def test_a_program_ends_with_the_process_that_started_it(*, sandbox: bool) -> None:
+    waiting = [PYTHON, "-I", "-c", "import time; print('started', flush=True); time.sleep(600)"]
+    options = {**OPTIONS, "sandbox": sandbox}
+    starter = f"""
+import json, os, subprocess, sys, time
+options = {options!r} | {{"parent": os.getpid()}}
+module = "proxy.rendering.worker.sandbox.exec_wrapper"
+wrapper = [sys.executable, "-I", "-m", module, json.dumps(options), *{waiting!r}]
+process = subprocess.Popen(wrapper, stdout=subprocess.PIPE)
+print(process.pid, process.stdout.readline().decode(), flush=True)
+time.sleep(600)
+"""
+    with subprocess.Popen([sys.executable, "-c", starter], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        pid, word = parent.stdout.readline().split()
+        assert word == b"started"
+        parent.kill()
+    wait_until(lambda: not runs(int(pid)))
 
 
 @pytest.mark.parametrize(("sandbox", "expected"), [(True, "denied"), (False, "open")])
