@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 from typer.testing import CliRunner, Result
 
 from proxy.cli import app, load
@@ -25,8 +26,9 @@ load("doctor")
 
 
 def invoke(*arguments: str | Path, **environment: str) -> Result:
-    """Run the command in this process."""
-    return CliRunner().invoke(app, ["doctor", *map(str, arguments)], env=environment)
+    """Run the command in this process; what it logs would be mixed with its output."""
+    with capture_logs():
+        return CliRunner().invoke(app, ["doctor", *map(str, arguments)], env=environment)
 
 
 def checks(output: str) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The queue of the ingest workers; see `proxy.storage.database.leases`."""
+"""The queue of the ingest workers; see `proxy.storage.database.leased_writer`."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ from proxy.storage.database.driver_errors import driver_text
 from proxy.storage.database.leased_writer import (
     DONE,
     INGEST_LEASES,
+    RELEASED,
     TAKEOVERS,
     LeasedWriter,
     add_to_total,
 )
-from proxy.storage.database.leases import RELEASED
 from proxy.storage.database.tables import (
     DatabaseClock,
     ingest_items,

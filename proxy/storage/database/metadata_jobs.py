@@ -1,4 +1,4 @@
-"""The queue of metadata jobs; see `proxy.storage.database.leases`.
+"""The queue of metadata jobs; see `proxy.storage.database.leased_writer`.
 
 A job is in one queue at a time: of extractions, then, if a callback is wanted, of callbacks. There
 is a queue of extractions for each folder of uploaded files, so that only servers that can read the
@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.domain.errors import JobQueueFull
-from proxy.storage.database.leases import RELEASED, LeasedTable
+from proxy.storage.database.leased_writer import RELEASED, LeasedTable
 from proxy.storage.database.metadata_tables import metadata_jobs
 from proxy.storage.database.tables import DatabaseClock
 from proxy.storage.database.transactions import SqlDatabase

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.domain.errors import LeaseLost
 from proxy.settings import DatabaseSettings
-from proxy.storage.database.leases import RELEASED, LeasedTable
+from proxy.storage.database.leased_writer import RELEASED, LeasedTable
 from proxy.storage.database.tables import DatabaseClock, define_table
 from proxy.storage.database.transactions import SqlDatabase
 from tests.storage.database.backends import Backend
