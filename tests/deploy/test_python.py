@@ -185,7 +185,8 @@ def test_the_shim_is_not_installed(module: str) -> None:
 
 
 def test_the_sample_of_the_guide_runs(tmp_path: Path) -> None:
-    (block,) = (one for one in blocks((DEPLOY / "METADATA.md").read_text()) if one.kind == "python")
+    samples = (one for one in blocks((DEPLOY / "METADATA.md").read_text()) if one.kind == "python")
+    (block,) = (one for one in samples if "proxy.metadata.embedding" in one.text)
     code = block.text.replace('"outputs"', repr(str(tmp_path)))
     image = "from PIL import Image\nimage = Image.new('RGB', (8, 8))\n"
     printed = run("-", script=f"{image}{code}\nassert {code.splitlines()[-2]} == 42\nprint(path)")

@@ -14,6 +14,8 @@ from aiohttp.test_utils import TestServer
 
 from proxy.domain.errors import BadParameter
 from proxy.ingest.callbacks import SIGNATURE, Callbacks
+from tests.deploy.programs import DEPLOY
+from tests.readme.blocks import blocks
 
 KEY = "k" * 32
 HOSTS = ("hooks.example.org", "hooks.example.org:8443", "xn--bcher-kva.example", "127.0.0.1:8080")
@@ -21,6 +23,16 @@ HOSTS = ("hooks.example.org", "hooks.example.org:8443", "xn--bcher-kva.example",
 
 def callbacks(*hosts: str) -> Callbacks:
     return Callbacks(hosts or HOSTS, KEY)
+
+
+def test_the_sample_of_the_guide_accepts_a_signature_and_refuses_another() -> None:
+    samples = (one for one in blocks((DEPLOY / "METADATA.md").read_text()) if one.kind == "python")
+    (block,) = (one for one in samples if SIGNATURE in one.text)
+    for body, genuine in ((b"{}", True), (b"[]", False)):
+        names = {"hmac": hmac, "hashlib": hashlib, "key": KEY, "body": body}
+        names["headers"] = {SIGNATURE: callbacks().sign(b"{}")}
+        exec(block.text, names)
+        assert names["genuine"] is genuine
 
 
 @pytest.mark.parametrize(
