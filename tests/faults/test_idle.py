@@ -15,7 +15,7 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.slow
 
 _PER_S = 30.0
-"""Wake-ups of all threads. Measured: 18, of timers and queries that run once a second."""
+"""Wake-ups of all threads. Measured: 22, of timers and queries that run once a second."""
 _WATCHED_S = 5.0
 _WAKE_UPS = re.compile(r"^voluntary_ctxt_switches:\s+(\d+)$", re.MULTILINE)
 
@@ -33,7 +33,7 @@ async def test_an_idle_server_hardly_wakes_up(launch: Launch) -> None:
         return await wake_ups_per_s() < _PER_S
 
     # The start may still be under way.
-    await eventually(idle, timeout_s=6 * _WATCHED_S)
+    await eventually(idle, timeout_s=24 * _WATCHED_S)
 
 
 def _wake_ups(threads: Path) -> int:
