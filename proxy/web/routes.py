@@ -411,7 +411,7 @@ def _metadata_sockets() -> Operations:
 def _metadata_moderation() -> Operation:
     media_id = text(f"^{ID_PATTERN}$")
     fields = {"image": BINARY, "media_id": media_id}
-    form = {"type": "object", "properties": fields, "minProperties": 1, "maxProperties": 1}
+    form = {"type": "object", "properties": fields, "minProperties": 1}
     number: Json = {"type": "integer", "minimum": 0}
     chosen = {
         "type": "object",
@@ -559,7 +559,8 @@ def _metadata() -> Operations:
         (504, "The extraction exceeded its time limit."),
     )
     tier: Json = {"enum": list(get_args(TierName)), "description": "A tier below the caller's."}
-    session = {**text(f"^{SESSION_PATTERN}$"), "description": "Reports the progress to sockets."}
+    # Browsers send a field that was left empty.
+    session = {**text(f"^({SESSION_PATTERN})?$"), "description": "Reports the progress to sockets."}
 
     def route(
         method: Callable[..., object],
@@ -570,11 +571,9 @@ def _metadata() -> Operations:
         anonymous: bool = False,
     ) -> Operation:
         file = {"type": "array", "items": BINARY, "maxItems": MAX_BATCH, "minItems": 1}
-        properties = {
-            field: file if field == "files" else BINARY,
-            "tier": tier,
-            "sessionId": session,
-        }
+        properties = {field: file if field == "files" else BINARY, "tier": tier}
+        if field != "files":
+            properties["sessionId"] = session
         form = {"type": "object", "required": [field], "properties": properties}
         return operation(
             f"POST {address}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -38,5 +39,9 @@ async def test_an_idle_server_hardly_wakes_up(launch: Launch) -> None:
 
 def _wake_ups(threads: Path) -> int:
     """Return how often the threads of a process have gone to sleep so far."""
-    texts = [(one / "status").read_text() for one in threads.iterdir()]
+    texts = []
+    for one in threads.iterdir():
+        # A thread may have ended since it was listed.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            texts.append((one / "status").read_text())
     return sum(int(count) for text in texts for count in _WAKE_UPS.findall(text))
