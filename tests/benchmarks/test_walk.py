@@ -19,8 +19,8 @@ LIMITS = {
 }
 UPLOAD_MODULES = 60
 """Modules that an upload and its ingest cross together."""
-ATTEMPTS = 3
-"""Timers of other tasks run in between and count as well, so the best of some walks is compared."""
+ATTEMPTS = 6
+"""Timers of other tasks run in between and count as well, so the best walk of each is compared."""
 
 
 def walk() -> dict[str, dict[str, Any]]:
@@ -54,8 +54,10 @@ def grown(walks: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[int, int]]:
 
 @pytest.mark.slow
 def test_a_request_crosses_no_more_modules_than_allowed() -> None:
-    for _ in range(ATTEMPTS):
-        found = grown(walk())
+    found = grown(walk())
+    for _ in range(ATTEMPTS - 1):
         if not found:
             return
-    pytest.fail(f"crossed too many modules (modules, switches): {found}")
+        again = grown(walk())
+        found = {name: min(counts, again[name]) for name, counts in found.items() if name in again}
+    assert not found, f"crossed too many modules (modules, switches): {found}"
