@@ -1,4 +1,4 @@
-"""Builds the extraction of metadata, whose processes start with the first file."""
+"""Builds the services of metadata extraction. Their processes start with the first file."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def open_metadata_services(
         return
 
     def open_service() -> AbstractAsyncContextManager[MetadataService]:
-        # With the first file: most servers start without one.
+        # Deferred to the first file: many servers never extract metadata.
         from proxy.metadata.service import open_metadata  # noqa: PLC0415
 
         return open_metadata(own, settings.workers, supervisor=supervisor, telemetry=telemetry)
@@ -72,7 +72,7 @@ async def open_metadata_services(
         await asyncio.to_thread(_sweep, own.temp_root)
 
     async with AsyncExitStack() as stack:
-        # Not in the way of the start: files of a process that was killed can wait for a moment.
+        # In the background: the files of killed processes must not delay the start.
         await stack.enter_async_context(
             supervisor.running(BackgroundTask.METADATA_SWEEP, sweep, every_s=_SWEEP_S)
         )

@@ -43,8 +43,8 @@ async def store_metadata(
 ) -> int:
     """Extract and store the metadata of images; return the number of failures.
 
-    Without ids, of all images that have none, or that another version of the engine has read:
-    a run that was interrupted continues where it ended.
+    Without ids, read all images that have no stored metadata, or whose metadata another version of
+    the engine has read. So an interrupted run continues where it ended.
     """
     async with _opened(settings) as (storage, metadata):
         wanted, current = (ids, 0) if ids else await _outdated(storage, metadata)
@@ -103,7 +103,7 @@ async def search_metadata(
 
 def _json_of(found: StoredMetadata) -> str:
     values = {"id": found.media_id, "user_id": found.user_id, **found.columns}
-    # The times as ISO 8601.
+    # `default` writes times as ISO 8601.
     return json.dumps({**values, "tags": [*found.tags]}, default=lambda time: time.isoformat())
 
 

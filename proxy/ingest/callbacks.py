@@ -38,7 +38,7 @@ class Callbacks:
         """Return the normalised address of a callback.
 
         Raises:
-            BadParameter: it is no address of HTTP, or its host is not allowed.
+            BadParameter: it is not an HTTP address, or its host is not allowed.
         """
         url = self._parse(text)
         if url is None:
@@ -61,7 +61,7 @@ class Callbacks:
 
     async def send(self, address: str, body: bytes) -> str:
         """Post the body once; return why that failed, or an empty text."""
-        # Again: the settings may have changed since the job was added.
+        # Checked again: the settings may have changed since the job was added.
         url = self._parse(address)
         if url is None or url.host is None or url.port is None:
             return "its host is not in metadata.callback_hosts"

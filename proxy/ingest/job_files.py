@@ -46,7 +46,7 @@ class JobFiles:
     """Files by the ids of their jobs."""
 
     def __init__(self, root: Path, settings: StorageSettings) -> None:
-        """Nothing is created before the first use."""
+        """Create nothing: the folder is created when the first file is added."""
         self._root = root
         own = {"max_original_bytes": _MAX_BYTES, "strip_prefix": ""}
         self._files = LocalOriginals(root, settings.model_copy(update=own))

@@ -68,14 +68,17 @@ _CALLBACK_ATTEMPTS = 3
 _CALLBACK_BACKOFF_S = 5.0
 _CLIENT_ERRORS = 500
 """Errors with a lower status are the file's: a further attempt would end in the same way."""
-_ENDED = "Each attempt ended with the end of its server: the file may have caused that."
+_ENDED = (
+    "The server ended during each attempt; the file may have caused that."
+    " Check the log of the server before the file is sent again."
+)
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class JobRequest:
-    """What a caller wants to have extracted."""
+    """A request for a job: what is extracted, and for whom."""
 
     owner: str
     """Who may read and delete the job."""
@@ -109,7 +112,9 @@ class MetadataJobs:
     """Jobs that wait or run, as last counted."""
 
     async def check_room(self, request: JobRequest) -> None:
-        """Return if a job may be added. Before its file is received: that may be a gigabyte.
+        """Check that a job may be added.
+
+        Call it before the file is received, which may have a gigabyte.
 
         Raises:
             JobQueueFull: too many jobs are unfinished.
@@ -130,7 +135,7 @@ class MetadataJobs:
         try:
             await self._insert(request, request.new_job(job_id, queue, byte_size))
         except CommitUncertain:
-            # The row may appear yet. The sweep deletes a file without one.
+            # The commit may have succeeded. If it has not, the sweep deletes the file.
             raise
         except (JobQueueFull, DatabaseUnavailable):
             await self.files.remove(job_id)
@@ -161,7 +166,7 @@ class MetadataJobs:
         return JobLimits(self.settings.max_jobs, own)
 
     async def delete(self, job: StoredJob) -> None:
-        """Delete a job with its file and its result; what runs of it ends."""
+        """Delete a job with its file and its result; an attempt under way ends."""
         await self.table.delete(job.id)
         # If this server does not have the file, the sweep of the one that does deletes it.
         await self.files.remove(job.id)
@@ -182,7 +187,7 @@ class MetadataJobs:
                     await self.files.remove(job_id)
 
     def statistics(self) -> Mapping[str, float]:
-        """Return what became of the jobs and callbacks of this server, and all pending jobs."""
+        """Return the counters of this server, and the number of unfinished jobs of all servers."""
         return {"pending_jobs": self.pending, **{name: self.counts[name] for name in COUNTS}}
 
 
@@ -265,7 +270,7 @@ class MetadataJobWorker:
     async def _claim(self, work: object) -> LeasedJob | float:
         """Lease a job, or return the seconds to rest."""
         try:
-            # `==`: each access makes a new bound method.
+            # `==`, not `is`: each access makes a new bound method.
             queues = [CALLBACKS] if work == self._notify else await self._queues()
             await self._count()
             # A read first: a claim is a write transaction, of which SQLite has one at a time.
@@ -286,7 +291,7 @@ class MetadataJobWorker:
         with suppress(SmartserveError):
             if folder_id := await self._jobs.files.known_id():
                 queues.append(queue_of(folder_id))
-        # In any order, so that neither waits for the end of the other.
+        # In random order, so that no queue has to wait until the other one is empty.
         return sorted(queues, key=lambda _: self._jitter(0, 1))
 
     async def _count(self) -> None:
@@ -333,7 +338,7 @@ class MetadataJobWorker:
         except (LeaseLost, DatabaseUnavailable):
             raise
         except CapacityError:
-            # Others have the engines; that says nothing about this job.
+            # The engines are busy with other files, so this is no failure of the job.
             self._counts["jobs_deferred"] += 1
             await self._table.release(job, again_in_s=self._jitter(0.5, 1.5) * _DEFERRED_S)
         except SmartserveError as error:
@@ -403,7 +408,7 @@ class MetadataJobWorker:
             return
         media = await self._media.find(job.media_id)
         if media is None or media.source_path is None:
-            raise MediaNotFound(f"There is no image with id {job.media_id} any more.")
+            raise MediaNotFound(f"The image with id {job.media_id} was deleted.")
         with await self._originals.open(media.source_path) as source:
             yield source.descriptor
 

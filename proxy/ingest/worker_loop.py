@@ -264,10 +264,10 @@ class LeasedWork(Protocol):
         """Work until `stop`."""
 
     async def prune(self) -> None:
-        """Delete what is too old."""
+        """Delete old rows and files."""
 
     def stop(self) -> None:
-        """Begin nothing more."""
+        """Begin no further work."""
 
 
 @asynccontextmanager

@@ -95,7 +95,7 @@ def find_program(environment: Mapping[str, str]) -> ExifToolProgram | str:
         if (version := _version_of(path)) is not None
     ]
     if not found:
-        # Clients read it too, so it has no path.
+        # The reason is sent to clients too, so it has no path.
         named = "EXIFTOOL_PATH is no exiftool" if given else "exiftool is not installed"
         return f"{named}. Install libimage-exiftool-perl (Debian) or exiftool-vendored.pl (npm)"
     newest = max(found, key=lambda one: one.version)

@@ -44,7 +44,7 @@ IDLE_STATISTICS: Mapping[str, float] = dict.fromkeys(
 
 
 class Tier(StrEnum):
-    """What callers may have extracted, and see; each tier includes those before it."""
+    """Which files callers may send, and what they may see; each tier includes those before it."""
 
     FREE = "free"
     PROFESSIONAL = "professional"

@@ -1,7 +1,6 @@
-"""The extraction as routes, jobs, sockets and the ingest step use it: bounded, cached, by tier.
+"""Extracts metadata for routes, jobs, sockets and the ingest step, with a cache, limits and tiers.
 
-The engines start with the first file, so a server that nobody sends files to starts as quickly,
-and needs as little memory, as without them.
+The engines start with the first file: until then they cost neither start time nor memory.
 """
 
 from __future__ import annotations
@@ -128,8 +127,8 @@ class Extractor:
         self._starting: SharedResults[MetadataService] = SharedResults()
         self._stack = AsyncExitStack()
         self._not_before = -math.inf
-        # As many uploads as may wait in the queue may also arrive or wait for a place in it: so of
-        # a burst that exceeds the queue none is lost, and the disk is bounded.
+        # As many uploads as may wait in the queue may also arrive or wait for a place in it. So a
+        # burst of twice the queue is accepted, and the use of the disk is bounded.
         self._max_uploads = processes + 2 * settings.queue
         self._places = asyncio.Semaphore(processes + settings.queue)
         self._uploads = 0
@@ -138,7 +137,7 @@ class Extractor:
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
-        """Count an upload for the block. Use it before anything of its body is read.
+        """Count an upload while the block runs. Enter it before the body is read.
 
         Raises:
             ExtractionQueueFull: too many uploads arrive or wait.
@@ -204,7 +203,7 @@ class Extractor:
             yield file
 
     def check(self, file: ReceivedFile, options: ExtractOptions) -> None:
-        """Return if the tier of the options allows to extract a received file.
+        """Check that the tier of the options allows the extraction of a received file.
 
         Raises:
             EmptyFile: it has no bytes.
@@ -245,7 +244,7 @@ class Extractor:
         return service
 
     async def charge(self, user: int | None, operation: str) -> None:
-        """Let a user pay for an operation.
+        """Charge a user for an operation.
 
         Raises:
             CreditsInsufficient: that is impossible.
@@ -267,15 +266,15 @@ class Extractor:
             TierInsufficient: the file or the analysis needs a higher tier.
             SmartserveError: see `MetadataService.extract`; the queue's errors have other classes.
         """
-        # Routes have checked it: here also jobs, sockets and steps are.
+        # Routes have checked it already; jobs, sockets and steps have not.
         self.check(file, options)
         service = await self.started()
         key = CacheKey(file.sha256, service.variant(options))
         found = None if self._cache is None else await self._cache.get(key)
         if found is None:
             found = await self._extract(service, file, options, progress)
-            # Not what the fallback has read because exiftool was late or died: the next try may
-            # give more.
+            # If exiftool timed out or died, the result of the fallback is not stored: the next
+            # extraction may return more.
             lasting = service.missing or not found.processing_insights["fallback_extraction"]
             if self._cache is not None and lasting:
                 await self._cache.put(key, found)
@@ -295,7 +294,7 @@ class Extractor:
         progress: Progress,
     ) -> Extraction:
         try:
-            # Both waits together: that for a place here, and that in the queue.
+            # Includes the wait for a place here and the wait in the queue.
             async with asyncio.timeout(self._settings.timeout_s), self._places:
                 return await service.extract(file, options, progress=progress)
         except TimeoutError:

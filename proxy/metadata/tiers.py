@@ -92,7 +92,7 @@ def check_allowed(
     head: bytes = b"",
     advanced: bool = False,
 ) -> None:
-    """Return if a caller of this tier may have a file of this size and format extracted.
+    """Check that a tier allows the extraction of a file of this size and format.
 
     ``head`` is the beginning of the file; empty if it is not known yet.
 

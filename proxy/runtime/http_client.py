@@ -39,10 +39,11 @@ class PrivateAddress(OSError):
 
 
 def is_public(address: IPv4Address | IPv6Address) -> bool:
-    """Return whether an address is one of the public internet, also inside of other networks.
+    """Return whether an address belongs to the public internet.
 
     Private, loopback, link-local, shared (CGNAT), unique local, multicast and reserved addresses
-    are not, nor are those of tunnels. An IPv6 address that contains one of IPv4 is what that is.
+    are not public, nor are those of tunnels. If an IPv6 address contains an IPv4 address, that one
+    decides.
     """
     if isinstance(address, IPv6Address):
         inner = address.ipv4_mapped
@@ -58,10 +59,9 @@ def is_public(address: IPv4Address | IPv6Address) -> bool:
 async def public_connector(
     host: str, port: int, *, allowed: Callable[[IPv4Address | IPv6Address], bool] = is_public
 ) -> aiohttp.TCPConnector:
-    """Resolve a host once; return a connector for it that resolves nothing again.
+    """Resolve a host once; return a connector that uses only the resolved addresses.
 
-    So the address that was checked is the one that is used: a second answer of the host's name
-    server could be another one (DNS rebinding).
+    A second resolution could return an address that was not checked (DNS rebinding).
 
     Raises:
         PrivateAddress: one of its addresses is not public.

@@ -334,7 +334,7 @@ def caller_of(request: web.BaseRequest) -> str:
 
 
 def check_local(request: web.BaseRequest) -> None:
-    """Return if the request comes from this server's own page in a browser on this machine.
+    """Check that a request comes from this server's own page in a browser on this machine.
 
     A reverse proxy on this machine also connects from a loopback address, but forwards requests
     of strangers. So several signs are checked.

@@ -197,7 +197,7 @@ def _coded(body: Problem, error: SmartserveError, fault: str) -> Problem:
         case TierInsufficient():
             body = replace(body, needs=error.needs)
         case UnsupportedBody():
-            # Their documents have no 415.
+            # The requirements of the metadata routes name 400 for a wrong file type, and no 415.
             body = replace(body, status=HTTPStatus.BAD_REQUEST)
         case _ if error.status == HTTPStatus.INTERNAL_SERVER_ERROR:
             sentence = fault or sentence

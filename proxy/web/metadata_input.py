@@ -93,7 +93,7 @@ class CallerGuard:
             TooManyRequests: the address has sent too many requests without one.
         """
         caller = self._identify(request, anonymous=anonymous)
-        # For metrics, also of an error that follows.
+        # Metrics have the tier also if an error follows.
         request[TIER] = caller.tier.value
         return caller
 
@@ -127,7 +127,7 @@ class CallerGuard:
             try:
                 check_local(request)
             except AccessDisabled:
-                # Why it is needed here: on the server's own machine it is not.
+                # Raises the error of a missing token: that of `check_local` would not help here.
                 self._users.token(request)
         wait_s = self._limit.add(caller_of(request))
         if wait_s > 0:
@@ -139,7 +139,7 @@ class CallerGuard:
         return Caller(None, Tier.FREE, anonymous=True)
 
     def check_origin(self, request: web.BaseRequest) -> None:
-        """Return if the request comes from a page of this server.
+        """Check that a request comes from a page of this server.
 
         Browsers send the cookie with requests of any page; those of other pages are forged (CSRF).
 
@@ -156,10 +156,10 @@ class CallerGuard:
             raise self._users.unauthorized(AuthFailure.MALFORMED, detail)
 
     def check_page(self, request: web.BaseRequest) -> None:
-        """Return unless a page of another server opens a WebSocket, which browsers allow.
+        """Reject a WebSocket that a page of another server opens, which browsers allow.
 
         Raises:
-            AccessError: it does. Clients that are no pages send no Origin.
+            AccessError: the page is of another server. Clients that are no pages send no Origin.
         """
         if "Origin" in request.headers and not self._is_own_origin(request):
             raise AccessError(

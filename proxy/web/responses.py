@@ -284,7 +284,7 @@ class StreamedResponse(web.StreamResponse):
 
 
 class SocketResponse(web.WebSocketResponse):
-    """A WebSocket (RFC 6455): it has been sent when it is closed.
+    """A WebSocket (RFC 6455). `send` returns when it is closed.
 
     Messages are not compressed: a few bytes could expand to a message of the maximum size, and each
     socket would need 300 KB.
@@ -335,7 +335,8 @@ class SocketResponse(web.WebSocketResponse):
         except ConnectionError:
             self.broken = LEFT
         except Exception:
-            # The outermost boundary of a socket: an HTTP response would be no frame.
+            # No exception may leave the socket: an HTTP error response after the handshake would be
+            # no valid frame.
             log.exception("socket_failed", request_id=self.request_id)
             self.broken = "defect"
             await self.close(code=WSCloseCode.INTERNAL_ERROR)

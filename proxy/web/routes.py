@@ -383,7 +383,7 @@ def _uploads() -> Operations:
 
 
 def _metadata_sockets() -> Operations:
-    opened = {"101": {"description": "The WebSocket is open; `deploy/METADATA.md` has messages."}}
+    opened = {"101": {"description": "The WebSocket is open; see `deploy/METADATA.md`."}}
     problems = (
         400,
         (403, "A page of another server, or the tier of the token is unknown."),
@@ -403,7 +403,7 @@ def _metadata_sockets() -> Operations:
         "GET /api/images_mvp/progress/{sessionId}",
         MetadataSocketHandler.progress_socket,
         session,
-        responses={**opened, "200": response(_OBJECT, "The last state; not a handshake.")},
+        responses={**opened, "200": response(_OBJECT, "The last state.")},
         problems=(401, *problems),
     )
 
@@ -425,7 +425,7 @@ def _metadata_moderation() -> Operation:
         problems=(
             (400, "There is no image or media_id, or both; or the file has another type."),
             (402, "The user cannot pay for the operation."),
-            (403, "The tier is too low for the file; `needs` names one that is not."),
+            (403, "The tier is too low for the file; `needs` names the one that suffices."),
             (404, "There is no such image, or it belongs to someone else."),
             408,
             (413, "The file exceeds the limits of all tiers."),
@@ -549,7 +549,7 @@ def _metadata() -> Operations:
         (400, "The form has no file, a wrong field, or a file of another type; see `code`."),
         (401, "The token is missing or not valid."),
         (402, "The user cannot pay for the operation."),
-        (403, "The tier is too low for the request or the file; `needs` names one that is not."),
+        (403, "The tier is too low for the request or the file; `needs` names a sufficient one."),
         408,
         (413, "The file exceeds the limits of all tiers."),
         (422, "The file has more metadata than the limits allow."),

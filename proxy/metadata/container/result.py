@@ -29,7 +29,7 @@ class BlockKind(StrEnum):
     PHOTOSHOP = "photoshop"
     """Image resource blocks (8BIM)."""
     OTHER = "other"
-    """Of a vendor."""
+    """A segment of a vendor, which the walk does not read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
-"""Whether the parts of a file agree with each other.
+"""Checks whether the parts of a file agree with each other.
 
-Each rule yields an observation. All have harmless causes, which are part of the observation.
+Each rule yields an observation if they do not. The observation names its harmless causes.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ def _digest(groups: Groups) -> _Found:
 
 
 def _history(groups: Groups) -> _Found:
-    """Yield that an editor has saved a photograph: its own record of it, not a guess."""
+    """Yield an observation if an editor has recorded in the file that it saved a photograph."""
     make = groups.get("IFD0", {}).get("Make")
     steps = groups.get("XMP-xmpMM", {}).get("History")
     if not make or not isinstance(steps, list):
@@ -217,7 +217,7 @@ def _has_agent(step: object) -> bool:
 
 
 def thumbnail_differs(distance: float | None) -> _Found:
-    """Yield that the thumbnail shows something else."""
+    """Yield an observation if the thumbnail shows something else than the image."""
     if distance is not None and distance > MAX_DISTANCE:
         yield observation(
             f"The thumbnail differs from the image (distance {distance:g}; equal images have less"
@@ -230,7 +230,7 @@ def thumbnail_differs(distance: float | None) -> _Found:
 
 
 def trailing_data(count: int | None, end: int, beginning: bytes) -> _Found:
-    """Yield that data follows the image."""
+    """Yield an observation if data follows the image."""
     if count:
         yield observation(
             f"{count:,} bytes follow the end of the image; they begin {_nature(beginning)}.",
@@ -262,7 +262,7 @@ def _nature(beginning: bytes) -> str:
 
 
 def hidden_text(text: str | None) -> _Found:
-    """Yield that a generator has hidden text in the pixels."""
+    """Yield an observation if a generator has hidden text in the pixels."""
     if text is not None:
         yield observation(
             f"{len(text):,} characters of text are hidden in the lowest bits of the pixels.",

@@ -84,7 +84,7 @@ class LeasedJob:
     taken_over: bool
     """Whether the lease of another worker had expired."""
     exhausted: bool
-    """Whether each attempt that is allowed ended with its worker, so that there is no further."""
+    """Whether the worker ended in every allowed attempt, so that the job fails."""
     progress: int
     """Per cent, which the next renewal stores."""
 
@@ -148,7 +148,7 @@ class MetadataJobTable:
         await self._database.run(work)
 
     async def check(self, limits: JobLimits, owner: str) -> None:
-        """Return if a job may be added; raises JobQueueFull."""
+        """Check that a job may be added; raises JobQueueFull."""
         async with self._database.connection() as connection:
             await _check(connection, limits, owner)
 
@@ -286,7 +286,7 @@ class MetadataJobTable:
         return await _LEASES.due_in_s(self._database, _jobs.queue.in_(queues))
 
     async def prune(self) -> int:
-        """Delete jobs that ended more than the retention ago, and fail jobs that waited so long.
+        """Delete jobs that ended before the retention began; fail jobs that have waited as long.
 
         Return how many were deleted.
         """

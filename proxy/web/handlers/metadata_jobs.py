@@ -32,7 +32,7 @@ from proxy.web.responses import BufferedResponse, whole
 JOBS_PATH = "/api/extract/jobs"
 MAX_JOB_IDS = 50
 JOB_ID_PATTERN = "[0-9A-Za-z_-]{1,64}"
-"""Wider than that of our own ids: a job of another queue is unknown, and no error."""
+"""Accepts also ids of other queues: such a job has the status "unknown" and is no error."""
 
 _IDS = re.compile(rf"{JOB_ID_PATTERN}(?:,{JOB_ID_PATTERN})*", re.ASCII)
 _MAX_JSON_BYTES = 64 * 1024
@@ -180,7 +180,7 @@ class MetadataJobsHandler:
     def _callback(self, value: object) -> str | None:
         if value is None or value == "":
             return None
-        # What is no text is no address either.
+        # A value that is not text is rejected like an invalid address.
         return self.jobs.callbacks.check(value if isinstance(value, str) else "")
 
     async def _media(self, caller: Caller, value: object) -> Media:
@@ -192,7 +192,7 @@ class MetadataJobsHandler:
         media = await self.media.find(media_id) if media_id <= MAX_MEDIA_ID else None
         own = media is not None and (caller.is_admin or media.user_id == caller.user_id)
         if media is None or not own or media.source_path is None:
-            # The same for images of others: whether they exist is theirs to say.
+            # The same error for images of others, so that nobody can find out which ids exist.
             raise MediaNotFound(f"You have no stored image with id {media_id}.")
         return media
 

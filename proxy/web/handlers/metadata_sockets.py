@@ -46,7 +46,7 @@ log = structlog.get_logger(__name__)
 
 
 class OpenSockets:
-    """The open sockets: their limits, their statistics, and their end when the server stops."""
+    """Limits and counts the open sockets, and closes them when the server stops."""
 
     def __init__(self, *, max_sockets: int, max_per_user: int) -> None:
         self._max_sockets = max_sockets
@@ -68,10 +68,10 @@ class OpenSockets:
     ) -> SocketResponse:
         """Return the response that opens a socket and lets ``converse`` use it.
 
-        ``owner`` is who may have only some sockets; None: the key of the media API.
+        ``owner`` names whose sockets are limited together; None: no limit (MEDIA_API_KEY).
 
         Raises:
-            UpgradeRequired: the request is no handshake of a WebSocket.
+            UpgradeRequired: the request is not a handshake of a WebSocket.
             ShuttingDown: the server is stopping.
             TooManySockets: the owner has as many as allowed.
             CapacityError: the server has as many as allowed.
@@ -112,7 +112,7 @@ class OpenSockets:
         """Count a result until its client has read it.
 
         Raises:
-            CapacityError: clients have not read too many bytes of other results.
+            CapacityError: too many bytes of other results are unread.
         """
         if self._unsent and self._unsent + byte_size > _MAX_UNSENT_BYTES:
             raise CapacityError("Too many results wait for slow clients. Retry later.")
@@ -234,7 +234,7 @@ def _error(sentence: str) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetadataSocketHandler:
-    """Handles the handshakes of the sockets, and converses."""
+    """Handles the handshakes and the messages of the sockets."""
 
     callers: CallerGuard
     sockets: OpenSockets
@@ -265,7 +265,7 @@ class MetadataSocketHandler:
             metrics = last and last.quality_metrics
             return {**state, "sessionId": session_id, "quality_metrics": metrics}
         owner: str | None = f"address {caller_of(request)}"
-        # The session id is all that is needed; with a token, people behind one address count each.
+        # The session id suffices. A token counts users behind one address separately.
         if "Authorization" in request.headers or SESSION_COOKIE in request.cookies:
             owner = _owner(self.callers.caller_of(request), request)
         converse = partial(self._follow, session_id)
@@ -274,7 +274,7 @@ class MetadataSocketHandler:
     async def _analyse_all(self, caller: Caller, socket: OpenSocket) -> None:
         running: set[asyncio.Task[None]] = set()
         try:
-            # Reads on during an analysis, for pings and for the end of the socket.
+            # Messages are read during an analysis too: pings, and the end of the socket.
             async for message in socket.messages():
                 session_id = _session_id(message)
                 if message.get("type") != "analyze":
@@ -282,7 +282,10 @@ class MetadataSocketHandler:
                 elif session_id is None:
                     await socket.send(_error(_BAD_SESSION))
                 elif len(running) >= _MAX_ANALYSES:
-                    sentence = f"At most {_MAX_ANALYSES} analyses may run on a WebSocket. Wait."
+                    sentence = (
+                        f"{_MAX_ANALYSES} analyses run on this WebSocket, which is the limit."
+                        " Retry when one has ended."
+                    )
                     await socket.send(_failed(session_id, sentence))
                 else:
                     analysis = self._analyse(caller, socket, session_id, message)
@@ -383,7 +386,7 @@ async def _cancelled(tasks: Collection[asyncio.Task[Any]]) -> None:
 
 
 def _owner(caller: Caller, request: web.BaseRequest) -> str | None:
-    """Return whose sockets are counted together; None: not limited."""
+    """Return the name under which sockets are counted; None: not limited."""
     if caller.is_admin:
         return None
     return f"address {caller_of(request)}" if caller.user_id is None else f"user {caller.user_id}"
