@@ -271,7 +271,7 @@ async def test_a_job_that_ended_all_its_workers_fails_with_the_reason(
     monkeypatch.setattr(bench.jobs.table, "_max_attempts", 0)
     job = await bench.ended(job_id)
     assert job.status == JobStatus.FAILED
-    assert "the end of its server" in str(job.error)
+    assert "ended during each attempt" in str(job.error)
     assert bench.engines.options == []
 
 
