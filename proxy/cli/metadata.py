@@ -265,8 +265,8 @@ async def extract_(
         bool,
         typer.Option(
             "--store",
-            help="Store the metadata of images of this server: those named by id, or all that have"
-            " none or that another version of the engine has read.",
+            help="Store the metadata of images of this server: of the given ids, or of all images"
+            " that have none stored, or whose metadata another version of the engine has read.",
         ),
     ] = False,
 ) -> int:

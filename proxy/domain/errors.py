@@ -198,7 +198,7 @@ class TooManySockets(RequestError, status=429, title="Too many WebSockets", code
 
 
 class UpgradeRequired(RequestError, status=426, title="Upgrade required"):
-    """The address is for WebSockets, and the request is no handshake of one."""
+    """The address is for WebSockets, but the request is not a WebSocket handshake."""
 
 
 class NoFile(RequestError, title="No file uploaded", code="NO_FILE"):

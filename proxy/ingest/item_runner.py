@@ -319,7 +319,7 @@ class ItemRunner:
         return ItemOutcome.ANALYSED if complete else ItemOutcome.ANALYSIS_MISSING
 
     async def _retry_analysis(self, item: LeasedItem) -> bool:
-        """Request what the analysis lacks again; return whether it is complete now."""
+        """Request the missing parts of the analysis again; return whether it is complete now."""
         # Analyses may have been switched off since then: the upload counts as complete.
         complete = Step.AI_VISUAL_ANALYSIS not in self.steps
         try:

@@ -299,7 +299,9 @@ class Extractor:
                 return await service.extract(file, options, progress=progress)
         except TimeoutError:
             limit = f"{self._settings.timeout_s:g} s"
-            raise ExtractionTimeout(f"The extraction took longer than {limit}.") from None
+            raise ExtractionTimeout(
+                f"The extraction took longer than {limit}. Retry later."
+            ) from None
         except QueueFull as error:
             raise self._queue_full() from error
 

@@ -103,7 +103,7 @@ class ProgressHub:
 
     @contextmanager
     def reporting(self, session_id: str | None) -> Iterator[ProgressReport]:
-        """Yield what reports the progress of one extraction; an exception becomes an error state.
+        """Yield a `ProgressReport` for one extraction; report an exception as an error state.
 
         Without a session id nothing is reported.
 

@@ -62,7 +62,7 @@ export class ImageExtractor {
       progressCallback?.(percentage, stage);
     };
     const onChange = ({ percentage, stage, status }) => status !== "waiting" && report(percentage, stage);
-    // Progress is no reason to fail: an extraction whose progress is not known ends all the same.
+    // A failure of the progress does not fail the extraction.
     if (sessionId) follow(sessionId, { base: server.base, onChange, signal: stop.signal }).catch(() => {});
     try {
       const answer = await extract(file, { ...server, sessionId });
