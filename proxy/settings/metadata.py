@@ -68,9 +68,10 @@ class MetadataSettings(Section):
     max_bytes_enterprise: Annotated[int, Field(ge=1024, le=_MAX_FILE_BYTES)] = 1024 * MIB
     """Maximum size of a file of the tier "enterprise"."""
     anonymous: Literal["local", "everywhere", "never"] = "local"
-    """Which clients may use /api/standalone-metadata/analyze, /api/analyze, /api/metadata/moderate
-    and /ws/analysis without a token, as tier "free" and at most 100 times in 15 minutes per
-    address: those on this machine (not through a proxy), all, or none."""
+    """Clients that may use /api/standalone-metadata/analyze, /api/analyze, /api/metadata/moderate
+    and /ws/analysis without a token. "local": clients on this machine that do not connect through a
+    proxy; "everywhere": all clients; "never": none. Such clients have the tier "free" and 100
+    requests in 15 minutes per address."""
     sockets: int = Field(1000, ge=1, le=100_000)
     """Maximum number of open WebSockets (/ws/analysis, /api/images_mvp/progress) of this server.
     Each one is a connection, too: see server.max_connections."""
@@ -102,8 +103,8 @@ class MetadataSettings(Section):
     max_jobs_per_user: int = Field(1000, ge=1, le=1_000_000)
     """Maximum number of unfinished jobs of one user; MEDIA_API_KEY has no such limit."""
     callback_hosts: tuple[CallbackHost, ...] = Field((), max_length=1000)
-    """Hosts to which callbacks may be sent, for example ["hooks.example.org"], with a port unless
-    it is that of the scheme. Private addresses are refused in any case."""
+    """Hosts to which callbacks may be sent, for example ["hooks.example.org"]. Add the port if it
+    is not 80 (http) or 443 (https). Private addresses are always refused."""
     callback_key: Key = ""
     """Key of the signature of callbacks, at least 16 characters; to create one, run `openssl rand
     -hex 32`. If empty, one is generated and stored in `keys` in data_dir. Servers that run each
