@@ -6,6 +6,7 @@ import asyncio
 import os
 from pathlib import Path
 
+from proxy.domain.errors import EmptyFile
 from proxy.metadata.extraction import PROGRESS, Extraction, ExtractOptions, Progress
 from proxy.metadata.service import MetadataService
 from proxy.metadata.temp_folder import PIECE_BYTES
@@ -24,6 +25,7 @@ async def extract_file(
     """Extract the metadata of a local file, which is copied first: it may change meanwhile.
 
     Raises:
+        EmptyFile: it has no bytes.
         SmartserveError: see `MetadataService.extract`.
         OSError: the file cannot be read.
     """
@@ -33,6 +35,8 @@ async def extract_file(
         with service.new_file(max_bytes=MAX_BYTES) as file:
             while chunk := await asyncio.to_thread(os.read, descriptor, PIECE_BYTES):
                 await file.write(chunk)
+            if not file.byte_size:
+                raise EmptyFile("The file is empty.")
             await file.finish()
             progress(PROGRESS["received"], "received")
             options = ExtractOptions(path.name, advanced=advanced)

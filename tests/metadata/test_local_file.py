@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.domain.errors import EmptyFile
 from proxy.metadata.local_file import extract_file
 from proxy.metadata.service import open_metadata
 from proxy.settings import MetadataSettings, WorkerSettings
@@ -26,3 +27,12 @@ async def test_a_local_file_is_extracted_and_left_alone(tmp_path: Path) -> None:
     assert found.metadata["exif"]["make"] == MAKE
     assert stages == [10, 30, 50, 80, 100]
     assert path.read_bytes() == jpeg()
+
+
+async def test_an_empty_file_is_called_empty(tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    path.touch()
+    settings = MetadataSettings(engine="pillow", engines=1, temp_root=str(tmp_path / "root"))
+    async with open_metadata(settings, WorkerSettings()) as service:
+        with pytest.raises(EmptyFile):
+            await extract_file(service, path)
