@@ -5,6 +5,7 @@ The tags have exiftool's groups and names, so that an answer keeps its shape.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from io import BytesIO
 from typing import Any, BinaryIO
@@ -50,10 +51,13 @@ class NoEngineCouldRead(Exception):
 
 
 def load_plugins() -> None:
-    """Load all decoders: later, in the sandbox, no module can be imported."""
+    """Load all decoders and silence them: later, in the sandbox, no module can be imported."""
     Image.init()
     # A file over the limit of pixels gets a warning by default; no pixel is decoded here.
     Image.MAX_IMAGE_PIXELS = None
+    # Damaged files cause warnings. What this process prints is a warning in the server's log, which
+    # clients could fill with them.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def sample() -> bytes:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from io import BytesIO
 
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from proxy.metadata import pillow_engine
 from proxy.metadata.container.walk import walk
@@ -55,3 +56,17 @@ def test_an_avif_that_its_decoder_refuses_cannot_be_read(box: bytes) -> None:
     Image.new("RGB", (16, 16)).save(buffer, "AVIF")
     with pytest.raises(NoEngineCouldRead):
         read(buffer.getvalue().replace(box, b"free"))
+
+
+def test_a_damaged_file_prints_no_warning() -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "a name that needs an offset"
+    # The EXIF data end within the name.
+    damaged = BytesIO()
+    Image.new("L", (1, 1)).save(damaged, "JPEG", exif=exif.tobytes()[:-20])
+    with warnings.catch_warnings(record=True) as printed:
+        # The filter of a process that pytest did not start.
+        warnings.simplefilter("default")
+        pillow_engine.load_plugins()
+        read(damaged.getvalue())
+    assert printed == []
