@@ -223,7 +223,7 @@ def test_reasons_name_the_cause(pictures: Path, tmp_path: Path, invoke: Invoke) 
     (pictures / "a\x1b[31m.gif").touch()
     paths = [plain(pictures / "a.png"), plain(pictures / "b.png"), pictures / "c.png"]
     embedded = invoke("metadata", "embed", *paths, "-o", tmp_path / "out").stderr
-    assert "a.metadata.json: without generation_id, generation_timestamp" in embedded
+    assert "a.metadata.json: missing fields: generation_id, generation_timestamp" in embedded
     assert f"no metadata in {pictures / 'b.metadata.json'}: No such file" in embedded
     named = invoke("metadata", "name", *paths, pictures / "a\x1b[31m.gif", pictures).stderr
     assert "a.png: has no metadata of the generation. Use `smartserve metadata embed`" in named

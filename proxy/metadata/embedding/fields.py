@@ -77,7 +77,7 @@ class ImageMetadataEmbedding:
         known = fields(cls)
         missing = [one.name for one in known if one.default is MISSING and one.name not in data]
         if missing:
-            raise ValueError(f"without {', '.join(missing)}")
+            raise ValueError(f"missing fields: {', '.join(missing)}")
         return cls(**{one.name: data[one.name] for one in known if one.name in data})
 
     @classmethod
