@@ -331,7 +331,11 @@ class MetadataService:
         except (ExtractionFailed, orjson.JSONDecodeError) as error:
             # The engine has answered, but not with what can be read, and the fallback cannot help.
             if isinstance(error, ExtractionFailed) and run.fallback_reason != "output":
-                raise
+                if not self.missing:
+                    raise
+                # Exiftool reads formats that Pillow does not.
+                reason = f"{error.detail} The server runs without exiftool: {self.missing}."
+                raise ExtractionFailed(reason) from error
             raise BadEngineOutput("The output of the engines cannot be read.") from error
         finally:
             os.close(attachment)

@@ -474,7 +474,7 @@ async def test_a_file_that_no_engine_can_read_fails_and_is_remembered(tmp_path: 
     async with service_of(tmp_path, engine="pillow") as service:
         # A signature, and nothing else.
         for _ in range(2):
-            with pytest.raises(ExtractionFailed):
+            with pytest.raises(ExtractionFailed, match=r"without exiftool: metadata\.engine is"):
                 await extract(service, b"GIF89a")
         assert service.statistics()["extractions_failed"] == 1
         assert left(service) == []
