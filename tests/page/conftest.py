@@ -33,8 +33,6 @@ SETTINGS = {
     "ENCODERS__TARGET": "0",
     "ENCODERS__AVIF__FINAL__EFFORT": "1",
     "WORKERS__COUNT": "2",
-    # Its engines run at the lowest priority, so on a busy machine an upload would take long.
-    "INGEST__EXTRACT_METADATA": "false",
 }
 PATIENCE_MS = 30_000
 FINAL_MS = 240_000

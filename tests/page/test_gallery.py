@@ -187,6 +187,8 @@ async def test_an_uploaded_file_is_queued_processed_and_served(
     with smartserve(library.copy(tmp_path / "data"), settings=SETTINGS) as running:
         async with tab(browser, f"http://127.0.0.1:{running.address[1]}") as visit:
             page = await visit.home()
+            # Until it is shown, nothing reads what is chosen.
+            await page.wait_for_selector("#upload:not([hidden])")
             await page.set_input_files("#file", SAMPLES / "kodak-05.jpg")
             await page.wait_for_selector(".uploads button", timeout=PATIENCE_MS)
             assert await page.locator(".steps .done").all_text_contents() == [
