@@ -12,7 +12,6 @@ import re
 import time
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from pathlib import Path
 from threading import Event
 
@@ -28,13 +27,12 @@ from proxy.domain.errors import (
 from proxy.runtime.tempfiles import STALE_S, files_in
 from proxy.settings import StorageSettings
 from proxy.settings.secrets import generated_key
-from proxy.storage.originals.local_store import LocalOriginals
+from proxy.storage.originals.local_store import LocalOriginals, OpenSource
 from proxy.storage.originals.sweep import sweep
 
 _NAME = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _ID_FILE = "folder-id"
 _ID_DIGITS = 32
-_PIECE_BYTES = 1024 * 1024
 _MAX_BYTES = 1024**3
 """The limit of the highest tier."""
 _UNUSABLE = "The file of the job cannot be stored. Retry later."
@@ -85,8 +83,8 @@ class JobFiles:
             raise UploadStorageError(_UNUSABLE) from error
 
     @asynccontextmanager
-    async def opened(self, job_id: str) -> AsyncIterator[int]:
-        """Yield the descriptor of a file.
+    async def opened(self, job_id: str) -> AsyncIterator[OpenSource]:
+        """Yield a file that is open.
 
         Raises:
             SourceMissing: somebody has deleted it.
@@ -97,7 +95,7 @@ class JobFiles:
         except SourceMissing as error:
             raise SourceMissing("The file of the job is missing. Send it again.") from error
         with source:
-            yield source.descriptor
+            yield source
 
     async def remove(self, job_id: str) -> None:
         """Delete the file if it exists. If that fails, the sweep deletes it."""
@@ -126,11 +124,3 @@ class JobFiles:
     async def aclose(self) -> None:
         """Reject further calls."""
         await self._files.aclose()
-
-
-async def read_pieces(descriptor: int) -> AsyncIterator[bytes]:
-    """Yield an open file from its beginning, without moving the descriptor's position."""
-    position = 0
-    while piece := await asyncio.to_thread(partial(os.pread, descriptor, _PIECE_BYTES, position)):
-        position += len(piece)
-        yield piece

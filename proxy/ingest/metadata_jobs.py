@@ -25,10 +25,11 @@ from proxy.domain.errors import (
 )
 from proxy.domain.media import Media
 from proxy.ingest.callbacks import Callbacks
-from proxy.ingest.job_files import JobFiles, read_pieces
+from proxy.ingest.job_files import JobFiles
 from proxy.ingest.worker_loop import new_worker_id, renewed
 from proxy.metadata.extraction import ExtractOptions, Tier
 from proxy.metadata.extractor import Extractor
+from proxy.metadata.media_extraction import read_pieces
 from proxy.runtime.supervised_task import UNCOUNTED, TaskSupervisor
 from proxy.settings import MetadataSettings
 from proxy.storage.database import MediaRepository
@@ -44,7 +45,7 @@ from proxy.storage.database.metadata_jobs import (
     new_job_id,
     queue_of,
 )
-from proxy.storage.originals.local_store import LocalOriginals
+from proxy.storage.originals.local_store import LocalOriginals, OpenSource
 
 COUNTS = (
     *("jobs_completed", "jobs_failed", "jobs_retried", "jobs_taken_over", "jobs_deferred"),
@@ -384,8 +385,8 @@ class MetadataJobWorker:
         tier = Tier(job.options["tier"])
         options = ExtractOptions(job.filename, advanced=job.options["advanced"], tier=tier)
         async with (
-            self._opened(job) as descriptor,
-            self._extractor.receive(read_pieces(descriptor), tier=tier) as file,
+            self._opened(job) as source,
+            self._extractor.receive(read_pieces(source), tier=tier) as file,
         ):
             extraction = await self._extractor.extract(file, options, progress=progress)
             size = file.byte_size
@@ -400,17 +401,17 @@ class MetadataJobWorker:
         return (await asyncio.to_thread(orjson.dumps, answer)).decode()
 
     @asynccontextmanager
-    async def _opened(self, job: LeasedJob) -> AsyncIterator[int]:
-        """Yield the descriptor of the file; raises a SmartserveError."""
+    async def _opened(self, job: LeasedJob) -> AsyncIterator[OpenSource]:
+        """Yield the file of a job; raises a SmartserveError."""
         if job.media_id is None:
-            async with self._jobs.files.opened(job.id) as descriptor:
-                yield descriptor
+            async with self._jobs.files.opened(job.id) as source:
+                yield source
             return
         media = await self._media.find(job.media_id)
         if media is None or media.source_path is None:
             raise MediaNotFound(f"The image with id {job.media_id} was deleted.")
-        with await self._originals.open(media.source_path) as source:
-            yield source.descriptor
+        with await self._originals.open(media.source_path) as original:
+            yield original
 
     async def _notify(self, job: LeasedJob) -> None:
         """Send the callback of a job that has ended; a failure does not change its status."""

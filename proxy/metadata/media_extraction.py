@@ -45,11 +45,11 @@ class MediaExtractor:
         path = media.source_path
         if path is None:
             raise SourceMissing("the medium has no file")
-        # The original may have a name that the server chose.
+        # The stored file may have another name, and its extension is compared with the content.
         name = media.original_name or PurePosixPath(path).name
         with self.extractor.admitted(), await self.originals.open(path) as source:
             received = self.extractor.receive(
-                _chunks(source), tier=tier, expected_bytes=source.byte_size
+                read_pieces(source), tier=tier, expected_bytes=source.byte_size
             )
             async with received as file:
                 progress(PROGRESS["received"], "received")
@@ -74,7 +74,12 @@ class MediaExtractor:
         return extraction
 
 
-async def _chunks(source: OpenSource) -> AsyncIterator[bytes]:
+async def read_pieces(source: OpenSource) -> AsyncIterator[bytes]:
+    """Yield the bytes of an open file.
+
+    Raises:
+        SourceError: the storage failed.
+    """
     read = partial(os.read, source.descriptor, _PIECE_BYTES)
     while True:
         with translated():

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from proxy.domain.errors import SourceMissing
-from proxy.ingest.job_files import JobFiles, read_pieces
+from proxy.ingest.job_files import JobFiles
+from proxy.metadata.media_extraction import read_pieces
 from proxy.settings import StorageSettings
 
 JOB = "0123456789abcdef" * 2
@@ -28,8 +29,8 @@ async def test_a_file_is_read_again_as_it_was_also_by_another_server(tmp_path: P
         # As after it was received.
         file.seek(0, os.SEEK_END)
         await files.add(JOB, file.fileno())
-    async with files_of(tmp_path / "jobs").opened(JOB) as descriptor:
-        pieces = [piece async for piece in read_pieces(descriptor)]
+    async with files_of(tmp_path / "jobs").opened(JOB) as opened:
+        pieces = [piece async for piece in read_pieces(opened)]
     assert b"".join(pieces) == CONTENT
     assert max(map(len, pieces)) == 1024 * 1024
 

@@ -38,7 +38,7 @@ from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.storage.database.metadata_jobs import JobStatus, MetadataJobTable, StoredJob
 from proxy.storage.database.schema import upgrade
 from proxy.storage.database.transactions import SqlDatabase
-from proxy.storage.originals.local_store import LocalOriginals
+from proxy.storage.originals.local_store import LocalOriginals, OpenSource
 from tests.ingest.test_callbacks import receiving
 from tests.support.waiting import eventually
 
@@ -235,6 +235,22 @@ async def test_a_job_whose_original_is_gone_fails_with_the_reason(bench: Bench) 
     await bench.originals.remove("bulk/photo.jpg")
     job = await bench.ended(job_id)
     assert (job.status, job.code, job.attempts) == (JobStatus.FAILED, "NOT_FOUND", 1)
+
+
+async def test_a_job_is_repeated_after_a_read_error_of_the_storage(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    media, opened = await bench.original(), bench.originals.open
+    # A descriptor that cannot be read from, as of a disk that fails.
+    file = bench.folder / "originals/bulk/photo.jpg"
+    broken = [OpenSource(os.open(file, os.O_WRONLY), len(JPEG))]
+
+    async def open_once_broken(path: str) -> OpenSource:
+        return broken.pop() if broken else await opened(path)
+
+    monkeypatch.setattr(bench.originals, "open", open_once_broken)
+    job = await bench.ended(await bench.jobs.add_original(REQUEST, media))
+    assert (job.status, job.attempts, job.error) == (JobStatus.COMPLETED, 2, None)
 
 
 async def test_a_job_fails_after_three_attempts(bench: Bench) -> None:
