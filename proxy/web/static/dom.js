@@ -34,6 +34,28 @@ export function segments(holder, name, choices, chosen) {
 
 export const chosen = (holder) => holder.querySelector("input:checked")?.value;
 
+// Pass on the files that are dropped on a form, or selected in its field.
+export function takeFiles(form, field, take) {
+  const over = (on) => (event) => {
+    event.preventDefault();
+    form.classList.toggle("over", on);
+  };
+  form.ondragover = over(true);
+  form.ondragleave = over(false);
+  form.ondrop = (event) => {
+    over(false)(event);
+    take([...event.dataTransfer.files]);
+  };
+  // Beside the form the browser would open the file instead of the page.
+  for (const name of ["dragover", "drop"]) addEventListener(name, (event) => event.preventDefault());
+  form.onsubmit = (event) => event.preventDefault();
+  field.onchange = () => {
+    take([...field.files]);
+    // Selecting the same file again is a change then.
+    field.value = "";
+  };
+}
+
 // Announce a text to screen readers.
 export function announce(text) {
   byId("announcement").textContent = text;

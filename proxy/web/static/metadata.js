@@ -1,6 +1,6 @@
 // The field for reading metadata: sends a file, follows its progress, and shows the answer.
 
-import { announce, byId, json } from "./dom.js";
+import { announce, byId, json, takeFiles } from "./dom.js";
 import { connectionText, follow, newSession } from "./metadata-progress.js";
 import { display, showStages } from "./metadata-display.js";
 import { bytes } from "./format.js";
@@ -65,30 +65,10 @@ async function read(file) {
   }
 }
 
-function listen() {
-  const zone = byId("metadata-drop");
-  const over = (on) => (event) => {
-    event.preventDefault();
-    zone.classList.toggle("over", on);
-  };
-  zone.ondragover = over(true);
-  zone.ondragleave = over(false);
-  zone.ondrop = (event) => {
-    over(false)(event);
-    if (event.dataTransfer.files.length) read(event.dataTransfer.files[0]);
-  };
-  for (const name of ["dragover", "drop"]) addEventListener(name, (event) => event.preventDefault());
-  zone.onsubmit = (event) => event.preventDefault();
-  byId("metadata-file").onchange = (event) => {
-    if (event.target.files.length) read(event.target.files[0]);
-    event.target.value = "";
-  };
-}
-
 // Offer the field if the server extracts metadata; `authorization` returns the headers of a request.
 export function start(paths, authorization) {
   if (!(EXTRACT.path in paths)) return;
   authorize = authorization;
   byId("metadata").hidden = false;
-  listen();
+  takeFiles(byId("metadata-drop"), byId("metadata-file"), ([file]) => file && read(file));
 }

@@ -1,6 +1,6 @@
 // The drop zone: uploads files and shows their progress.
 
-import { announce, byId, json, make, request, sleep } from "./dom.js";
+import { announce, byId, json, make, request, sleep, takeFiles } from "./dom.js";
 
 const POLL_MS = 800;
 const MAX_FAILURES = 75;
@@ -128,27 +128,6 @@ async function showImage(row, file, { id, name, known }) {
   announce(known ? `${file.name}: ${text}` : `${file.name} is served`);
 }
 
-function listen() {
-  const zone = byId("drop");
-  const over = (on) => (event) => {
-    event.preventDefault();
-    zone.classList.toggle("over", on);
-  };
-  zone.ondragover = over(true);
-  zone.ondragleave = over(false);
-  zone.ondrop = (event) => {
-    over(false)(event);
-    for (const file of event.dataTransfer.files) upload(file);
-  };
-  // Beside the zone the browser would open the file instead of the page.
-  for (const name of ["dragover", "drop"]) addEventListener(name, (event) => event.preventDefault());
-  zone.onsubmit = (event) => event.preventDefault();
-  byId("file").onchange = (event) => {
-    for (const file of event.target.files) upload(file);
-    event.target.value = "";
-  };
-}
-
 // The OpenAPI document says whether the server accepts uploads, and from this page without a token.
 export function start(paths, served, newest) {
   onServed = served;
@@ -157,5 +136,5 @@ export function start(paths, served, newest) {
   local = "/api/page/token" in paths;
   byId("token-row").hidden = local;
   byId("upload").hidden = false;
-  listen();
+  takeFiles(byId("drop"), byId("file"), (files) => files.forEach(upload));
 }
