@@ -312,7 +312,7 @@ class Overloaded(QueueFull):
 
 
 class ExtractionQueueFull(QueueFull, status=429, title="Too many files"):
-    """As many files wait for the extraction of their metadata as `metadata.queue` allows."""
+    """The queue of metadata extractions is full (`metadata.queue`)."""
 
 
 class DatabaseUnavailable(CapacityError, reported=True):

@@ -174,8 +174,8 @@ class Extractor:
     ) -> AsyncIterator[ReceivedFile]:
         """Store a file while it arrives; it is deleted after the block.
 
-        If it exceeds the limit of the tier, the error names the tier for ``expected_bytes``, at
-        least.
+        ``expected_bytes`` is the size that the client has announced, or 0. The error for a file
+        above the limit of its tier names a tier that allows this size.
 
         Raises:
             EmptyFile: it has no bytes.

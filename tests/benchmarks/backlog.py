@@ -86,7 +86,7 @@ def _table(taken: Mapping[str, Sequence[Sequence[Answer]]]) -> Table:
     }
     p99 = {name: [_p99(turn) for turn in turns] for name, turns in waits.items()}
     return Table(
-        f"milliseconds to the last byte, the p99 of each turn; a cold AVIF draft of 768 x 512, "
+        f"p99 of the milliseconds to the last byte, in each turn; a cold AVIF draft of 768 x 512, "
         f"{_CLIENTS} clients, {_TURNS} turns of {_RENDERS}",
         [
             Row(

@@ -44,7 +44,7 @@ async def test_a_large_file_is_extracted_behind_nginx(
             cookie = {"Cookie": f"smartserve_session={token()}", "Origin": front.base}
             async with session.post(path, data=form(len(jpeg())), headers=cookie) as answer:
                 assert answer.status == 200
-            # Whoever comes through a proxy is not on the server's own machine.
+            # nginx connects from this machine, but its client may be anywhere.
             async with session.post("/api/analyze", data=form(10)) as answer:
                 assert answer.status == 401
             async with session.get("/api/extract/health") as answer:

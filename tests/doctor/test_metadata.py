@@ -1,4 +1,4 @@
-"""Checks of metadata extraction, with real processes."""
+"""The doctor's checks of metadata extraction start real processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server is killed while it runs a metadata job: another one ends the job."""
+"""If a server is killed while it runs a metadata job, another server completes the job."""
 
 from __future__ import annotations
 

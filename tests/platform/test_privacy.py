@@ -226,5 +226,5 @@ def served(base: str, ids: Iterable[int], folder: Path) -> list[bytes]:
 
 
 def media_ids(ledger: Ledger) -> list[int]:
-    """Return the ids of all media: those that were imported and those that were uploaded."""
+    """Return the ids of all media, imported and uploaded."""
     return [int(one) for (one,) in ledger.rows("SELECT id FROM media_files")]

@@ -14,7 +14,7 @@ from proxy.metadata.tags import Groups
 from proxy.rendering.worker.imaging.analysis.hashes import PHASH_SIDE, phash
 
 _MAX_JPEG_PIXELS = 100_000_000
-"""A JPEG is decoded at an eighth of its size."""
+"""Largest JPEG that is decoded. Pillow decodes it at an eighth of its width and height."""
 _DECODED = frozenset({"jpeg", "png", "webp"})
 _MIN_SIDE = 256
 _NAMES = ("ThumbnailImage", "PhotoshopThumbnail", "PhotoshopBGRThumbnail", "ThumbnailTIFF")
@@ -82,7 +82,7 @@ def _distance(file: BinaryIO, walk: Walk, thumbnail: bytes) -> tuple[float | Non
 
 def _grey(file: BinaryIO) -> Image.Image:
     with Image.open(file) as image:
-        # A JPEG is decoded at the smallest scale with this size.
+        # Has an effect on JPEG only: it is decoded at the smallest scale that is this large.
         image.draft("L", (_MIN_SIDE, _MIN_SIDE))
         return image.convert("L")
 

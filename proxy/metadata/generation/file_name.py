@@ -29,7 +29,7 @@ _PATTERNS = tuple(
 
 
 def generator_of(file_name: str) -> str | None:
-    """Return the generator whose files have such names."""
+    """Return the generator that names its files like this one, or None."""
     name = re.split(r"[\\/]", file_name)[-1][:300]
     return next((generator for pattern, generator in _PATTERNS if pattern.fullmatch(name)), None)
 

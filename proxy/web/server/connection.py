@@ -277,8 +277,8 @@ class Connection(RequestHandler):
     def close(self) -> None:
         """Read nothing more; aiohttp calls this if a client violates the WebSocket protocol."""
         if self._requests.upgraded:
-            # aiohttp would close its transport at once, which resets the connection if bytes are
-            # unread: the client would not learn why. `linger_after_last` closes it.
+            # aiohttp would close its transport at once. If the client has sent more, that resets
+            # the connection, and the client may lose the close code. `linger_after_last` closes it.
             self.transport = None
         super().close()
 
