@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -30,6 +31,12 @@ from tests.support.server import (
     make_settings,
     standing,
 )
+
+# Other programs may use all processors meanwhile. With the priorities of a server, what runs in the
+# background would get next to nothing then, and the tests that wait for it would take minutes.
+_PRIORITIES = {"UPGRADES__IDLE_PRIORITY": "false", "METADATA__NICE": "0", "WORKERS__NICE": "0"}
+for _name, _value in _PRIORITIES.items():
+    os.environ.setdefault(f"SMARTSERVE_{_name}", _value)
 
 # The same examples in each run, and no deadline, because the machine may be busy.
 settings.register_profile("suite", derandomize=True, deadline=None)

@@ -41,7 +41,7 @@ def one_worker(settings: Settings) -> WorkerPool:
 
 def idle_worker(settings: Settings, supervisor: TaskSupervisor) -> WorkerPool:
     """Return a pool of one worker that runs only while the processor is otherwise idle."""
-    return _new_pool(_with_one_worker(settings), supervisor, idle=True)
+    return _new_pool(_with_one_worker(settings), supervisor, idle=settings.upgrades.idle_priority)
 
 
 def _with_one_worker(settings: Settings) -> Settings:

@@ -98,6 +98,9 @@ class MetadataSettings(Section):
     job_retention_s: float = Field(86_400, ge=60, le=30 * 86_400)
     """Time for which the result of a job is kept. A job that no server has run for this time
     fails."""
+    nice: int = Field(19, ge=0, le=19)
+    """CPU priority of the engines, as nice(1). With 19, images are served first, and a file takes
+    up to 60 times as long while other programs use all processors. A lower value avoids that."""
     max_jobs: int = Field(10_000, ge=1, le=1_000_000)
     """Maximum number of unfinished jobs of all users. A further one is rejected."""
     max_jobs_per_user: int = Field(1000, ge=1, le=1_000_000)
@@ -142,14 +145,12 @@ class MetadataSettings(Section):
                 # Only `queue` limits: each extraction has a time limit of its own.
                 "max_queue_wait_s": self.timeout_s,
                 "max_memory_bytes": _WORKER_BYTES,
-                "nice": _NICE,
+                "nice": self.nice,
             }
         )
 
 
 _WORKER_BYTES = 1024 * MIB
-_NICE = 19
-"""Images are served first."""
 
 
 def callback_key(section: MetadataSettings, key_directory: Path) -> str:

@@ -329,7 +329,7 @@ class WorkerSettings(Section):
     nice: int = Field(5, ge=0, le=19)
     """CPU priority of the processes, as nice(1): with a higher value the server delivers finished
     images even if every core renders, and new images wait longer beside other busy programs.
-    Background jobs always have the lowest priority."""
+    Background jobs have the lowest priority, see upgrades.idle_priority."""
 
     @property
     def processes(self) -> int:
@@ -390,11 +390,14 @@ class SizeSettings(Section):
 class UpgradeSettings(Section):
     """Background jobs that replace drafts with finals.
 
-    They run in one more worker process at idle priority. The most requested images come first.
+    They run in one more worker process. The most requested images come first.
     """
 
     enabled: bool = True
     """Renders finals. If false, every rendition is a draft and is cached for a year."""
+    idle_priority: bool = True
+    """Renders finals only while the processor is otherwise idle. Set it to false if other programs
+    always use all processors: finals then have the priority of workers.nice."""
     budget_s: Seconds = 0.15
     """CPU seconds. If a final is predicted to take less, it is rendered immediately, without a
     draft. The prediction is learned from previous renders."""

@@ -56,7 +56,9 @@ def main() -> int:
 async def _extract(folder: Path, files: Mapping[str, bytes]) -> dict[str, Any]:
     """Extract all files; return the state of the Content Credentials of each, or its error."""
     states: dict[str, Any] = {}
-    settings = MetadataSettings(temp_root=str(folder / "files"), engines=1, engine_timeout_s=600)
+    settings = MetadataSettings(
+        temp_root=str(folder / "files"), engines=1, nice=0, engine_timeout_s=600
+    )
     async with open_metadata(settings, WorkerSettings(), environment={}) as service:
         for name, content in files.items():
             with service.new_file(max_bytes=10**9) as file:

@@ -49,7 +49,7 @@ async def extraction(root: Path) -> AsyncIterator[MetadataService]:
     require_exiftool()
     # A busy machine must not let a file fail: only its CPU time is limited here.
     settings = MetadataSettings(
-        temp_root=str(root / "files"), engines=ENGINES, timeout_s=3600, engine_timeout_s=600
+        temp_root=str(root / "files"), engines=ENGINES, timeout_s=3600, engine_timeout_s=600, nice=0
     )
     async with open_metadata(settings, WorkerSettings(), environment={}) as service:
         await extract(service, jpeg(), "photo.jpg")

@@ -310,7 +310,7 @@ def test_all_statistics_are_present_before_the_engines_start(engines: Engines) -
 
 @pytest.mark.slow
 async def test_real_engines_extract_the_first_file(tmp_path: Path) -> None:
-    settings = MetadataSettings(temp_root=str(tmp_path / "metaextract"), engines=1)
+    settings = MetadataSettings(temp_root=str(tmp_path / "metaextract"), engines=1, nice=0)
     extractor = Extractor(settings, lambda: open_metadata(settings, WorkerSettings()), processes=1)
     async with extractor.receive(chunks(jpeg())) as file:
         found = await extractor.extract(file, ExtractOptions("a.jpg", tier=Tier.FREE))

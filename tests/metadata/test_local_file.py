@@ -17,7 +17,9 @@ async def test_a_local_file_is_extracted_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     path.write_bytes(jpeg())
     stages: list[int] = []
-    settings = MetadataSettings(engine="pillow", engines=1, temp_root=str(tmp_path / "root"))
+    settings = MetadataSettings(
+        engine="pillow", engines=1, nice=0, temp_root=str(tmp_path / "root")
+    )
     async with open_metadata(settings, WorkerSettings()) as service:
         found = await extract_file(
             service, path, progress=lambda percent, _stage: stages.append(percent)
@@ -32,7 +34,9 @@ async def test_a_local_file_is_extracted_and_left_alone(tmp_path: Path) -> None:
 async def test_an_empty_file_is_called_empty(tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     path.touch()
-    settings = MetadataSettings(engine="pillow", engines=1, temp_root=str(tmp_path / "root"))
+    settings = MetadataSettings(
+        engine="pillow", engines=1, nice=0, temp_root=str(tmp_path / "root")
+    )
     async with open_metadata(settings, WorkerSettings()) as service:
         with pytest.raises(EmptyFile):
             await extract_file(service, path)

@@ -63,7 +63,7 @@ async def service_of(
     **settings: Any,
 ) -> AsyncIterator[MetadataService]:
     values = {"temp_root": str(root / "metaextract"), "engines": 1, "timeout_s": LONG_S}
-    own = MetadataSettings.model_validate({**values, **settings})
+    own = MetadataSettings.model_validate({"nice": 0, **values, **settings})
     opening = open_metadata(
         own, WorkerSettings(), environment=environment or {}, telemetry=telemetry
     )

@@ -17,8 +17,10 @@ def test_the_processes_have_the_sandbox_of_the_workers_and_limits_of_their_own()
     assert (own.count, own.max_queue, own.deadline_s) == (2, 5, 9)
 
 
-def test_the_processes_have_the_lowest_priority() -> None:
-    assert MetadataSettings().worker_settings(WorkerSettings()).nice == 19
+@pytest.mark.parametrize("nice", [0, 7])
+def test_the_priority_of_the_processes_is_a_setting(nice: int) -> None:
+    own = MetadataSettings(nice=nice).worker_settings(WorkerSettings(nice=5))
+    assert (own.nice, MetadataSettings().worker_settings(WorkerSettings()).nice) == (nice, 19)
 
 
 @pytest.mark.parametrize(

@@ -215,7 +215,7 @@ async def test_a_range_of_a_draft_holds_by_its_own_etag(serve: Serve, library: L
 async def test_the_background_worker_gets_what_nobody_else_wants(
     serve: Serve, library: Library
 ) -> None:
-    server = await serve(upgrades=ASKED_ONLY)
+    server = await serve(upgrades={**ASKED_ONLY, "idle_priority": True})
     assert server.services.rendering.background_pool.statistics()["up"] == 0, (
         "it is started when there is something to do"
     )
