@@ -22,6 +22,7 @@ from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervi
 from proxy.serving.purge import PurgeService
 from proxy.serving.purge_feed import PurgeFeed
 from proxy.settings import Settings
+from proxy.storage.database.choices import ChoicesRepository
 from proxy.storage.database.driver_errors import driver_error
 from proxy.storage.database.embeddings import EmbeddingRepository
 from proxy.storage.database.leased_writer import LeasedWriter
@@ -69,6 +70,8 @@ class StorageServices:
     analyses: AnalysisRepository
     embeddings: EmbeddingRepository
     metadata: MetadataStore
+    choices: ChoicesRepository
+    """Its changes are purged here by `purger.apply_recorded`."""
 
 
 def _values_of_answers(columns: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,6 +160,7 @@ async def open_storage(
             analyses=AnalysisRepository(writer, _values_of_answers),
             embeddings=EmbeddingRepository(writer),
             metadata=metadata,
+            choices=ChoicesRepository(writer, server=table.server),
         )
 
 

@@ -22,9 +22,9 @@ _MISSING_FILE = (
 )
 _GRANT = (
     "GRANT SELECT on media_files and media_fallbacks, SELECT, INSERT, DELETE on media_facts and"
-    " purges, and SELECT, DELETE on media_metadata and media_tags; processing uploads also needs"
-    " INSERT and UPDATE on the tables named here. An SQLite file and its folder must belong to the"
-    " server's user"
+    " purges, SELECT, INSERT, UPDATE, DELETE on media_choices and media_alt_texts, and SELECT,"
+    " DELETE on media_metadata and media_tags; processing uploads also needs INSERT and UPDATE on"
+    " the tables named here. An SQLite file and its folder must belong to the server's user"
 )
 
 

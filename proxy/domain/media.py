@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from proxy.domain.formats import SOURCE_MEDIA_TYPES
 
@@ -18,6 +19,11 @@ MAX_MEDIA_ID = 2**63 - 1
 
 _HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _MAX_NUMBER = 2**53
+MAX_LANGUAGE = 35
+"""Characters of a language tag: what RFC 5646, 4.4.1 recommends as a limit."""
+MIN_CROP = 0.01
+"""Shortest side of a crop that a person sets, as a fraction of the image's side."""
+_ROUNDING = 1e-9
 EPOCH = datetime.fromtimestamp(0, UTC)
 
 
@@ -46,6 +52,53 @@ class Focus:
 
     x: float
     y: float
+
+
+class Background(StrEnum):
+    """Values of ``bg`` in addresses, and of a medium's default."""
+
+    REMOVED = "removed"
+    ORIGINAL = "original"
+
+
+class Visibility(StrEnum):
+    """Who may see a medium."""
+
+    PUBLIC = "public"
+    PRIVATE = "private"
+
+
+class CropBox(NamedTuple):
+    """The region of an image that a crop keeps, as fractions 0 to 1 of the upright image."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True, slots=True)
+class MediaChoices:
+    """What people decided about a medium. A value that is None is decided automatically."""
+
+    focus: Focus | None = None
+    """Takes the place of `ProbeResult.focus`."""
+    crops: tuple[tuple[str, CropBox], ...] = ()
+    """The regions that named sizes keep, sorted by name."""
+    background: Background | None = None
+    """The value of ``bg`` for addresses without one."""
+    visibility: Visibility | None = None
+    """None: the default of the medium's data type."""
+    changed_at: datetime | None = field(default=None, compare=False)
+    """When a value was last set or deleted; None: no value is set."""
+
+    def crop(self, size: str) -> CropBox | None:
+        """Return the region that a size keeps, or None."""
+        # A dictionary could not be hashed, and an image has few crops.
+        return next((box for name, box in self.crops if name == size), None)
+
+
+NO_CHOICES = MediaChoices()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +161,8 @@ class Media:
     fallbacks: tuple[MediaFacts, ...] = ()
     """Smaller files of the same image, made by another system. If the source is not available, the
     image is rendered from one of them. Unordered."""
+    choices: MediaChoices = NO_CHOICES
+    """What people decided; not a part of the facts, which may be read again."""
 
     @cached_property
     def source_path(self) -> str | None:
@@ -118,6 +173,18 @@ class Media:
     def source_paths(self) -> tuple[str, ...]:
         """Paths that may exist; the first that does is the source."""
         return tuple(path for path in (self.bulk_path, self.library_path) if path)
+
+    @cached_property
+    def changed_at(self) -> datetime:
+        """When the row or the choices were last changed, in whole seconds.
+
+        An image with choices never has the date of its row: a client that knows that date has the
+        automatic version.
+        """
+        chosen = self.choices.changed_at
+        if chosen is None:
+            return self.updated_at
+        return max(self.updated_at + timedelta(seconds=1), chosen.replace(microsecond=0))
 
     @cached_property
     def completed(self) -> bool:
@@ -243,3 +310,64 @@ def stored_facts(values: Mapping[str, Any]) -> MediaFacts:
         source_path=values["source_path"],
         row_version=stored_text(values.get("row_version")) or "",
     )
+
+
+def stored_choices(values: Mapping[str, Any], report: Callable[[str], object]) -> MediaChoices:
+    """Return the choices in a row of ``media_choices``; ``crops`` is JSON text or an object.
+
+    A bad value counts as not set, and ``report`` gets its column. Only a bad visibility is private:
+    it may be one that a newer version has stored.
+    """
+    x, y, focus = values["focus_x"], values["focus_y"], None
+    if _is_fraction(x) and _is_fraction(y):
+        focus = Focus(x, y)
+    elif x is not None or y is not None:
+        report("focus_x")
+    background = visibility = None
+    if values["background"] is not None:
+        try:
+            background = Background(values["background"])
+        except ValueError:
+            report("background")
+    if values["visibility"] is not None:
+        try:
+            visibility = Visibility(values["visibility"])
+        except ValueError:
+            report("visibility")
+            visibility = Visibility.PRIVATE
+    crops, changed_at = _crops(values["crops"], report), utc_timestamp(values["updated_at"])
+    return MediaChoices(focus, crops, background, visibility, changed_at)
+
+
+def _crops(value: object, report: Callable[[str], object]) -> tuple[tuple[str, CropBox], ...]:
+    if value is None:
+        return ()
+    try:
+        found = json.loads(value) if isinstance(value, (str, bytes)) else value
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        report("crops")
+        return ()
+    crops: list[tuple[str, CropBox]] = []
+    for name, sides in sorted(found.items()):
+        if isinstance(sides, list) and _is_crop(sides):
+            crops.append((name, CropBox(*sides)))
+        else:
+            report("crops")
+    return tuple(crops)
+
+
+def _is_crop(sides: Sequence[Any]) -> bool:
+    """Return whether the values are a region within the image; see `MIN_CROP`."""
+    if len(sides) != len(CropBox._fields) or not all(map(_is_fraction, sides)):
+        return False
+    left, top, width, height = sides
+    # Sums may exceed 1 by the rounding of floating-point numbers.
+    inside = max(left + width, top + height) <= 1 + _ROUNDING
+    return inside and bool(min(width, height) >= MIN_CROP)
+
+
+def _is_fraction(value: object) -> bool:
+    # False for NaN, too; a bool is an int.
+    return type(value) in (int, float) and 0 <= value <= 1  # type: ignore[operator]

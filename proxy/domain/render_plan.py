@@ -194,7 +194,7 @@ class RenderPlanner:
         found: dict[str, dict[Format, bool]] = {}
         for name, size in self.rules.sizes.items():
             # Planning is expensive; sizes without any rendition are skipped.
-            if shape_of(plan_geometry(size, facts)) not in shapes:
+            if shape_of(plan_geometry(size, facts, media.choices)) not in shapes:
                 continue
             for fmt, accept in self._requested(facts, transparent=facts.has_alpha):
                 plan = self.plan(media, facts, VariantRequest(size, fmt), accept)
@@ -221,11 +221,13 @@ class RenderPlanner:
             return []
         # Without its facts the largest fallback stands for the source.
         like = known or max(media.fallbacks, key=lambda facts: facts.width * facts.height)
-        wanted = plan_geometry(request.box, like)
+        wanted = plan_geometry(request.box, like, media.choices)
         ranked = sorted(
             # The unavailable source may be one of the fallbacks.
             (facts for facts in media.fallbacks if facts != known),
-            key=lambda facts: _mismatch(facts, plan_geometry(request.box, facts), wanted, like),
+            key=lambda facts: _mismatch(
+                facts, plan_geometry(request.box, facts, media.choices), wanted, like
+            ),
         )
         plans = (self.plan(media.with_source(facts), facts, request, accept) for facts in ranked)
         return [
@@ -255,7 +257,12 @@ class RenderPlanner:
         """Return the stored variants of one source in formats that the client can display."""
         shapes = {digest[:SHAPE_DIGITS] for digest in digests}
         # Under overload most requests come here; boxes without any rendition are skipped.
-        boxes = (box for box in self._boxes if shape_of(plan_geometry(box, plan.facts)) in shapes)
+        choices = plan.media.choices
+        boxes = (
+            box
+            for box in self._boxes
+            if shape_of(plan_geometry(box, plan.facts, choices)) in shapes
+        )
         requests = [replace(plan.request, box=box) for box in boxes]
         return {
             variant.digest: variant
@@ -272,7 +279,7 @@ def resolve(
     return Variant(
         media_id=media.id,
         version=facts.content_hash,
-        geometry=plan_geometry(request.box, facts),
+        geometry=plan_geometry(request.box, facts, media.choices),
         profile=stage.profile,
         # Without a flat background nothing is removed: both values of bg share one rendition.
         background_removed=request.remove_background and facts.flat_background,

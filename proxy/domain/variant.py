@@ -15,12 +15,13 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from proxy.domain.formats import TRAITS, Format
-from proxy.domain.media import MediaFacts
+from proxy.domain.media import NO_CHOICES, Focus, MediaChoices, MediaFacts
 
 MAX_SIDE = 16383
 """Longest side of a WebP; AVIF and JPEG allow slightly more."""
 SHAPE_DIGITS = 8
 """Number of hexadecimal digits of a shape, with which the digest of a variant starts."""
+_CENTRE = Focus(0.5, 0.5)
 
 
 class Fit(StrEnum):
@@ -90,35 +91,55 @@ def shape_of(geometry: Geometry) -> str:
     return blake2b(geometry.text.encode(), digest_size=SHAPE_DIGITS // 2).hexdigest()
 
 
-def plan_geometry(box: SizeSpec, facts: MediaFacts) -> Geometry:
+def plan_geometry(box: SizeSpec, facts: MediaFacts, choices: MediaChoices = NO_CHOICES) -> Geometry:
     """Fit an image into a box without enlarging it.
 
     If the box is larger than the image, contain keeps the image's size, and cover crops the largest
-    area with the aspect ratio of the box.
+    area with the aspect ratio of the box. ``choices`` matter for cover only.
     """
-    scaled = scaled_size(box, facts.width, facts.height)
     # With one side there is nothing to crop.
     if box.fit is not Fit.COVER or box.width is None or box.height is None:
+        scaled = scaled_size(box, facts.width, facts.height)
         return Geometry(*scaled, *scaled)
-    focus = facts.focus if box.gravity is Gravity.ATTENTION else None
-    x, y = (0.5, 0.5) if focus is None else (focus.x, focus.y)
-    width, height = _cropped(box.width, box.height, facts.width, facts.height)
+    window, centre = _kept(box.width / box.height, box, facts, choices)
+    width, height = _cropped(box.width, box.height, *window)
+    scaled = _scaled_for_crop((width, height), window, facts.width, facts.height)
     return Geometry(
         width,
         height,
         *scaled,
-        left=_offset(x, width, scaled[0]),
-        top=_offset(y, height, scaled[1]),
+        left=_offset(centre.x, width, scaled[0]),
+        top=_offset(centre.y, height, scaled[1]),
     )
+
+
+def _kept(
+    aspect: float, box: SizeSpec, facts: MediaFacts, choices: MediaChoices
+) -> tuple[tuple[float, float], Focus]:
+    """Return what a cover crop keeps: the sides of a window in pixels of the source, its centre.
+
+    The window has at least the width or the height of the crop. In order of precedence: the region
+    that a person set for this size, the point that a person set, the detected one, the centre.
+    """
+    crop = choices.crop(box.name)
+    if crop is None:
+        detected = facts.focus if box.gravity is Gravity.ATTENTION else None
+        return (facts.width, facts.height), choices.focus or detected or _CENTRE
+    # The whole region is kept: its shorter side grows to the aspect ratio of the box.
+    width = max(crop.width * facts.width, crop.height * facts.height * aspect)
+    height = max(crop.height * facts.height, crop.width * facts.width / aspect)
+    # In an image that is too narrow for that, as much as fits around the region's centre.
+    shrink = min(1.0, facts.width / width, facts.height / height)
+    # The smallest region may have less than a pixel of a very small image.
+    window = max(1.0, width * shrink), max(1.0, height * shrink)
+    return window, Focus(crop.left + crop.width / 2, crop.top + crop.height / 2)
 
 
 def scaled_size(box: SizeSpec, width: int, height: int) -> tuple[int, int]:
     """Return the size to which an image is scaled for a box, before any crop."""
     if box.fit is Fit.COVER and box.width is not None and box.height is not None:
-        across, down = _cropped(box.width, box.height, width, height)
-        scale = max(across / width, down / height)
-        # Rounding could make the scaled image one pixel smaller than the crop.
-        return max(across, _side(width * scale)), max(down, _side(height * scale))
+        cropped = _cropped(box.width, box.height, width, height)
+        return _scaled_for_crop(cropped, (width, height), width, height)
     scale = min(
         1.0,
         math.inf if box.width is None else box.width / width,
@@ -129,7 +150,17 @@ def scaled_size(box: SizeSpec, width: int, height: int) -> tuple[int, int]:
     return _side(width * scale), _side(height * scale)
 
 
-def _cropped(across: int, down: int, width: int, height: int) -> tuple[int, int]:
+def _scaled_for_crop(
+    cropped: tuple[int, int], window: tuple[float, float], width: int, height: int
+) -> tuple[int, int]:
+    """Return the size of the whole image for which a window of it has the size of the crop."""
+    # A small window may have been rounded up to whole pixels.
+    scale = min(1.0, max(cropped[0] / window[0], cropped[1] / window[1]))
+    # Rounding could make the scaled image one pixel smaller than the crop.
+    return max(cropped[0], _side(width * scale)), max(cropped[1], _side(height * scale))
+
+
+def _cropped(across: int, down: int, width: float, height: float) -> tuple[int, int]:
     """Return the size of the crop that fills a box of ``across`` x ``down``."""
     # Scale the box down, never the image up, and keep the aspect ratio of the box.
     longest = MAX_SIDE / max(across, down)
@@ -148,9 +179,11 @@ def _offset(focus: float, length: int, whole: int) -> int:
     return min(max(0, round(focus * whole - length / 2)), whole - length)
 
 
-def shapes_of(boxes: Iterable[SizeSpec], facts: MediaFacts) -> frozenset[str]:
+def shapes_of(
+    boxes: Iterable[SizeSpec], facts: MediaFacts, choices: MediaChoices = NO_CHOICES
+) -> frozenset[str]:
     """Return the shapes of an image in these boxes; several boxes may give the same one."""
-    return frozenset(shape_of(plan_geometry(box, facts)) for box in boxes)
+    return frozenset(shape_of(plan_geometry(box, facts, choices)) for box in boxes)
 
 
 def box_geometry(box: SizeSpec) -> Geometry:

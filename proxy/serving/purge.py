@@ -124,6 +124,19 @@ class PurgeService:
                 yield result
             yield PurgeResult(None, 0, recorded=False)
 
+    async def apply_recorded(self, media_id: int) -> PurgeResult:
+        """Delete all renditions of a medium here, after a transaction that announced its purge.
+
+        Facts are kept: their source has not changed. A disk error is in the result and logged; the
+        renditions that are left have other keys than the new ones.
+        """
+        self._rows.changed(media_id)
+        try:
+            return PurgeResult(media_id, await self._store.purge(media_id, None))
+        except StorageError as error:
+            log.warning("purge_incomplete", media_id=media_id, cause=error.detail)
+            return PurgeResult(media_id, 0, error=error)
+
     async def retry(self) -> None:
         """Record what the database has not accepted; apply what another process has kept.
 
@@ -186,7 +199,7 @@ class PurgeService:
         if media is None or facts is None:
             # Without the dimensions of the source no file can be assigned to a size.
             return PurgeEntry(media_id)
-        shapes = [shapes_of(boxes, one) for one in (facts, *media.fallbacks)]
+        shapes = [shapes_of(boxes, one, media.choices) for one in (facts, *media.fallbacks)]
         # Another server's image with this id may be stored here too; see `proxy.web.forward`.
         forwarded = {shape_of(box_geometry(box)) for box in boxes}
         return PurgeEntry(media_id, frozenset().union(forwarded, *shapes))

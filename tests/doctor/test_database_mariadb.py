@@ -128,15 +128,23 @@ _FACTS = "".join(
 _METADATA = "".join(
     f"GRANT DELETE ON {{name}}.{table} TO reader@'%';" for table in ("media_metadata", "media_tags")
 )
+_CHOICES = "".join(
+    f"GRANT INSERT, UPDATE, DELETE ON {{name}}.{table} TO reader@'%';"
+    for table in ("media_choices", "media_alt_texts")
+)
 
 
 @pytest.mark.parametrize(
     ("grants", "ingest", "denied"),
     [
-        (_READS, False, ["write media_facts", "delete from media_facts", "write purges"]),
-        (_READS + _FACTS, False, ["delete from media_metadata", "delete from media_tags"]),
-        (_READS + _FACTS + _METADATA, False, []),
-        (_READS + _FACTS + _METADATA, True, ["write media_files", "write media_metadata"]),
+        (_READS, False, ["write media_facts", "delete from media_facts", "write media_choices"]),
+        (_READS + _FACTS, False, ["change media_choices", "delete from media_tags"]),
+        (_READS + _FACTS + _METADATA + _CHOICES, False, []),
+        (
+            _READS + _FACTS + _METADATA + _CHOICES,
+            True,
+            ["write media_files", "write media_metadata"],
+        ),
     ],
 )
 async def test_denied_operations_are_named(

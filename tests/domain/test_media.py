@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from proxy.domain.media import MAX_MEDIA_ID, Media, MediaFacts, MediaStatus
+from proxy.domain.media import (
+    MAX_MEDIA_ID,
+    Focus,
+    Media,
+    MediaChoices,
+    MediaFacts,
+    MediaStatus,
+)
 
 FACTS = MediaFacts(
     content_hash="ab" * 32,
@@ -101,6 +108,14 @@ def test_facts_of_the_named_file_are_known() -> None:
 )
 def test_facts_of_another_file_or_version_are_stale(changed: dict[str, str | None]) -> None:
     assert replace(MEDIA, **changed).known_facts is None  # type: ignore[arg-type]
+
+
+def test_the_date_of_choices_is_never_that_of_the_row() -> None:
+    assert MEDIA.changed_at == MEDIA.updated_at
+    for chosen_s, expected_s in ((-60, 1), (0, 1), (0.9, 1), (7.5, 7)):
+        chosen = MEDIA.updated_at + timedelta(seconds=chosen_s)
+        changed = replace(MEDIA, choices=MediaChoices(Focus(0, 0), changed_at=chosen))
+        assert changed.changed_at == MEDIA.updated_at + timedelta(seconds=expected_s)
 
 
 def test_an_image_of_several_pages_is_animated() -> None:

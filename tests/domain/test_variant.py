@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from proxy.domain.errors import BadParameter
 from proxy.domain.formats import NAMES, Format
-from proxy.domain.media import Focus, MediaFacts
+from proxy.domain.media import MIN_CROP, CropBox, Focus, MediaChoices, MediaFacts
 from proxy.domain.negotiation import acceptable
 from proxy.domain.render_plan import resolve
 from proxy.domain.request import DPRS, WIDTHS, VariantRequest, parse_boxes
@@ -45,6 +45,15 @@ FACTS = st.builds(
     SIDES,
     SIDES,
     st.none() | st.builds(Focus, FRACTIONS, FRACTIONS),
+)
+# Start and length of each side.
+_SIDES = st.tuples(st.floats(0, 1 - MIN_CROP), st.floats(MIN_CROP, 1))
+CROPS = st.builds(
+    lambda across, down: CropBox(
+        across[0], down[0], min(across[1], 1 - across[0]), min(down[1], 1 - down[0])
+    ),
+    _SIDES,
+    _SIDES,
 )
 COVERS = st.builds(
     lambda width, height, dpr, gravity: SizeSpec("x", width, height, Fit.COVER, gravity).scaled(
@@ -191,6 +200,86 @@ def test_gravity_centre_ignores_the_focus() -> None:
     box = replace(SIZES["thumbnail"], gravity=Gravity.CENTRE)
     geometry = plan_geometry(box, facts(600, 300, focus=Focus(0, 0)))
     assert geometry.left == 150
+
+
+def _crop(*sides: float, size: str = "thumbnail") -> MediaChoices:
+    return MediaChoices(crops=((size, CropBox(*sides)),))
+
+
+@pytest.mark.parametrize("gravity", Gravity)
+def test_a_focus_set_by_a_person_replaces_the_detected_one_and_the_centre(gravity: Gravity) -> None:
+    box = replace(SIZES["thumbnail"], gravity=gravity)
+    choices = MediaChoices(focus=Focus(1, 0))
+    geometry = plan_geometry(box, facts(600, 300, focus=Focus(0, 0)), choices)
+    assert geometry == Geometry(300, 300, 600, 300, left=300, top=0)
+
+
+def test_a_crop_of_the_size_comes_before_the_focus_of_the_image() -> None:
+    choices = replace(_crop(0, 0, 0.5, 1), focus=Focus(1, 1))
+    geometry = plan_geometry(SIZES["thumbnail"], facts(600, 300), choices)
+    assert geometry == Geometry(300, 300, 600, 300, left=0, top=0)
+    # Other sizes have no crop and follow the focus.
+    other = plan_geometry(replace(SIZES["thumbnail"], name="other"), facts(600, 300), choices)
+    assert other.left == 300
+
+
+@pytest.mark.parametrize(
+    ("sides", "expected"),
+    [
+        # Of the aspect ratio of the size, and larger than it: scaled down.
+        ((0.25, 0.25, 0.25, 0.5), Geometry(300, 300, 1200, 600, left=300, top=150)),
+        # Smaller than the size: not enlarged.
+        ((0, 0, 0.0625, 0.125), Geometry(150, 150, 2400, 1200, left=0, top=0)),
+        # Wider than the size: grows above and below.
+        ((0.25, 0.25, 0.5, 0.1), Geometry(300, 300, 600, 300, left=150, top=0)),
+        # Growth beyond the edge moves the window.
+        ((0.0, 0.0, 0.125, 0.5), Geometry(300, 300, 1200, 600, left=0, top=0)),
+        # Too wide for the image: as much as fits around its centre.
+        ((0.2, 0.4, 0.8, 0.2), Geometry(300, 300, 600, 300, left=210, top=0)),
+        ((0, 0, 1, 1), Geometry(300, 300, 600, 300, left=150, top=0)),
+    ],
+)
+def test_a_crop_keeps_its_region_in_the_aspect_ratio_of_the_size(
+    sides: tuple[float, ...], expected: Geometry
+) -> None:
+    assert plan_geometry(SIZES["thumbnail"], facts(2400, 1200), _crop(*sides)) == expected
+
+
+def test_a_crop_holds_for_every_density_of_its_size() -> None:
+    choices = _crop(0.5, 0.5, 0.25, 0.5)
+    for dpr in DPRS.values():
+        geometry = plan_geometry(SIZES["thumbnail"].scaled(dpr), facts(4800, 2400), choices)
+        assert geometry.left / geometry.scaled_width == pytest.approx(0.5, abs=0.01)
+        assert geometry.width / geometry.scaled_width == pytest.approx(0.25, abs=0.01)
+
+
+@pytest.mark.parametrize("size", ["detail", "thumbnail"])
+def test_choices_do_not_change_sizes_without_a_crop(size: str) -> None:
+    box = SIZES["detail"] if size == "detail" else replace(SIZES["thumbnail"], height=None)
+    choices = replace(_crop(0, 0, 0.5, 0.5, size=size), focus=Focus(1, 1))
+    assert plan_geometry(box, facts(), choices) == plan_geometry(box, facts())
+
+
+@given(COVERS, FACTS, CROPS.map(lambda box: _crop(*box, size="x")))
+def test_a_crop_is_within_the_image_keeps_its_region_and_never_enlarges(
+    box: SizeSpec, choices_facts: MediaFacts, choices: MediaChoices
+) -> None:
+    geometry = plan_geometry(box, choices_facts, choices)
+    crop = choices.crops[0][1]
+    assert 1 <= geometry.width <= min(geometry.scaled_width, MAX_SIDE)
+    assert 1 <= geometry.height <= min(geometry.scaled_height, MAX_SIDE)
+    assert 0 <= geometry.left <= geometry.scaled_width - geometry.width
+    assert 0 <= geometry.top <= geometry.scaled_height - geometry.height
+    assert geometry.scaled_width <= choices_facts.width
+    assert geometry.scaled_height <= choices_facts.height
+    # A region is kept as a whole unless the image is too narrow for the aspect ratio of the box.
+    for start, length, left, width, whole in (
+        (crop.left, crop.width, geometry.left, geometry.width, geometry.scaled_width),
+        (crop.top, crop.height, geometry.top, geometry.height, geometry.scaled_height),
+    ):
+        kept = min(left + width, (start + length) * whole) - max(left, start * whole)
+        # Rounded sides of the image, of the crop and of its start.
+        assert kept >= min(length * whole, width) - 2
 
 
 @given(FACTS)

@@ -21,6 +21,16 @@ _SERVING: Mapping[str, str] = {
     "read media_facts": "SELECT media_id FROM media_facts WHERE 1 = 0",
     "write media_facts": "REPLACE INTO media_facts SELECT * FROM media_facts WHERE 1 = 0",
     "delete from media_facts": "DELETE FROM media_facts WHERE media_id = -1",
+    **{
+        f"{verb} {table}": statement.format(table=table)
+        for table in ("media_choices", "media_alt_texts")
+        for verb, statement in (
+            ("read", "SELECT media_id FROM {table} WHERE 1 = 0"),
+            ("write", "INSERT INTO {table} SELECT * FROM {table} WHERE 1 = 0"),
+            ("change", "UPDATE {table} SET updated_at = 0 WHERE media_id = -1"),
+            ("delete from", "DELETE FROM {table} WHERE media_id = -1"),
+        )
+    },
     "write purges": "INSERT INTO purges SELECT * FROM purges WHERE 1 = 0",
     "delete from purges": "DELETE FROM purges WHERE id = -1",
     "delete from media_metadata": "DELETE FROM media_metadata WHERE media_id = -1",
@@ -31,7 +41,7 @@ _INGEST: Mapping[str, str] = {
     **{
         f"write {table}": f"INSERT INTO {table} SELECT * FROM {table} WHERE 1 = 0"  # noqa: S608 - ours
         for table in media_metadata.metadata.tables
-        if table not in ("media_facts", "media_fallbacks", "purges")
+        if f"write {table}" not in _SERVING and table != "media_fallbacks"
     },
     "change media_files": "UPDATE media_files SET status = status WHERE id = -1",
     "change metadata_jobs": "UPDATE metadata_jobs SET status = status WHERE id = ''",

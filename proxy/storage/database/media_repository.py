@@ -22,12 +22,15 @@ from proxy.domain.analysis import ANALYSIS_VERSION, Analysis
 from proxy.domain.errors import DatabaseUnavailable, MediaRowInvalid
 from proxy.domain.formats import SOURCE_MEDIA_TYPES
 from proxy.domain.media import (
+    NO_CHOICES,
     DataType,
     Focus,
     Media,
+    MediaChoices,
     MediaFacts,
     MediaStatus,
     readable_text,
+    stored_choices,
     stored_facts,
     stored_text,
     utc_timestamp,
@@ -41,6 +44,7 @@ from proxy.storage.database.purge_table import announcement
 from proxy.storage.database.tables import (
     media_ai_analysis,
     media_analysis_details,
+    media_choices,
     media_facts,
     media_fallbacks,
     media_files,
@@ -49,6 +53,7 @@ from proxy.storage.database.tables import (
 from proxy.storage.database.transactions import SqlDatabase, ThreadReader
 
 _files, _facts, _fallbacks = media_files.c, media_facts.c, media_fallbacks.c
+_choices = media_choices.c
 _analyses, _details = media_ai_analysis.c, media_analysis_details.c
 # The number of the latest logos that are searched for brand colours.
 _LOGOS = 5
@@ -57,6 +62,8 @@ _MEDIA_FIELDS = tuple(one.name for one in fields(Media) if one.name in _files)
 _FACT_FIELDS = tuple(one.name for one in fields(MediaFacts) if one.name in _fallbacks)
 _FACT_COLUMNS = (*_FACT_FIELDS, "focus_x", "focus_y")
 _ANALYSIS_COLUMNS = tuple(one for one in _analyses if not isinstance(one.type, sa.TIMESTAMP))
+CHOICES = ("updated_at", "focus_x", "focus_y", "crops", "background", "visibility")
+"""Columns of ``media_choices`` that are read with each row."""
 _MAX_REPORTED = 10_000
 
 log = structlog.get_logger(__name__)
@@ -87,9 +94,17 @@ def _replace_into(table: sa.Table, *omitted: str) -> sa.TextClause:
 _SELECT: sa.Select[Any] = sa.select(
     *(raw(_files[name]) for name in _MEDIA_FIELDS),
     *(raw(_facts[name]) for name in (*_FACT_COLUMNS, "row_version")),
+    *(
+        sa.type_coerce(_choices[name], sa.types.NullType()).label(f"choice_{name}")
+        for name in CHOICES
+    ),
     # Few media have fallbacks. For all others this flag saves the second query.
     sa.exists().where(_fallbacks.media_id == _files.id).label("has_fallbacks"),
-).select_from(media_files.outerjoin(media_facts, _facts.media_id == _files.id))
+).select_from(
+    media_files.outerjoin(media_facts, _facts.media_id == _files.id).outerjoin(
+        media_choices, _choices.media_id == _files.id
+    )
+)
 
 _BY_ID = _SELECT.where(_files.id == sa.bindparam("media_id"))
 _BY_IDS = _SELECT.where(_files.id.in_(sa.bindparam("media_ids", expanding=True)))
@@ -559,7 +574,18 @@ def _media_of(
         facts=facts,
         bulk_path=paths["bulk_path"],
         library_path=paths["library_path"],
+        choices=_choices_of(row, report),
     )
+
+
+def _choices_of(row: sa.Row[Any], report: Callable[[int, str, str], object]) -> MediaChoices:
+    # Most media have no row in the table.
+    if row.choice_updated_at is None:
+        return NO_CHOICES
+    values = {name: getattr(row, f"choice_{name}") for name in CHOICES}
+    found = stored_choices(values, lambda column: report(row.id, "media_choices", column))
+    # All values were deleted: the image is again what it was before the first one was set.
+    return NO_CHOICES if found == NO_CHOICES else found
 
 
 def _facts_of(

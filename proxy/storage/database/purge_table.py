@@ -70,6 +70,11 @@ class PurgeTable:
         self._server = secrets.token_hex(16)
 
     @property
+    def server(self) -> str:
+        """Identifies this process: it does not read what it has announced under this name."""
+        return self._server
+
+    @property
     def retention_s(self) -> float:
         """The time for which purges are kept."""
         return self._retention_s

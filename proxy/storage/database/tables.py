@@ -15,7 +15,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.types import TypeEngine
 
 from proxy.domain.embedding import WORDS
-from proxy.domain.media import DataType, MediaStatus
+from proxy.domain.media import MAX_LANGUAGE, DataType, MediaStatus
 from proxy.domain.upload import Step, StepState
 
 
@@ -156,6 +156,32 @@ media_facts = define_table(
     required("source_path", sa.String(500)),
     required("row_version", sa.String(64)),
     created_at("learned_at", nullable=False),
+)
+
+# What people decided about a medium. A value that is null is decided automatically. The row stays
+# when facts are read again.
+media_choices = define_table(
+    "media_choices",
+    foreign_id("media_id"),
+    # Fractions of the upright image.
+    sa.Column("focus_x", sa.Double),
+    sa.Column("focus_y", sa.Double),
+    # By name of a size: left, top, width and height as fractions of the upright image.
+    sa.Column("crops", JSON),
+    # Text instead of an ENUM: an older server must be able to read what a newer one stores.
+    sa.Column("background", sa.String(16)),
+    sa.Column("visibility", sa.String(16)),
+    # Seconds since 1970 on the database's clock.
+    required("updated_at", sa.Double),
+)
+
+# Alternative texts that people wrote, by language (BCP 47, in canonical case).
+media_alt_texts = define_table(
+    "media_alt_texts",
+    foreign_id("media_id"),
+    sa.Column("language", sa.String(MAX_LANGUAGE), primary_key=True),
+    required("alt", sa.Text),
+    required("updated_at", sa.Double),
 )
 
 processing_checklist = define_table(

@@ -372,7 +372,7 @@ async def test_an_analysis_is_stored_in_place_of_an_earlier_one(
     assert stored.columns["quality_score"] == 20
 
 
-_TABLES = ("media_files", "media_facts", "media_fallbacks", "media_ai_analysis")
+_TABLES = ("media_files", "media_facts", "media_fallbacks", "media_choices", "media_ai_analysis")
 _OPEN_COLUMNS = [
     (table, column.name)
     for table in (*_TABLES, "media_analysis_details")
@@ -417,6 +417,8 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     asyncio.run(_fill(f"sqlite+aiosqlite:///{file}", new, facts))
     with closing(sqlite3.connect(file)) as connection, connection:
         connection.executescript(
+            "INSERT INTO media_choices SELECT id, 0.1, 0.2, NULL, 'removed', 'public', 0"
+            " FROM media_files;"
             "INSERT INTO media_ai_analysis (media_id, subject_matter) SELECT id, 'a boat'"
             " FROM media_files; INSERT INTO media_analysis_details SELECT id,"
             ' \'{"thumbhash": "abc", "brand_colors": [1]}\' FROM media_files'
@@ -445,6 +447,7 @@ async def test_a_bad_value_affects_only_its_own_row(table: str, column: str, row
                 found = await database.find(media_id)
                 assert found is not None
                 assert media_id not in valid or (found.known_facts and found.fallbacks)
+                assert media_id not in valid or found.choices.focus
                 # The texts that responses contain.
                 orjson.dumps([found.original_name, found.mime_type, found.data_type])
         assert valid <= {one.id for one in await database.newest(before=99, limit=99)}
