@@ -89,13 +89,15 @@ def _render_rules(settings: Settings, worker: WorkerInfo) -> RenderRules:
     """Return what decides a variant, limited to the source types that libvips can load."""
     limits, encoders = settings.limits.to_limits(), settings.encoders
     loadable = tuple(kind for kind in limits.source_types if kind in worker.source_types)
-    notice = encoders.copyright or None
+    notice, hints = encoders.copyright or None, settings.client_hints
+    stages = encoders.stages(finals=settings.upgrades.enabled)
     return RenderRules(
-        stages=encoders.stages(finals=settings.upgrades.enabled),
+        stages=stages,
         order=encoders.order,
         sizes=settings.size_specs(),
         limits=replace(limits, source_types=loadable),
         recipe=recipe(worker.libvips, copyright_notice=notice),
         copyright_notice=notice,
         prefer_smallest=encoders.prefer_smallest,
+        lean_stages=hints.leaner(stages) if hints.enabled else None,
     )

@@ -77,6 +77,7 @@ def build_http_server(services: Services, uploads: UploadServices | None = None)
         fresh_until=_fresh_until(storage.database),
         parse_query=parse_query,
         order=settings.encoders.order,
+        client_hints=settings.client_hints.enabled,
         request_final=services.serving.delivery.request_final,
         stored=stored,
     )
@@ -118,7 +119,7 @@ def build_http_server(services: Services, uploads: UploadServices | None = None)
         _analyses(services, forwarder),
         _info(services),
         _oembed(services),
-        PageHandler(settings.encoders.order),
+        PageHandler(settings.encoders.order, client_hints=settings.client_hints.enabled),
         _page_local(services, uploads),
     ]
     previews: UploadPreviews | None = None

@@ -51,6 +51,8 @@ class RenderRules:
     """Written into every rendition."""
     prefer_smallest: bool = False
     """Whether the client's second format replaces a final if its file is smaller."""
+    lean_stages: Mapping[Format, EncodingStages] | None = None
+    """Replace ``stages`` for requests whose client hints request fewer bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,8 @@ class RenderPlanner:
         self, media: Media, facts: MediaFacts, request: VariantRequest, formats: Sequence[Format]
     ) -> RenderPlan:
         """``formats``: the selected one, then those that may replace it."""
-        stages = self.rules.stages[formats[0]]
+        by_format = (request.lean and self.rules.lean_stages) or self.rules.stages
+        stages = by_format[formats[0]]
         draft = resolve(request, media, facts, stage=stages.draft, recipe=self.rules.recipe)
         # PNG and GIF, or every format if finals are disabled.
         if stages.final == stages.draft:
@@ -122,7 +125,7 @@ class RenderPlanner:
             animated=draft.animated,
             recipe=draft.recipe,
             search=stages.final.search,
-            alternative=self._alternative(facts, formats[1:]),
+            alternative=self._alternative(facts, formats[1:], by_format),
             base=self._base(draft, facts),
         )
         return RenderPlan(media, facts, request, final, draft)
@@ -140,11 +143,16 @@ class RenderPlanner:
     def _largest_size(self, width: int, height: int) -> tuple[int, int]:
         return max([scaled_size(box, width, height) for box in self.rules.sizes.values()])
 
-    def _alternative(self, facts: MediaFacts, following: Sequence[Format]) -> EncodingStage | None:
+    def _alternative(
+        self,
+        facts: MediaFacts,
+        following: Sequence[Format],
+        by_format: Mapping[Format, EncodingStages],
+    ) -> EncodingStage | None:
         # An animation has no alternative: besides WebP only the fallback GIF can represent it.
         if not following or facts.animated or not self.rules.prefer_smallest:
             return None
-        return self.rules.stages[following[0]].final
+        return by_format[following[0]].final
 
     def all_plans(
         self, media: Media, facts: MediaFacts, *, remove_background: bool = False
@@ -263,7 +271,12 @@ class RenderPlanner:
             for box in self._boxes
             if shape_of(plan_geometry(box, plan.facts, choices)) in shapes
         )
-        requests = [replace(plan.request, box=box) for box in boxes]
+        lean = plan.request.lean
+        # The requested quality first. The other one is better than no image.
+        qualities = (None,) if lean is None else (lean, not lean)
+        requests = [
+            replace(plan.request, box=box, lean=one) for box, one in product(boxes, qualities)
+        ]
         return {
             variant.digest: variant
             for request, formats in product(requests, _displayable(plan))

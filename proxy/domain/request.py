@@ -81,6 +81,8 @@ class VariantRequest:
     remove_background: bool = False
     version: str | None = None
     """The ``v`` token. Only its presence has an effect, on the cache lifetime."""
+    lean: bool | None = None
+    """Whether client hints request fewer bytes; None: client hints are disabled."""
 
     @property
     def negotiated(self) -> bool:
@@ -124,8 +126,9 @@ def parse_request(
     *,
     sizes: Mapping[str, SizeSpec],
     extension: str | None = None,
+    lean: bool | None = None,
 ) -> VariantRequest:
-    """Parse a raw query string and the extension of the path.
+    """Parse a raw query string and the extension of the path; ``lean`` is passed on.
 
     Empty values and unknown parameters are ignored. The last of ``size`` and ``w`` applies, and
     ``format`` overrides the extension. Names and values may have any case.
@@ -151,7 +154,7 @@ def parse_request(
         raise BadParameter(
             "format", "avif, webp, png or auto with bg=removed: JPEG has no transparency"
         )
-    return VariantRequest(box, fmt, removed, values.get("v"))
+    return VariantRequest(box, fmt, removed, values.get("v"), lean)
 
 
 def parse_boxes(raw_query: str, *, sizes: Mapping[str, SizeSpec]) -> tuple[SizeSpec, ...]:
@@ -240,3 +243,5 @@ class Outcome(NamedTuple):
     """Of a metadata route: ``OK``, or the code of the error."""
     tier: str = ""
     """Of a metadata route: that of the caller, if it is known."""
+    quality: str = "full"
+    """``lean`` if client hints requested fewer bytes."""

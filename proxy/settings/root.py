@@ -13,6 +13,7 @@ from proxy.domain.request import DEFAULT_SIZE
 from proxy.domain.urls import check_public_url, images_base, local_base
 from proxy.domain.variant import Fit, SizeSpec
 from proxy.settings import sections
+from proxy.settings.client_hints import ClientHintSettings
 from proxy.settings.encoders import EncoderSettings
 from proxy.settings.metadata import MetadataSettings
 from proxy.settings.sections import Section, SizeSettings
@@ -61,6 +62,7 @@ class Settings(Section):
     box and crops the rest; it needs width and height. `gravity` is what "cover" keeps: "attention"
     keeps the point of interest, "centre" the centre."""
     encoders: EncoderSettings = EncoderSettings()
+    client_hints: ClientHintSettings = ClientHintSettings()
     upgrades: sections.UpgradeSettings = sections.UpgradeSettings()
     lifetimes: sections.LifetimeSettings = sections.LifetimeSettings()
     vision: VisionSettings = VisionSettings()

@@ -78,6 +78,7 @@ class RequestLabels(NamedTuple):
     format: str
     status: int
     source: Origin
+    quality: str
 
 
 class RequestHistogram:
@@ -189,7 +190,9 @@ class Metrics:
 
     def histogram_of(self, outcome: Outcome, status: int) -> RequestHistogram:
         """Return the counts of the responses with these labels; the label sets are bounded."""
-        request = RequestLabels(outcome.route, outcome.size, outcome.format, status, outcome.source)
+        request = RequestLabels(
+            outcome.route, outcome.size, outcome.format, status, outcome.source, outcome.quality
+        )
         found = self._request_histograms.get(request)
         if found is None:
             found = self._request_histograms[request] = RequestHistogram()

@@ -64,11 +64,18 @@ class ForwardedRequest:
     """What path and query mean: equal requests share one response."""
     accept: str
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers that the response depends on."""
+        hints = {"Save-Data": "on"} if self.wanted.lean else {}
+        return {"Accept": self.accept, **hints}
+
     def variant(self) -> Variant:
         """Return the key under which the response is stored; no own rendition has an equal one."""
         box, wanted = self.wanted.box, self.wanted
         negotiated = _accept_class(self.accept) if wanted.negotiated else ""
         meaning = f"{box} {wanted.format} {wanted.remove_background} {negotiated}"
+        meaning += " lean" if wanted.lean else ""
         return Variant(
             media_id=self.media_id,
             version=f"forwarded-{blake2b(meaning.encode(), digest_size=16).hexdigest()}",
@@ -232,7 +239,7 @@ class MediaForwarder:
 
         The caller releases the response. Raises as `fetch` does.
         """
-        headers = {"Accept": request.accept, **headers}
+        headers = {**request.headers, **headers}
         return await self._server.stream(method, request.path, headers)
 
     async def analysis(self, media_id: int) -> Mapping[str, Any]:
@@ -303,7 +310,7 @@ class MediaForwarder:
     ) -> ForwardedResponse:
         # Only what is in memory can be confirmed: a file may be evicted meanwhile.
         known = None if stored is None else stored.body
-        headers = {"Accept": request.accept}
+        headers = request.headers
         if stored is not None and known is not None and stored.etag:
             headers["If-None-Match"] = stored.etag
         head = await self._server.stream("GET", request.path, headers)

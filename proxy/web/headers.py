@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from proxy.domain.formats import TRAITS, Format
 from proxy.domain.render_plan import RenderPlan
-from proxy.domain.request import Origin, ignored_parameters
+from proxy.domain.request import Origin, VariantRequest, ignored_parameters
 from proxy.domain.urls import API_IMAGES_ROUTE, SERVE_ROUTE
 from proxy.domain.variant import Variant
 from proxy.settings import LifetimeSettings
@@ -25,6 +25,9 @@ SERVER = "smartserve"
 """The product without its version, which ``/metrics`` has."""
 
 NO_STORE = "no-store"
+
+CLIENT_HINTS = "Save-Data, ECT"
+"""Request headers of which leaner images depend, if client hints are enabled."""
 
 PRIVATE: tuple[Header, ...] = (
     ("X-Content-Type-Options", "nosniff"),
@@ -159,9 +162,18 @@ def validators(
     # compares dates only would be sent 304 for ever and never get the final.
     if not (draft or plan.is_fallback or origin is Origin.FALLBACK):
         headers.append(("Last-Modified", http_date(plan.media.changed_at)))
-    if plan.request.format is None:
-        headers.append(("Vary", "Accept"))
+    if vary := varies_by(plan.request):
+        headers.append(("Vary", vary))
     return headers
+
+
+def varies_by(request: VariantRequest) -> str:
+    """Return Vary of the responses to a request; empty if they are the same for all clients."""
+    accept = "Accept" if request.negotiated else ""
+    if request.lean is None:
+        return accept
+    # Also of the usual quality: a cache must not send it to clients with hints, and vice versa.
+    return f"{accept}, {CLIENT_HINTS}" if accept else CLIENT_HINTS
 
 
 def ignored_header(raw_query: str) -> list[Header]:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import orjson
 from aiohttp import HttpVersion11, web
 from aiohttp.web_protocol import RequestPayloadError
+from multidict import MultiMapping, istr
 
 from proxy.domain.errors import (
     BadParameter,
@@ -31,6 +32,22 @@ _EXACT = 2**53
 _BROKEN = "the body ended early, or is malformed; send it again"
 
 _T = TypeVar("_T")
+
+
+# Multidict look-ups by these constants take a third of the time: their hashes are stored.
+_SAVE_DATA, _ECT = istr("Save-Data"), istr("ECT")
+_SAVED = frozenset({"on", "?1"})
+"""Values of Save-Data: as Chromium sends it, and as a boolean of RFC 9651."""
+_SLOW = frozenset({"slow-2g", "2g", "3g"})
+
+
+def wants_less(headers: MultiMapping[str]) -> bool:
+    """Return whether client hints request fewer bytes: Save-Data is on, or ECT is slow."""
+    saved, ect = headers.get(_SAVE_DATA), headers.get(_ECT)
+    # Save-Data may have parameters, which have no meaning yet.
+    if saved is not None and saved.partition(";")[0].strip().lower() in _SAVED:
+        return True
+    return ect is not None and ect.strip().lower() in _SLOW
 
 
 def parse_id(parameter: str, text: str) -> int:

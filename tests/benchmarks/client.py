@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from http import HTTPStatus
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 from tests.benchmarks.servers import Address, Unmeasurable
@@ -55,10 +55,13 @@ class Connection:
     ) -> None:
         self._socket.close()
 
-    def get(self, target: str, *, accept: str = "*/*") -> Answer:
+    def get(
+        self, target: str, *, accept: str = "*/*", headers: Mapping[str, str] = MappingProxyType({})
+    ) -> Answer:
         """Return the response to a GET, with a Content-Length or in chunks."""
-        request = f"GET {target} HTTP/1.1\r\nHost: {self._host}\r\nAccept: {accept}\r\n\r\n"
-        return self._exchange(request.encode())
+        named = {"Host": self._host, "Accept": accept, **headers}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in named.items())
+        return self._exchange(f"GET {target} HTTP/1.1\r\n{lines}\r\n".encode())
 
     def upload(
         self, target: str, content: bytes, *, token: str, field: str = "file", name: str = "a.jpg"

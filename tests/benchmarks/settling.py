@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from tests.benchmarks.client import Answer, Connection
 from tests.benchmarks.scrape import figure
@@ -19,6 +20,7 @@ def settle(
     targets: Iterable[str],
     *,
     accept: str = "*/*",
+    headers: Mapping[str, str] = MappingProxyType({}),
     patience_s: float = _PATIENCE_S,
 ) -> list[Answer]:
     """Return the final responses to some targets when no background work is left.
@@ -29,12 +31,12 @@ def settle(
     wanted = list(targets)
     deadline = time.monotonic() + patience_s
     with Connection(address) as connection:
-        answers = [connection.get(target, accept=accept) for target in wanted]
+        answers = [connection.get(target, accept=accept, headers=headers) for target in wanted]
         while not all(map(_settled, answers)) or figure(address, "smartserve_upgrade_backlog"):
             if time.monotonic() > deadline:
                 raise Unmeasurable(f"not settled within {patience_s} s: {wanted}")
             time.sleep(_PAUSE_S)
-            answers = [connection.get(target, accept=accept) for target in wanted]
+            answers = [connection.get(target, accept=accept, headers=headers) for target in wanted]
         return answers
 
 

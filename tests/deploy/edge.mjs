@@ -12,6 +12,8 @@ const told = (request) => request && {
     method: request.method,
     accept: request.headers.get('Accept'),
     cookie: request.headers.get('Cookie'),
+    saveData: request.headers.get('Save-Data'),
+    ect: request.headers.get('ECT'),
 };
 
 async function modules() {
@@ -35,8 +37,12 @@ const runners = {
                 inside.event = {request: {method, uri: new URL(url).pathname, headers: {}}};
                 const accept = headers.Accept;
                 if (accept !== undefined) inside.event.request.headers.accept = {value: accept};
-                const changed = vm.runInContext('handler(event)', inside);
-                return {url, method, accept: changed.headers.accept.value};
+                for (const name of ['Save-Data', 'ECT']) {
+                    if (headers[name]) inside.event.request.headers[name.toLowerCase()] = {value: headers[name]};
+                }
+                const changed = vm.runInContext('handler(event)', inside).headers;
+                const [saveData, ect] = [changed['save-data'], changed.ect].map((one) => one ? one.value : null);
+                return {url, method, accept: changed.accept.value, saveData, ect};
             },
             classify: inside.classify,
             several: (values) => {

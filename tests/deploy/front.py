@@ -35,6 +35,11 @@ _KEPT = "/var/cache/nginx"
 Change = tuple[str, str, str]
 """A file of ``deploy/nginx``, a text in it, and its replacement."""
 
+CLIENT_HINTS: tuple[Change, ...] = tuple(
+    ("formats.conf", f'    #"{begin}', f'    "{begin}') for begin in ("~*^[", "~*\\|[")
+)
+"""Enable client hints, as formats.conf says."""
+
 
 @dataclass(frozen=True, slots=True)
 class Front:

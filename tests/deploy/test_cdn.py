@@ -12,11 +12,13 @@ from typing import Any
 
 import aiohttp
 import pytest
+from multidict import CIMultiDict
 from yarl import URL
 
+from proxy.web.request_input import wants_less
 from tests.deploy.accepts import BROWSERS, CORNERS, SENT, faults, random_headers
 from tests.deploy.origin import Origin
-from tests.deploy.programs import DEPLOY, program
+from tests.deploy.programs import DEPLOY, program, replaced
 from tests.deploy.test_nginx_cache import BROWSERS as FOUR
 from tests.faults.responses import fetch
 from tests.support.server import CHROME, Library
@@ -45,6 +47,8 @@ class Edge:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self.hints = False
+        """Whether client hints are enabled in the functions."""
         sdk = folder / "node_modules" / "@bunny.net" / "edgescript-sdk"
         sdk.mkdir(parents=True)
         (sdk / "index.mjs").write_text(_SDK)
@@ -53,7 +57,10 @@ class Edge:
     def run(self, kind: str, **asked: object) -> dict[str, Any]:
         """Return the results of requests, as tests/deploy/edge.mjs prints them."""
         name = f"{kind}.js" if kind == "cloudfront" else f"{kind}.mjs"
-        file = shutil.copy(FILES[kind], self._folder / name)
+        file = Path(shutil.copy(FILES[kind], self._folder / name))
+        if self.hints:
+            text = FILES[kind].read_text()
+            file.write_text(replaced(text, "var HINTS = false;", "var HINTS = true;"))
         done = subprocess.run(
             [program("node"), Path(__file__).with_name("edge.mjs"), kind, file],
             input=json.dumps(asked),
@@ -66,7 +73,7 @@ class Edge:
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
-    def forwarded(self, kind: str, url: str, accept: str, **headers: str) -> dict[str, str]:
+    def forwarded(self, kind: str, url: str, accept: str, **headers: str) -> dict[str, Any]:
         """Return the request that is forwarded to the cache and the server."""
         request = {"url": url, "method": "GET", "headers": {"Accept": accept, **headers}}
         (answer,) = self.run(kind, requests=[request])["requests"]
@@ -111,6 +118,36 @@ async def test_four_browsers_need_two_copies(
             types.append(answer.headers["Content-Type"])
     assert len(keys) == 2
     assert types == ["image/avif"] * 2 + ["image/webp"] * 2
+
+
+HINTS: list[tuple[dict[str, str], bool]] = [
+    ({"Save-Data": "on"}, True),
+    ({"Save-Data": "?1"}, True),
+    ({"ECT": "slow-2g"}, True),
+    ({"ECT": "3g", "Save-Data": "off"}, True),
+    ({"ECT": "4g"}, False),
+    ({"Save-Data": "only"}, False),
+    ({}, False),
+]
+"""Client hints, and whether they request fewer bytes."""
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_client_hints_are_one_value_in_the_cache_key_or_not_forwarded(
+    kind: str, edge: Edge
+) -> None:
+    url = "https://img.example.org/serve/1"
+    for edge.hints in (False, True):
+        keys = set()
+        for hints, lean in HINTS:
+            assert wants_less(CIMultiDict(hints)) is lean
+            forwarded = edge.forwarded(kind, url, CHROME, **hints)
+            expected = "on" if lean and edge.hints else None
+            assert (forwarded["saveData"], forwarded["ect"]) == (expected, None)
+            # CloudFront's policy has to name the header.
+            key = forwarded["url"] if kind in WITH_URLS else forwarded["saveData"]
+            keys.add((key, expected))
+        assert len(keys) == 1 + edge.hints
 
 
 @pytest.mark.parametrize("kind", WITH_URLS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ import pytest
 from multidict import CIMultiDictProxy
 
 from tests.deploy.conftest import TWO_STAGES, Started
-from tests.deploy.front import Front, nginx
+from tests.deploy.front import CLIENT_HINTS, Change, Front, nginx
 from tests.deploy.origin import Fetches, Origin
 from tests.deploy.programs import DEPLOY, run
 from tests.domain.test_negotiation import CLIENTS
@@ -49,10 +49,12 @@ class Pair:
 
 
 @asynccontextmanager
-async def in_front_of(server: Origin | Server, folder: Path) -> AsyncIterator[Pair]:
+async def in_front_of(
+    server: Origin | Server, folder: Path, changes: Iterable[Change] = ()
+) -> AsyncIterator[Pair]:
     fetches = Fetches(server)
     await fetches.begin()
-    with nginx(folder / "front", "cache", upstream=server.port) as front:
+    with nginx(folder / "front", "cache", upstream=server.port, changes=changes) as front:
         async with aiohttp.ClientSession(front.base) as client:
             yield Pair(front, fetches, client)
 
@@ -80,6 +82,21 @@ async def test_four_browsers_with_two_formats_cost_two_requests(pair: Pair, phot
     assert types == ["image/avif"] * 6 + ["image/webp"] * 6
     assert {header(answer, "Vary") for answer in answers} == {"Accept"}
     assert await pair.fetches.count() == 2
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+async def test_lean_images_have_copies_of_their_own_or_none(
+    started: Started, photo: str, tmp_path: Path, *, enabled: bool
+) -> None:
+    server = await started({"client_hints": {"enabled": True}})
+    async with in_front_of(server, tmp_path, CLIENT_HINTS if enabled else ()) as pair:
+        usual = await pair.fetch(photo)
+        for hint in ({"Save-Data": "on"}, {"ECT": "2g"}, {"ECT": "3g", "Save-Data": "off"}):
+            lean = await pair.fetch(photo, **hint)
+            assert (header(lean, "ETag") == header(usual, "ETag")) is not enabled
+        for hint in ({}, {"ECT": "4g"}, {"Save-Data": "only"}):
+            assert (await pair.fetch(photo, **hint)).body == usual.body
+        assert await pair.fetches.count() == 1 + enabled
 
 
 async def test_a_format_in_the_url_costs_one_request(pair: Pair, photo: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ import pytest
 from yarl import URL
 
 from tests.deploy.conftest import TWO_STAGES, Started
-from tests.deploy.front import nginx
+from tests.deploy.front import CLIENT_HINTS, Change, nginx
 from tests.deploy.origin import Fetches, Origin
 from tests.faults.responses import Answer
 from tests.faults.server import Server
@@ -42,10 +42,12 @@ class Pair:
 
 
 @asynccontextmanager
-async def in_front_of(server: Origin | Server, folder: Path) -> AsyncIterator[Pair]:
+async def in_front_of(
+    server: Origin | Server, folder: Path, changes: Iterable[Change] = ()
+) -> AsyncIterator[Pair]:
     fetches = Fetches(server)
     await fetches.begin()
-    with nginx(folder / "front", "files", upstream=server.port) as front:
+    with nginx(folder / "front", "files", upstream=server.port, changes=changes) as front:
         async with aiohttp.ClientSession(front.base) as client:
             yield Pair(fetches, client, folder / "front" / "smartserve-files")
 
@@ -86,6 +88,20 @@ async def test_a_new_version_is_another_file(pair: Pair, media_id: int) -> None:
         await pair.fetch(f"/serve/{media_id}.webp?w=640&dpr=2&v={version}")
     assert await pair.fetches.count() == 2
     assert len(pair.stored()) == 2
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+async def test_a_lean_image_is_never_stored(
+    started: Started, media_id: int, tmp_path: Path, *, enabled: bool
+) -> None:
+    server = await started({"client_hints": {"enabled": True}})
+    target = f"/serve/{media_id}.avif?size=thumbnail&v=3"
+    async with in_front_of(server, tmp_path, CLIENT_HINTS if enabled else ()) as pair:
+        lean = await pair.fetch(target, **{"Save-Data": "on"})
+        assert pair.stored() == ([] if enabled else [f"{media_id}/3/size=thumbnail.avif"])
+        usual = await pair.fetch(target)
+        assert pair.stored() == [f"{media_id}/3/size=thumbnail.avif"]
+        assert (len(lean.body) < len(usual.body)) is enabled
 
 
 async def test_a_draft_is_never_stored(started: Started, media_id: int, tmp_path: Path) -> None:

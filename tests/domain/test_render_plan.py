@@ -11,6 +11,7 @@ from proxy.domain.media import MediaFacts
 from proxy.domain.render_plan import RenderPlan, RenderPlanner, RenderRules
 from proxy.domain.request import parse_request
 from proxy.settings import Settings
+from proxy.settings.client_hints import ClientHintSettings
 from tests.web.plans import FACTS, MEDIA
 
 SETTINGS = Settings()
@@ -222,3 +223,45 @@ def test_the_nearest_variant_is_similar_in_size_and_displayable() -> None:
     digests = {one.variant.digest for one in (plan, near, far, other_format)}
     nearest = PLANNER.nearest_variants(plan, digests)
     assert nearest == [near.variant, far.variant]
+
+
+HINTED = RenderPlanner(
+    replace(PLANNER.rules, lean_stages=ClientHintSettings().leaner(PLANNER.rules.stages))
+)
+
+
+def lean_plan(query: str, *, lean: bool, facts: MediaFacts = FACTS) -> RenderPlan:
+    request = parse_request(query, sizes=SETTINGS.size_specs(), lean=lean)
+    return HINTED.plan(MEDIA, facts, request, "image/avif,image/webp,*/*")
+
+
+@pytest.mark.parametrize("query", ["size=grid", "w=640", "format=jpeg", "format=webp"])
+def test_a_lean_plan_has_the_same_pixels_and_another_key_in_each_stage(query: str) -> None:
+    lean, usual = lean_plan(query, lean=True), lean_plan(query, lean=False)
+    assert [one.key for one in usual.stages] == [one.key for one in plan_of(query).stages]
+    assert not {one.digest for one in lean.stages} & {one.digest for one in usual.stages}
+    assert [one.geometry for one in lean.stages] == [one.geometry for one in usual.stages]
+    assert [one.format for one in lean.stages] == [one.format for one in usual.stages]
+
+
+def test_the_second_format_of_a_lean_final_is_lean_too() -> None:
+    planner = RenderPlanner(replace(HINTED.rules, prefer_smallest=True))
+    request = parse_request("", sizes=SETTINGS.size_specs(), lean=True)
+    variant = planner.plan(MEDIA, FACTS, request, "image/avif,image/webp").variant
+    lean = ClientHintSettings().leaner(SETTINGS.encoders.stages())
+    assert variant.alternative == lean[Format.WEBP].final
+
+
+def test_lossless_formats_have_one_rendition_for_all_clients() -> None:
+    query = "format=png"
+    assert lean_plan(query, lean=True).variant == lean_plan(query, lean=False).variant
+
+
+def test_a_size_of_the_other_quality_is_better_than_none() -> None:
+    wanted = lean_plan("size=grid", lean=True)
+    rich, lean = (lean_plan("size=detail", lean=one).variant for one in (False, True))
+    nearest = HINTED.nearest_variants(wanted, {rich.digest, lean.digest})
+    assert [one.digest for one in nearest] == [lean.digest, rich.digest]
+    same = lean_plan("size=grid", lean=False).variant
+    assert HINTED.nearest_variants(wanted, {same.digest}) == [same]
+    assert PLANNER.nearest_variants(plan_of("size=grid"), {lean.digest}) == []

@@ -16,8 +16,10 @@ from tests.support.server import CHROME, WEBP_ONLY
 SIZES = {name: SizeSpec(name, side, side) for name, side in (("detail", 1200), ("grid", 500))}
 
 
-def request(query: str = "", accept: str = CHROME, media_id: int = 5) -> ForwardedRequest:
-    wanted: VariantRequest = parse_request(query, sizes=SIZES)
+def request(
+    query: str = "", accept: str = CHROME, media_id: int = 5, *, lean: bool | None = None
+) -> ForwardedRequest:
+    wanted: VariantRequest = parse_request(query, sizes=SIZES, lean=lean)
     return ForwardedRequest(media_id, f"/serve/{media_id}?{query}", wanted, accept)
 
 
@@ -39,11 +41,19 @@ def test_requests_that_differ_in_anything_that_decides_do_not() -> None:
         request("w=480"),
         request(),
         request("size=grid", media_id=6),
+        request("size=grid", lean=True),
     ]
     assert len({one.variant().digest for one in requests}) == len(requests)
     # With a format, Accept decides nothing.
     named = [request("format=webp", accept).variant().digest for accept in (CHROME, "*/*")]
     assert len(set(named)) == 1
+
+
+def test_a_request_with_client_hints_is_forwarded_with_one_hint() -> None:
+    assert request(lean=True).headers == {"Accept": CHROME, "Save-Data": "on"}
+    assert request(lean=False).headers == request().headers == {"Accept": CHROME}
+    # Whoever enables the hints keeps what is stored.
+    assert request(lean=False).variant() == request().variant()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from email.message import Message
 from email.utils import parsedate_to_datetime
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from proxy.domain.formats import TRAITS, Format
 from proxy.domain.render_plan import RenderPlan
-from proxy.domain.request import Origin
+from proxy.domain.request import Origin, parse_request
 from proxy.settings import LifetimeSettings, Settings
 from proxy.web.headers import (
     SECURITY,
@@ -27,6 +28,7 @@ from proxy.web.headers import (
     server_timing,
     tags,
     validators,
+    varies_by,
 )
 from proxy.web.responses import to_head
 from tests.web.plans import MEDIA, plan
@@ -319,3 +321,21 @@ def test_an_answer_can_be_purged_by_medium_user_and_size(query: str, size: str) 
 @pytest.mark.parametrize("size", Settings().sizes)
 def test_tags_hold_no_separators(size: str) -> None:
     assert all(re.fullmatch(r"[a-z]-\w+", tag) for tag in tags(plan(f"size={size}")))
+
+
+@pytest.mark.parametrize(
+    ("query", "lean", "vary"),
+    [
+        ("", None, "Accept"),
+        ("format=webp", None, ""),
+        ("", True, "Accept, Save-Data, ECT"),
+        ("", False, "Accept, Save-Data, ECT"),
+        ("format=webp", True, "Save-Data, ECT"),
+        ("format=webp", False, "Save-Data, ECT"),
+    ],
+)
+def test_vary_names_the_headers_that_decide(query: str, *, lean: bool | None, vary: str) -> None:
+    request = parse_request(query, sizes=Settings().size_specs(), lean=lean)
+    assert varies_by(request) == vary
+    kept_headers = kept(replace(plan(query), request=request))
+    assert kept_headers.get("Vary", "") == vary

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from aiohttp import HttpVersion10
 from aiohttp.test_utils import make_mocked_request
+from multidict import CIMultiDict
 
 from proxy.domain.errors import (
     BadParameter,
@@ -23,6 +24,7 @@ from proxy.web.request_input import (
     read_with_timeout,
     require_complete,
     require_json,
+    wants_less,
     whole_number,
 )
 from tests.web.bodies import body_request
@@ -158,3 +160,31 @@ def test_whole_numbers_are_accepted_with_and_without_a_fraction(value: object, n
 @pytest.mark.parametrize("value", [True, "7", 7.5, float("inf"), float("nan"), 2.0**54, None, []])
 def test_other_json_values_are_not_whole_numbers(value: object) -> None:
     assert whole_number(value) is None
+
+
+@pytest.mark.parametrize(
+    ("headers", "less"),
+    [
+        ({}, False),
+        ({"Save-Data": "on"}, True),
+        ({"save-data": "On "}, True),
+        ({"Save-Data": "?1"}, True),
+        ({"Save-Data": "on; level=2"}, True),
+        ({"Save-Data": "off"}, False),
+        ({"Save-Data": "?0"}, False),
+        ({"Save-Data": "only"}, False),
+        ({"Save-Data": ""}, False),
+        ({"ECT": "slow-2g"}, True),
+        ({"ECT": "2g"}, True),
+        ({"ect": " 3G"}, True),
+        ({"ECT": "4g"}, False),
+        ({"ECT": "5g"}, False),
+        ({"ECT": "2g, 4g"}, False),
+        ({"Save-Data": "on", "ECT": "4g"}, True),
+        ({"Save-Data": "off", "ECT": "2g"}, True),
+    ],
+)
+def test_client_hints_request_less_if_data_is_saved_or_the_connection_is_slow(
+    headers: dict[str, str], *, less: bool
+) -> None:
+    assert wants_less(CIMultiDict(headers)) is less

@@ -36,6 +36,16 @@ function classify(accept) {
 function blank(text) {
     return text.replace(/^[ \t]+|[ \t]+$/g, '');
 }
+
+// Set to true together with client_hints.enabled of the server: leaner images have copies of their own.
+// If false, no hint is forwarded, so that no leaner image gets into the copy of all clients.
+var HINTS = false;
+
+// Returns whether the client hints request fewer bytes.
+function leaner(saveData, ect) {
+    if (!HINTS) return false;
+    return /^[ \t]*(on|\?1)[ \t]*(;|$)/i.test(saveData || '') || /^[ \t]*(slow-2g|2g|3g)[ \t]*$/i.test(ect || '');
+}
 // END classify
 
 var PICTURES = /^\/(serve|api\/images)\//;
@@ -44,9 +54,13 @@ function onward(request) {
     var url = new URL(request.url);
     if (!PICTURES.test(url.pathname)) return request;
     var name = classify(request.headers.get('Accept'));
-    url.search = (url.search ? url.search + '&' : '?') + 'cdn=' + name;
+    var lean = leaner(request.headers.get('Save-Data'), request.headers.get('ECT'));
+    url.search = (url.search ? url.search + '&' : '?') + 'cdn=' + name + (lean ? '-lean' : '');
     var headers = new Headers(request.headers);
     headers.set('Accept', SENT[name]);
+    headers.delete('ECT');
+    headers.delete('Save-Data');
+    if (lean) headers.set('Save-Data', 'on');
     return new Request(url.toString(), {method: request.method, headers: headers});
 }
 
@@ -64,4 +78,4 @@ BunnySDK.net.http
     .onClientRequest(function (context) { return Promise.resolve(onward(context.request)); })
     .onOriginResponse(function (context) { return Promise.resolve(tagged(context.response)); });
 
-export {classify, onward, tagged, SENT};
+export {classify, leaner, onward, tagged, SENT};

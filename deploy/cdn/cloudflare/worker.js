@@ -36,6 +36,16 @@ function classify(accept) {
 function blank(text) {
     return text.replace(/^[ \t]+|[ \t]+$/g, '');
 }
+
+// Set to true together with client_hints.enabled of the server: leaner images have copies of their own.
+// If false, no hint is forwarded, so that no leaner image gets into the copy of all clients.
+var HINTS = false;
+
+// Returns whether the client hints request fewer bytes.
+function leaner(saveData, ect) {
+    if (!HINTS) return false;
+    return /^[ \t]*(on|\?1)[ \t]*(;|$)/i.test(saveData || '') || /^[ \t]*(slow-2g|2g|3g)[ \t]*$/i.test(ect || '');
+}
 // END classify
 
 var PICTURES = /^\/(serve|api\/images)\//;
@@ -44,10 +54,14 @@ function onward(request) {
     var url = new URL(request.url);
     if (!PICTURES.test(url.pathname)) return null;
     var name = classify(request.headers.get('Accept'));
+    var lean = leaner(request.headers.get('Save-Data'), request.headers.get('ECT'));
     // searchParams would rewrite the query, but the server treats a second ? as &.
-    url.search = (url.search ? url.search + '&' : '?') + 'cdn=' + name;
+    url.search = (url.search ? url.search + '&' : '?') + 'cdn=' + name + (lean ? '-lean' : '');
     var headers = new Headers(request.headers);
     headers.set('Accept', SENT[name]);
+    headers.delete('ECT');
+    headers.delete('Save-Data');
+    if (lean) headers.set('Save-Data', 'on');
     headers.delete('Cookie');
     return new Request(url.toString(), {method: request.method, headers: headers});
 }
@@ -65,4 +79,4 @@ export default {
     },
 };
 
-export {classify, onward, SENT};
+export {classify, leaner, onward, SENT};

@@ -33,6 +33,16 @@ function classify(accept) {
 function blank(text) {
     return text.replace(/^[ \t]+|[ \t]+$/g, '');
 }
+
+// Set to true together with client_hints.enabled of the server: leaner images have copies of their own.
+// If false, no hint is forwarded, so that no leaner image gets into the copy of all clients.
+var HINTS = false;
+
+// Returns whether the client hints request fewer bytes.
+function leaner(saveData, ect) {
+    if (!HINTS) return false;
+    return /^[ \t]*(on|\?1)[ \t]*(;|$)/i.test(saveData || '') || /^[ \t]*(slow-2g|2g|3g)[ \t]*$/i.test(ect || '');
+}
 // END classify
 
 function handler(event) {
@@ -41,5 +51,11 @@ function handler(event) {
     // CloudFront passes several header lines as multiValue; the server joins them in the same way.
     var text = accept ? (accept.multiValue || [accept]).map(function (one) { return one.value; }).join(',') : '';
     request.headers.accept = {value: SENT[classify(text)]};
+    var saved = request.headers['save-data'];
+    var ect = request.headers.ect;
+    // For this header, add Save-Data to cache-policy.json.
+    if (leaner(saved && saved.value, ect && ect.value)) request.headers['save-data'] = {value: 'on'};
+    else delete request.headers['save-data'];
+    delete request.headers.ect;
     return request;
 }

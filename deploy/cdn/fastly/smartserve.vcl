@@ -60,6 +60,15 @@ sub smartserve_recv {
   } else {
     set req.http.Accept = "*/*";
   }
+
+  # Client hints: one value for all, or none. Without client_hints.enabled the server's Vary does not name
+  # Save-Data, and there is one copy.
+  if (req.http.Save-Data ~ "(?i)^[ \t]*(?:on|\?1)[ \t]*(?:;|$)" || req.http.ECT ~ "(?i)^[ \t]*(?:slow-2g|2g|3g)[ \t]*$") {
+    set req.http.Save-Data = "on";
+  } else {
+    unset req.http.Save-Data;
+  }
+  unset req.http.ECT;
 }
 
 sub smartserve_fetch {

@@ -41,7 +41,7 @@ from proxy.web.headers import (
     validators,
 )
 from proxy.web.json_response import problem
-from proxy.web.request_input import ID_PATTERN
+from proxy.web.request_input import ID_PATTERN, wants_less
 from proxy.web.responses import (
     Answer,
     BufferedResponse,
@@ -124,6 +124,8 @@ class ImageHandler:
         self._parse_query = parse_query
         self._lifetimes = lifetimes
         self._forwarded = forwarded
+        # The handler and the cache must read a request in the same way.
+        self._client_hints = response_cache.client_hints
         self._logged_at: dict[str, float] = {}
 
     async def serve(self, request: web.Request) -> Answer:
@@ -139,7 +141,9 @@ class ImageHandler:
         media_id: int | None = None
         try:
             media_id, extension = parse_name(request.match_info["name"])
-            wanted = self._parse_query(request.rel_url.raw_query_string, extension=extension)
+            lean = wants_less(request.headers) if self._client_hints else None
+            query = request.rel_url.raw_query_string
+            wanted = self._parse_query(query, extension=extension, lean=lean)
             if self._forwarded is not None:
                 answer = await self._forwarded.answer(request, route, media_id, wanted)
                 if answer is not None:

@@ -120,6 +120,8 @@ class PageHandler:
 
     order: Sequence[Format]
     """The server's preference among formats."""
+    client_hints: bool = False
+    """Whether the page requests ECT, which browsers send only after a page of the origin did."""
     files: Mapping[str, StaticFile] = field(default_factory=_read_files)
 
     async def component(self, request: web.Request) -> BufferedResponse:
@@ -128,7 +130,8 @@ class PageHandler:
 
     async def index(self, request: web.Request) -> BufferedResponse:
         """``/``: the page itself."""
-        return self.files["index.html"].answer(request, _PAGE, route="page")
+        headers = (*_PAGE, ("Accept-CH", "ECT")) if self.client_hints else _PAGE
+        return self.files["index.html"].answer(request, headers, route="page")
 
     async def static(self, request: web.Request) -> BufferedResponse:
         """``/static/{name}``: scripts, styles and the icon of the page."""

@@ -1,9 +1,9 @@
 """Response cache: image responses kept ready, with their headers encoded.
 
-An entry is keyed by what decides the response: route, media id, parsed parameters and the formats
-that the Accept header allows. The rendition store alone keeps the bodies. An entry for a rendition
-in memory refers to it weakly, and one for a rendition on disk reads the file each time, so eviction
-and purge take effect at once.
+An entry is keyed by what decides the response: route, media id, parsed parameters, client hints and
+the formats that the Accept header allows. The rendition store alone keeps the bodies. An entry for
+a rendition in memory refers to it weakly, and one for a rendition on disk reads the file each time,
+so eviction and purge take effect at once.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from proxy.web.headers import (
     validators,
 )
 from proxy.web.media_server import FORWARDED
-from proxy.web.request_input import ID_PATTERN
+from proxy.web.request_input import ID_PATTERN, wants_less
 from proxy.web.responses import to_head
 from proxy.web.server.load_shedding import LoadShedder
 
@@ -85,7 +85,9 @@ _PLAIN_QUERY = re.compile(
 class ParseQuery(Protocol):
     """Parses a raw query string."""
 
-    def __call__(self, raw_query: str, /, *, extension: str | None) -> VariantRequest:
+    def __call__(
+        self, raw_query: str, /, *, extension: str | None, lean: bool | None = None
+    ) -> VariantRequest:
         """``extension`` is that of the path; raises `BadParameter`."""
 
 
@@ -147,6 +149,7 @@ def image_outcome(
         media_id=plan.media.id,
         variant=variant,
         stage=stage,
+        quality="lean" if plan.request.lean else "full",
     )
 
 
@@ -189,6 +192,8 @@ def resolve_response(
 
 
 _Key = tuple[ImageRoute, int, VariantRequest, object]
+_Alias = tuple[str, str, bool | None]
+"""Raw target, Accept header, and `VariantRequest.lean`."""
 
 
 def _no_rendition() -> None:
@@ -212,7 +217,7 @@ class _Entry:
         metrics: Metrics,
     ) -> None:
         self.key = key
-        self.aliases: deque[tuple[str, str]] = deque()
+        self.aliases: deque[_Alias] = deque()
         self.answer = answer
         self.draft = answer.variant is answer.plan.draft
         self.etag = answer.variant.etag
@@ -239,12 +244,13 @@ class ResponseCache:
         fresh_until: FreshUntil,
         parse_query: ParseQuery,
         order: Sequence[Format],
+        client_hints: bool = False,
         request_final: Callable[[RenderPlan], None] = lambda _: None,
         stored: StoredImages | None = None,
         max_items: int = _MAX_ITEMS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``order`` is the server's order of formats.
+        """``order`` is the server's order of formats; ``client_hints``: whether they are read.
 
         ``request_final`` is called for each GET that a draft answers, as the handler does.
         ``stored`` finds renditions without an entry; None leaves them to the handler.
@@ -255,12 +261,13 @@ class ResponseCache:
         self._metrics = metrics
         self._fresh_until = fresh_until
         self._parse_query = parse_query
+        self.client_hints = client_hints
         self._request_final = request_final
         self._clock = clock
         self._max_items = max_items
         self._entries: dict[_Key, _Entry] = {}
-        self._aliases: dict[tuple[str, str], _Entry] = {}
-        """Entries by raw target and Accept header: the fast look-up of plain hits."""
+        self._aliases: dict[_Alias, _Entry] = {}
+        """The fast look-up of plain hits."""
         self._by_media: dict[int, set[_Key]] = {}
 
         @lru_cache(maxsize=256)
@@ -286,11 +293,12 @@ class ResponseCache:
         Ranges, dates and bodies of more than ``longest`` bytes are left to the handler.
         """
         accept = headers.get(ACCEPT, "")
+        lean = wants_less(headers) if self.client_hints else None
         # No target remembered here has unknown parameters.
-        entry = self._aliases.get((target, accept))
+        entry = self._aliases.get((target, accept, lean))
         if entry is not None:
             return self._find(entry, method, headers, longest)
-        entry = self._lookup(target, accept)
+        entry = self._lookup(target, accept, lean)
         found = None if entry is None else self._find(entry, method, headers, longest)
         return _with_ignored(found, target)
 
@@ -369,7 +377,8 @@ class ResponseCache:
         is noted in the ``request``, for `not_stored`.
         """
         accept = headers.get(ACCEPT, "")
-        entry = self._aliases.get((target, accept)) or self._lookup(target, accept)
+        lean = wants_less(headers) if self.client_hints else None
+        entry = self._aliases.get((target, accept, lean)) or self._lookup(target, accept, lean)
         plain = _is_plain(method, headers)
         found = None
         if entry is not None:
@@ -377,18 +386,18 @@ class ResponseCache:
             if found is None and method == "GET" and plain:
                 found = await self._read(entry, headers)
         if found is None and plain and self._stored is not None:
-            found = await self._find_stored(self._stored, target, accept, headers, request)
+            found = await self._find_stored(self._stored, (target, accept, lean), headers, request)
         return _with_ignored(found, target)
 
     async def _find_stored(
         self,
         stored: StoredImages,
-        raw_target: str,
-        accept: str,
+        alias: _Alias,
         headers: MultiMapping[str],
         request: web.BaseRequest | None,
     ) -> CachedResponse | None:
-        target = self._parse(raw_target, accept)
+        raw_target, accept, _ = alias
+        target = self._parse(*alias)
         # A trace shows how long the row and the file took; under overload the handler decides.
         if target is None or STATE.tracer is not None or stored.load_shedder.overloaded:
             return None
@@ -492,8 +501,9 @@ class ResponseCache:
         until = min(until, now + _DRAFT_S) if draft else until
         entry = self._entries[key] = _Entry(key, answer, rendition, until, self._metrics)
         self._by_media.setdefault(media.id, set()).add(key)
-        for alias in (*(replaced.aliases if replaced is not None else ()), (raw_target, accept)):
-            self._remember_alias(alias[0], alias[1], entry)
+        alias = raw_target, accept, target.request.lean
+        for one in (*(replaced.aliases if replaced is not None else ()), alias):
+            self._remember_alias(one, entry)
 
     def forget(self, media_id: int) -> None:
         """Drop all entries of a media row, which was changed or purged."""
@@ -501,7 +511,12 @@ class ResponseCache:
             self._drop(key)
 
     def _parse(
-        self, raw_target: str, accept: str, *, among: Container[int] | None = None
+        self,
+        raw_target: str,
+        accept: str,
+        lean: bool | None,  # noqa: FBT001 - a part of the key
+        *,
+        among: Container[int] | None = None,
     ) -> ImageTarget | None:
         """Return what a target means; None if the handler must answer, or it is not ``among``."""
         match = _TARGET.fullmatch(raw_target)
@@ -512,21 +527,26 @@ class ResponseCache:
         if among is not None and media_id not in among:
             return None
         try:
-            request = self._parse_query(query or "", extension=extension)
+            request = self._parse_query(query or "", extension=extension, lean=lean)
         # The handler builds the 400, which lists the allowed values.
         except BadParameter:
             return None
         return ImageTarget(_ROUTES[route], media_id, request)
 
-    def _lookup(self, raw_target: str, accept: str) -> _Entry | None:
+    def _lookup(
+        self,
+        raw_target: str,
+        accept: str,
+        lean: bool | None,  # noqa: FBT001 - a part of the key
+    ) -> _Entry | None:
         """Find the entry by what the target means, whatever unknown parameters it carries."""
         # A query is parsed only if the image has an entry.
-        target = self._parse(raw_target, accept, among=self._by_media)
+        target = self._parse(raw_target, accept, lean, among=self._by_media)
         if target is None:
             return None
         entry = self._entries.get(self._key(target, accept))
         if entry is not None:
-            self._remember_alias(raw_target, accept, entry)
+            self._remember_alias((raw_target, accept, lean), entry)
         return entry
 
     def _key(self, target: ImageTarget, accept: str) -> _Key:
@@ -537,10 +557,9 @@ class ResponseCache:
         accept_class = self._accept_class(accept) if request.negotiated else None
         return target.route, target.media_id, request, accept_class
 
-    def _remember_alias(self, raw_target: str, accept: str, entry: _Entry) -> None:
+    def _remember_alias(self, alias: _Alias, entry: _Entry) -> None:
         """Remember a target without unknown parameters, of which there are too many values."""
-        alias = raw_target, accept
-        if alias in self._aliases or not _PLAIN_QUERY.fullmatch(raw_target.partition("?")[2]):
+        if alias in self._aliases or not _PLAIN_QUERY.fullmatch(alias[0].partition("?")[2]):
             return
         if len(entry.aliases) >= _ALIASES:
             del self._aliases[entry.aliases.popleft()]

@@ -748,3 +748,62 @@ async def test_what_is_left_of_a_webp_is_shown_as_that_of_a_jpeg(
             assert answer.status == 200, (kind, await answer.text())
             shown = decoded(await answer.read())
             assert shown.size == ((240, 240) if "size" in suffix else (320, 240)), suffix
+
+
+HINTS = [{"Save-Data": "on"}, {"ECT": "slow-2g"}, {"ECT": "2g"}, {"ECT": "3g"}]
+
+
+async def test_without_the_setting_client_hints_change_nothing(shared: Serving, photo: str) -> None:
+    plain = await get(shared, photo, CHROME)
+    for hint in HINTS:
+        hinted = await get(shared, photo, CHROME, **hint)
+        assert hinted.headers["ETag"] == plain.headers["ETag"]
+        assert hinted.headers["Vary"] == "Accept"
+        assert await hinted.read() == await plain.read()
+
+
+@pytest.mark.parametrize("accept", [CHROME, WEBP_ONLY, "*/*"])
+async def test_clients_with_hints_get_at_least_30_percent_fewer_bytes(
+    serve: Serve, photo: str, accept: str
+) -> None:
+    server = await serve(client_hints={"enabled": True})
+    path = f"{photo}?size=small"
+    plain = await get(server, path, accept)
+    length = len(await plain.read())
+    for hint in HINTS:
+        lean = await get(server, path, accept, **hint)
+        assert lean.content_type == plain.content_type
+        assert decoded(await lean.read()).size == (480, 320)
+        assert len(await lean.read()) <= 0.7 * length
+        assert lean.headers["ETag"] != plain.headers["ETag"]
+        assert lean.headers["Vary"] == plain.headers["Vary"] == "Accept, Save-Data, ECT"
+    # One rendition for all hints.
+    assert server.renders() == 2
+
+
+async def test_each_quality_is_confirmed_and_purged_as_any_rendition(
+    serve: Serve, photo: str
+) -> None:
+    server = await serve(client_hints={"enabled": True})
+    path = f"{photo}?size=thumbnail"
+    etags = []
+    for hint in ({}, {"Save-Data": "on"}):
+        etags.append((await get(server, path, CHROME, **hint)).headers["ETag"])
+        for _ in range(2):
+            hit = await get(server, path, CHROME, **hint)
+            assert (hit.headers["ETag"], "memory" in hit.headers["Cache-Status"]) == (
+                etags[-1],
+                True,
+            )
+    assert len(set(etags)) == 2
+    crossed = {"Save-Data": "on", "If-None-Match": etags[0]}
+    assert (await get(server, path, CHROME, **crossed)).status == 200
+    right = {"Save-Data": "on", "If-None-Match": etags[1]}
+    confirmed = await get(server, path, CHROME, **right)
+    assert (confirmed.status, confirmed.headers["Vary"]) == (304, "Accept, Save-Data, ECT")
+    labels = {"route": "serve", "size": "thumbnail", "status": "200"}
+    for quality, count in (("full", 3), ("lean", 4)):
+        found = server.metric("smartserve_requests_total", **labels, quality=quality)
+        assert found == count, quality
+    purged = await server.services.storage.purger.medium(int(photo.rpartition("/")[2]))
+    assert purged.dropped == 2

@@ -70,6 +70,14 @@ async def test_the_page_forbids_resources_of_other_origins(shared: Serving) -> N
     assert "unsafe" not in CSP
 
 
+async def test_the_page_requests_ect_only_if_client_hints_are_read(
+    serve: Serve, shared: Serving
+) -> None:
+    assert "Accept-CH" not in (await shared.client.get("/")).headers
+    server = await serve(client_hints={"enabled": True})
+    assert (await server.client.get("/")).headers["Accept-CH"] == "ECT"
+
+
 async def test_without_the_page_only_the_component_is_served(serve: Serve) -> None:
     server = await serve(page={"enabled": False})
     for target in (*PAGE, "/api/page/token", "/api/page/known", "/api/page/uploads/1"):

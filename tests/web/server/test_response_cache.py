@@ -22,6 +22,7 @@ from proxy.settings import RenditionSettings
 from proxy.storage.renditions.tiered_store import TieredStore
 from proxy.telemetry.metrics import Metrics
 from proxy.web.headers import ImageRoute
+from proxy.web.server import response_cache
 from proxy.web.server.response_cache import (
     CachedResponse,
     ImageTarget,
@@ -70,6 +71,7 @@ class Bench:
     fresh_until: float = math.inf
     finals: list[RenderPlan] = field(default_factory=list)
     max_items: int = 20_000
+    client_hints: bool = False
     cache: ResponseCache = field(init=False)
 
     def __post_init__(self) -> None:
@@ -79,6 +81,7 @@ class Bench:
             fresh_until=lambda _media: self.fresh_until,
             parse_query=partial(parse_request, sizes=SIZES),
             order=ORDER,
+            client_hints=self.client_hints,
             request_final=self.finals.append,
             max_items=self.max_items,
             clock=lambda: self.now,
@@ -91,12 +94,12 @@ class Bench:
         *,
         draft: bool = False,
         origin: Origin = Origin.MEMORY,
+        lean: bool | None = None,
     ) -> RenderPlan:
         """Keep the response for a target; store its rendition in memory if it comes from there."""
         path, _, query = raw.partition("?")
-        target = ImageTarget(
-            ImageRoute.SERVE, int(path.rpartition("/")[2]), parse_request(query, sizes=SIZES)
-        )
+        request = parse_request(query, sizes=SIZES, lean=lean)
+        target = ImageTarget(ImageRoute.SERVE, int(path.rpartition("/")[2]), request)
         plan = a_plan(target)
         variant = plan.draft if draft and plan.draft is not None else plan.variant
         if origin is Origin.MEMORY and self.store.memory.peek(variant.digest) is None:
@@ -132,8 +135,8 @@ def test_unknown_parameters_find_the_same_entry_and_neither_flush_nor_grow_the_c
             bench.keep(target)
     assert len(bench.cache._entries) == 2
     assert list(bench.cache._aliases) == [
-        ("/serve/2?size=thumbnail", AVIF),
-        ("/serve/1?size=thumbnail", AVIF),
+        ("/serve/2?size=thumbnail", AVIF, None),
+        ("/serve/1?size=thumbnail", AVIF, None),
     ]
     assert bench.find("/serve/1?size=thumbnail") is not None
     assert bench.find("/serve/2?size=thumbnail") is not None
@@ -199,7 +202,7 @@ def test_the_oldest_entry_is_evicted_with_its_aliases(bench: Bench) -> None:
     for media_id in range(1, 11):
         small.keep(f"/serve/{media_id}")
     assert [key[1] for key in small.cache._entries] == [8, 9, 10]
-    assert [target for target, _ in small.cache._aliases] == ["/serve/8", "/serve/9", "/serve/10"]
+    assert [alias[0] for alias in small.cache._aliases] == ["/serve/8", "/serve/9", "/serve/10"]
     assert set(small.cache._by_media) == {8, 9, 10}
 
 
@@ -211,7 +214,7 @@ def test_a_changed_row_ends_all_its_entries(bench: Bench) -> None:
     assert bench.find("/serve/1") is None
     assert bench.find("/serve/1?size=thumbnail") is None
     assert bench.find("/serve/2") is not None
-    assert [target for target, _ in bench.cache._aliases] == ["/serve/2"]
+    assert [alias[0] for alias in bench.cache._aliases] == ["/serve/2"]
 
 
 def test_an_entry_ends_when_its_row_may_not_be_used_any_more(bench: Bench) -> None:
@@ -317,6 +320,31 @@ def test_the_plain_look_up_does_not_parse(bench: Bench, monkeypatch: pytest.Monk
     assert bench.find("/serve/1?size=thumbnail") is not None
 
 
+@pytest.mark.parametrize("headers", [{"Save_Data": "on"}, {"ECT": "3g"}])
+def test_clients_with_hints_and_those_without_have_entries_of_their_own(
+    bench: Bench, headers: dict[str, str]
+) -> None:
+    hinted = Bench(bench.store, client_hints=True)
+    hinted.keep("/serve/1?size=thumbnail", lean=False)
+    for target in ("/serve/1?size=thumbnail", "/serve/1?size=thumbnail&utm=1"):
+        assert hinted.find(target) is not None
+        assert hinted.find(target, **headers) is None
+    plan = hinted.keep("/serve/1?size=thumbnail", lean=True)
+    assert plan.request.lean
+    # By the remembered target, and by what another one means.
+    for target in ("/serve/1?size=thumbnail", "/serve/1?size=thumbnail&utm=1"):
+        assert hinted.find(target) is not None
+        assert hinted.find(target, **headers) is not None
+    assert {key[2].lean for key in hinted.cache._entries} == {True, False}
+
+
+def test_disabled_hints_are_not_read(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.keep("/serve/1?size=thumbnail")
+    monkeypatch.setattr(response_cache, "wants_less", partial(pytest.fail, "read"))
+    assert bench.find("/serve/1?size=thumbnail", Save_Data="on") is not None
+    assert bench.find("/serve/1?size=thumbnail&utm=1", Save_Data="on") is not None
+
+
 def test_a_hit_names_the_ignored_parameters_of_its_own_request_only(bench: Bench) -> None:
     bench.keep("/serve/1?size=thumbnail&h=9&q=5")
     heads = {
@@ -340,7 +368,7 @@ def test_a_target_in_any_case_is_remembered_like_the_plain_one(bench: Bench) -> 
     plan = bench.keep("/serve/1?size=thumbnail")
     for target in ("/serve/1?SIZE=Thumbnail", "/serve/1?v=&amp;size=thumbnail"):
         assert bench.find(target) is not None
-        assert (target, AVIF) in bench.cache._aliases
+        assert (target, AVIF, None) in bench.cache._aliases
     assert not plan.is_fallback
 
 

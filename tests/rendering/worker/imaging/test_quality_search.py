@@ -17,6 +17,8 @@ from proxy.domain.variant import EncoderProfile, QualitySearch
 from proxy.domain.worker_protocol import JobFailure, RenderResult
 from proxy.rendering.worker.imaging.quality_search import QualityTrial, _narrowed, with_quality
 from proxy.rendering.worker.imaging.ssimulacra2 import RINGING_LEVELS, Fidelity
+from proxy.settings import EncoderSettings
+from proxy.settings.client_hints import ClientHintSettings
 from tests.rendering.worker.imaging import studio
 from tests.support.drawing import SAMPLES, Logo, logos
 from tests.support.photos import photo
@@ -180,3 +182,20 @@ def test_a_broken_source_is_reported_as_such() -> None:
 def test_a_profile_with_another_quality_keeps_its_other_options() -> None:
     profile = EncoderProfile(Format.WEBP, (("Q", 79), ("effort", 6), ("smart_subsample", True)))
     assert with_quality(profile, 50).text == "webp:Q=50,effort=6,smart_subsample=True"
+
+
+@pytest.mark.parametrize("fmt", [Format.JPEG, Format.WEBP, Format.AVIF])
+@pytest.mark.parametrize("name", ["kodak-03.jpg", "kodak-23.jpg"])
+def test_a_final_for_clients_with_hints_has_at_least_30_percent_fewer_bytes(
+    fmt: Format, name: str
+) -> None:
+    usual = EncoderSettings().stages()
+    lengths = []
+    for stages in (usual, ClientHintSettings().leaner(usual)):
+        final = stages[fmt].final
+        assert final.search is not None
+        box = studio.contain(300, 300)
+        result, encoded = searched(SAMPLES / name, final.profile, final.search, box=box)
+        assert not result.target_missed
+        lengths.append(len(encoded))
+    assert lengths[1] <= 0.7 * lengths[0]
