@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import unicodedata
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -45,6 +45,25 @@ MAX_BATCH = 50
 """Maximum number of files in a form of several files."""
 _MAX_NAME = 255
 _ANONYMOUS_REQUESTS, _ANONYMOUS_WINDOW_S = 100, 900.0
+
+
+def query_values(request: web.BaseRequest, names: Collection[str]) -> dict[str, str]:
+    """Return the values of these parameters by name; in a query a name may have any case.
+
+    Raises:
+        BadParameter: a parameter occurs twice, so that it is not known which value is meant.
+    """
+    known = {name.lower(): name for name in names}
+    values: dict[str, str] = {}
+    # Not `last_values`, which ends a value at a question mark: tags may have one.
+    for given, value in request.query.items():
+        name = known.get(given.lower())
+        if name is None:
+            continue
+        if name in values:
+            raise BadParameter(name, "given once; separate the values of a list by commas")
+        values[name] = value
+    return values
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from proxy.domain.errors import (
+    BadParameter,
     BodyTooSlow,
     EmptyFile,
     ExtractionQueueFull,
@@ -40,9 +41,11 @@ from proxy.web.metadata_input import (
     ReceivedForm,
     RefusedFile,
     clean_name,
+    query_values,
 )
 from tests.metadata.engines import BMP, JPEG, Engines, extractor_of
-from tests.support.uploads import BOUNDED, KEY, SECRET, parts, token
+from tests.support.server import Serve
+from tests.support.uploads import BOUNDED, KEY, KEYED, MAIN, SECRET, USERS, parts, token
 from tests.web.bodies import body_request
 
 ENTERPRISE = Caller(7, Tier.ENTERPRISE)
@@ -387,3 +390,58 @@ def test_a_name_is_shown_without_control_characters_and_not_too_long() -> None:
     assert clean_name("x\n-ver\x00.jpg") == "x-ver.jpg"
     assert clean_name("\ud800.jpg") == "?.jpg"
     assert len(clean_name("x" * 1000)) == 255
+
+
+NAMES = ("tags", "limit", "hasPrompt")
+
+
+@pytest.mark.parametrize(
+    ("query", "values"),
+    [
+        ("", {}),
+        ("tags=a,b&limit=5", {"tags": "a,b", "limit": "5"}),
+        ("TAGS=a?b&hasprompt=", {"tags": "a?b", "hasPrompt": ""}),
+        ("tags=a&utm=1&utm=2", {"tags": "a"}),
+    ],
+)
+def test_parameters_are_read_in_any_case_and_others_are_ignored(
+    query: str, values: dict[str, str]
+) -> None:
+    assert query_values(make_mocked_request("GET", f"/search?{query}"), NAMES) == values
+
+
+@pytest.mark.parametrize(
+    ("query", "name"),
+    [
+        ("tags=a&tags=b", "tags"),
+        ("tags=a&tags=a", "tags"),
+        ("tags=&limit=5&Tags=b", "tags"),
+        ("limit=5&limit=", "limit"),
+        ("hasprompt=true&hasPrompt=false", "hasPrompt"),
+        ("tags=a&%74ags=b", "tags"),
+    ],
+)
+def test_a_repeated_parameter_is_rejected_by_its_name(query: str, name: str) -> None:
+    with pytest.raises(BadParameter, match="separate the values of a list by commas") as raised:
+        query_values(make_mocked_request("GET", f"/search?{query}"), NAMES)
+    assert raised.value.parameter == name
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/api/metadata/search?tags=a&tags=b", "tags"),
+        ("/api/metadata/search?mjVersion=6&mjversion=5", "mjVersion"),
+        ("/api/metadata/search?limit=5&cursor=1&limit=6", "limit"),
+        ("/api/extract/jobs?ids=a&ids=b", "ids"),
+    ],
+)
+async def test_every_metadata_route_answers_400_to_a_repeated_parameter(
+    serve: Serve, path: str, name: str
+) -> None:
+    server = await serve(main=MAIN, users=USERS)
+    async with server.client.get(path, headers=KEYED) as answer:
+        assert answer.status == 400
+        body = await answer.json()
+    assert body["parameter"] == name
+    assert body["detail"].startswith(f"{name} must be given once")

@@ -25,7 +25,7 @@ from proxy.storage.database.metadata_jobs import JobStatus, StoredJob
 from proxy.web.auth import KeyGuard
 from proxy.web.headers import NO_STORE, PRIVATE
 from proxy.web.json_response import json_route
-from proxy.web.metadata_input import Caller, CallerGuard, FormReceiver
+from proxy.web.metadata_input import Caller, CallerGuard, FormReceiver, query_values
 from proxy.web.request_input import read_json, whole_number
 from proxy.web.responses import BufferedResponse, whole
 
@@ -200,7 +200,7 @@ class MetadataJobsHandler:
     async def list_jobs(self, request: web.Request) -> Mapping[str, Any]:
         """Return the status of jobs, and the results of those that are completed."""
         caller = self.callers.caller_of(request)
-        text = request.query.get("ids", "")
+        text = query_values(request, ("ids",)).get("ids", "")
         # Each once; more than that is refused before anything is read.
         ids = list(dict.fromkeys(text.split(",")))
         if not _IDS.fullmatch(text) or len(ids) > MAX_JOB_IDS:

@@ -22,7 +22,7 @@ from proxy.storage.database.metadata_store import (
     StoredMetadata,
 )
 from proxy.web.json_response import json_route
-from proxy.web.metadata_input import CallerGuard
+from proxy.web.metadata_input import CallerGuard, query_values
 from proxy.web.request_input import parse_id, path_id
 
 GENERATORS = tuple(Source)
@@ -31,6 +31,7 @@ MAX_VERSION = 32
 QUALITY_PATTERN = r"[0-9]{1,4}(\.[0-9]{1,9})?"
 LIMIT_PATTERN = "[1-9][0-9]?|100"
 _DEFAULT_LIMIT = 50
+_PARAMETERS = ("aiGenerator", "hasPrompt", "mjVersion", "minQuality", "tags", "cursor", "limit")
 _FLAGS = {"true": True, "false": False, "": None}
 _NO_METADATA = (
     "There is no metadata of such an image: it does not exist, it belongs to someone else, or its"
@@ -121,8 +122,7 @@ class MetadataSearchHandler:
     async def search_metadata(self, request: web.Request) -> MetadataSearchPage:
         """Search the stored metadata of images; filters are combined with AND, tags with OR."""
         caller = self.callers.caller_of(request)
-        # Not `last_values`, which ends a value at a question mark: tags may have one.
-        values = {name.lower(): value for name, value in request.query.items()}
+        values = query_values(request, _PARAMETERS)
         wanted = _filter(values, None if caller.is_admin else caller.user_id)
         cursor = values.get("cursor")
         before = min(parse_id("cursor", cursor), MAX_MEDIA_ID) if cursor else None
@@ -146,17 +146,16 @@ class MetadataSearchHandler:
 
 
 def _filter(values: Mapping[str, str], user_id: int | None) -> MetadataFilter:
-    # The names in lower case.
-    generator = values.get("aigenerator", "")
+    generator = values.get("aiGenerator", "")
     if generator and generator not in GENERATORS:
         raise BadParameter("aiGenerator", f"one of {', '.join(GENERATORS)}")
-    flag = values.get("hasprompt", "")
+    flag = values.get("hasPrompt", "")
     if flag not in _FLAGS:
         raise BadParameter("hasPrompt", "true or false")
-    version = values.get("mjversion", "")
+    version = values.get("mjVersion", "")
     if len(version) > MAX_VERSION:
         raise BadParameter("mjVersion", f"at most {MAX_VERSION} characters")
-    quality = values.get("minquality", "")
+    quality = values.get("minQuality", "")
     if quality and not re.fullmatch(QUALITY_PATTERN, quality, re.ASCII):
         raise BadParameter("minQuality", "a number from 0 to 9999, such as 2 or 0.5")
     tags = values.get("tags", "").split(",")
