@@ -7,6 +7,7 @@ assigns the request id, measures, turns errors into problem details, counts, tra
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -14,6 +15,7 @@ from contextlib import nullcontext
 from http import HTTPStatus
 from itertools import count
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 import structlog
 from aiohttp import web
@@ -218,7 +220,7 @@ class RequestPipeline:
                     # Also after an error or a cancellation: every response is counted once.
                     answered = AnsweredRequest(
                         request,
-                        request.raw_path,
+                        logged_target(request.raw_path),
                         request.get(CLIENT) or request.remote,
                         request.remote,
                         answer.request_id,
@@ -269,6 +271,20 @@ class RequestPipeline:
                 outcome=answered.outcome,
                 trace_id=traced,
             )
+
+
+# In any path that contains it, also one that leads nowhere.
+_SESSION = re.compile(r"(images_mvp/progress/)[^/?]+")
+
+
+def logged_target(target: str) -> str:
+    """Return a request target for logs and traces: without the id of a progress session.
+
+    Whoever knows the id can read the progress of the upload.
+    """
+    # The router decodes the path too.
+    masked, found = _SESSION.subn(r"\1***", unquote(target) if "%" in target else target)
+    return masked if found else target
 
 
 REQUEST_ID = web.RequestKey("request_id", str)

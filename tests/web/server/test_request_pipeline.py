@@ -17,6 +17,7 @@ from structlog.contextvars import get_contextvars
 from proxy.settings import LogSettings
 from proxy.telemetry.logging import AccessLog, LogWriter
 from proxy.web.responses import BufferedResponse
+from proxy.web.server.request_pipeline import logged_target
 from tests.support.server import Library, Serve, Serving
 from tests.support.waiting import eventually
 from tests.web.server.bench import Bench, healthy
@@ -195,3 +196,38 @@ async def test_a_response_over_the_limit_of_connections_is_counted() -> None:
         },
     )
     assert value == 1
+
+
+@pytest.mark.parametrize("tail", ["", "/", "?x=1", "/more", "?x=1/images_mvp/progress/s3cret"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/images_mvp/progress/s3cret",
+        "/api/images%5Fmvp/%70rogress/s3cret",
+        "//api/images_mvp/progress/s3cret",
+    ],
+)
+def test_the_id_of_a_progress_session_is_not_logged(path: str, tail: str) -> None:
+    shown = logged_target(path + tail)
+    assert "images_mvp/progress/***" in shown
+    assert "s3cret" not in shown
+
+
+@pytest.mark.parametrize(
+    "target", ["/serve/1?size=thumbnail", "/a%20b", "/api/images_mvp/extract?x=%2F", "*", ""]
+)
+def test_every_other_target_is_logged_as_it_was_sent(target: str) -> None:
+    assert logged_target(target) == target
+
+
+async def test_the_access_log_has_no_id_of_a_progress_session(serve: Serve) -> None:
+    server = await serve()
+    stream = io.BytesIO()
+    access_log = AccessLog(LogSettings(), LogWriter(stream))
+    server.surface.runner.pipeline._access_log = access_log
+    path = "/api/images_mvp/progress/s3cret-s3cret-s3cret-s3cret"
+    for method in ("GET", "POST"):
+        assert (await server.client.request(method, path)).status >= 400
+    access_log.flush()
+    assert b"s3cret" not in stream.getvalue()
+    assert stream.getvalue().count(b'"target":"/api/images_mvp/progress/***"') == 2
