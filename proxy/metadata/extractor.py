@@ -122,6 +122,8 @@ class Extractor:
         self.limits: Mapping[Tier, TierLimits] = limits_of(settings)
         self.processes = processes
         """Number of files that are read at the same time."""
+        self.uses_exiftool = settings.engine == "exiftool"
+        """Whether the settings demand exiftool; otherwise Pillow is the chosen engine."""
         self.service: MetadataService | None = None
         """The engines, once they have started."""
         self._starting: SharedResults[MetadataService] = SharedResults()

@@ -45,7 +45,9 @@ _BASIC = (
 """Members of the metadata that `images_mvp_extract` also has at the top level."""
 _MAX_BATCH_BYTES = 64 * 1024 * 1024
 """Of all results of a batch as JSON, which are in memory until the last one is there."""
-_HEALTH_S = 10.0
+_HEALTH_ANSWER_S = 8.0
+"""The answer must have arrived within 10 s, also on a busy machine."""
+_HEALTH_S = 60.0
 _HEALTH_SHARED_S = 5.0
 
 
@@ -227,9 +229,15 @@ class MetadataHealthHandler:
     """Handles ``/api/extract/health``: extracts a built-in image."""
 
     def __init__(
-        self, extractor: Extractor, *, clock: Callable[[], float] = time.monotonic
+        self,
+        extractor: Extractor,
+        *,
+        answer_s: float = _HEALTH_ANSWER_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """After ``answer_s`` a request is answered with what is known until then."""
         self._extractor = extractor
+        self._answer_s = answer_s
         self._clock = clock
         self._shared: SharedResults[_Answer] = SharedResults()
         self._known: _Answer = {}
@@ -237,14 +245,12 @@ class MetadataHealthHandler:
 
     async def extract_health(self, _request: web.Request) -> BufferedResponse:
         """Report whether an extraction works now; the result is shared for five seconds."""
-        if self._clock() >= self._known_until:
-            self._known = await self._shared.result("", self._examine)
-        healthy = self._known["status"] != "unhealthy"
+        found = await self._result()
         headers = [("Content-Type", "application/json"), ("Cache-Control", NO_STORE), *PRIVATE]
         return whole(
-            HTTPStatus.OK if healthy else HTTPStatus.SERVICE_UNAVAILABLE,
+            HTTPStatus.SERVICE_UNAVAILABLE if found["status"] == "unhealthy" else HTTPStatus.OK,
             headers,
-            orjson.dumps(self._known),
+            orjson.dumps(found),
             outcome=Outcome("metadata_health"),
         )
 
@@ -255,32 +261,60 @@ class MetadataHealthHandler:
         service = self._extractor.service
         if service is None:
             return "idle"
-        return "only the fallback is available" if service.missing else "ok"
+        return "only the fallback is available" if self._lacks_exiftool() else "ok"
+
+    def _lacks_exiftool(self) -> bool:
+        """Return whether exiftool is wanted and could not be started."""
+        service = self._extractor.service
+        # An engine that the operator has chosen is no fault.
+        return service is not None and bool(service.missing) and self._extractor.uses_exiftool
+
+    async def _result(self) -> _Answer:
+        if self._clock() < self._known_until:
+            return self._known
+        began = self._clock()
+        try:
+            # The extraction continues, and its result answers later requests: a slow start of the
+            # engines would otherwise be cancelled, and never end, at each request.
+            async with asyncio.timeout(self._answer_s):
+                return await self._shared.result("", self._examine)
+        except TimeoutError:
+            pass
+        if self._extractor.service is None:
+            return self._answer({}, "starting", began=began, busy=True)
+        fault = f"no result within {self._answer_s:g} s"
+        return self._answer({}, fault, began=began, busy=self._is_busy())
 
     async def _examine(self) -> _Answer:
         began = self._clock()
-        checks = {"extraction": "ok", "engine": "ok"}
         insights: Mapping[str, Any] = {}
-        busy = False
+        fault, busy = "ok", False
         try:
             async with asyncio.timeout(_HEALTH_S):
                 insights = (await self._extract()).processing_insights
         except TimeoutError:
-            checks["extraction"] = f"no result within {_HEALTH_S:g} s"
-            busy = self._extractor.statistics().get("waiting", 0) > 0
+            fault, busy = f"no result within {_HEALTH_S:g} s", self._is_busy()
         except SmartserveError as error:
-            checks["extraction"] = error.detail
-            busy = isinstance(error, CapacityError)
+            fault, busy = error.detail, isinstance(error, CapacityError)
+        self._known = self._answer(insights, fault, began=began, busy=busy)
+        self._known_until = self._clock() + _HEALTH_SHARED_S
+        return self._known
+
+    def _is_busy(self) -> bool:
+        return self._extractor.statistics().get("waiting", 0) > 0
+
+    def _answer(
+        self, insights: Mapping[str, Any], fault: str, *, began: float, busy: bool
+    ) -> _Answer:
         service = self._extractor.service
         versions = {} if service is None else service.versions
-        fallback = bool(insights.get("fallback_extraction"))
-        missing = service is not None and bool(service.missing)
-        if missing or fallback:
+        fallback = self._extractor.uses_exiftool and bool(insights.get("fallback_extraction"))
+        checks = {"extraction": fault, "engine": "ok"}
+        if self._lacks_exiftool() or fallback:
             # Not the reason itself, which may have a path.
             checks["engine"] = "exiftool does not read files; `smartserve doctor` says why"
         failed = not insights and not busy
-        name = "pillow" if missing else "exiftool"
-        self._known_until = self._clock() + _HEALTH_SHARED_S
+        name = "pillow" if service is not None and service.missing else "exiftool"
         return {
             "status": "unhealthy" if failed else "degraded" if busy or fallback else "healthy",
             "engine": {

@@ -480,7 +480,8 @@ class ExtractHealth:
     fallback: Annotated[bool, Field(description="The fallback has read the image.")]
     c2pa: Annotated[bool, Field(description="Content Credentials are read.")]
     checks: Annotated[
-        Mapping[str, str], Field(description="`ok`, or what is wrong, by what was checked.")
+        Mapping[str, str],
+        Field(description="`ok`, `starting`, or what is wrong, by what was checked."),
     ]
     duration_ms: Milliseconds
     timestamp: str

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import FormData
-from aiohttp.test_utils import TestClient
+from aiohttp.test_utils import TestClient, make_mocked_request
 from anyio.from_thread import start_blocking_portal
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from structlog.testing import capture_logs
 
-from proxy.domain.errors import ExtractionFailed
+from proxy.domain.errors import ConfigurationError, ExtractionFailed
 from proxy.metadata.extractor import Extractor
 from proxy.metadata.formats import UNSUPPORTED_FORMAT
 from proxy.metadata.progress import ProgressState
+from proxy.metadata.service import MetadataService
+from proxy.settings import MetadataSettings
 from proxy.web.handlers import metadata as handlers
+from proxy.web.handlers.metadata import MetadataHealthHandler
 from proxy.web.routes import describe
 from tests.metadata.files import (
     MAKE,
@@ -495,16 +500,60 @@ async def test_engines_that_cannot_start_are_unhealthy(serve: Serve, tmp_path: P
     assert (found["status"], found["services"]["extraction"]) == ("degraded", "failed")
 
 
-async def test_without_exiftool_the_health_is_degraded(serve: Serve, tmp_path: Path) -> None:
+async def test_a_chosen_engine_is_healthy_and_named(serve: Serve, tmp_path: Path) -> None:
     server = await serve(**sections(tmp_path, engine="pillow", engines=1))
     async with server.client.get("/api/health") as answer:
         assert (await answer.json())["services"]["extraction"] == "idle"
     async with server.client.get("/api/extract/health") as answer:
         found = await answer.json()
+    assert (found["status"], found["fallback"]) == ("healthy", False)
+    assert (found["engine"]["name"], found["engine"]["available"]) == ("pillow", True)
+    assert found["checks"] == {"extraction": "ok", "engine": "ok"}
+    async with server.client.get("/api/health") as answer:
+        assert (await answer.json())["status"] == "healthy"
+
+
+async def test_without_the_exiftool_that_is_wanted_the_health_is_degraded(
+    serve: Serve, tmp_path: Path
+) -> None:
+    server = await serve(**sections(tmp_path, engine="pillow", engines=1))
+    assert server.services.metadata is not None
+    # As if exiftool were wanted, and not installed.
+    server.services.metadata.extractor.uses_exiftool = True
+    async with server.client.get("/api/extract/health") as answer:
+        found = await answer.json()
     assert (found["status"], found["fallback"]) == ("degraded", True)
     assert found["engine"]["name"] == "pillow"
+    assert found["checks"]["engine"] != "ok"
     async with server.client.get("/api/health") as answer:
         assert (await answer.json())["status"] == "degraded"
+
+
+async def test_the_health_is_answered_in_time_while_the_engines_start() -> None:
+    started = asyncio.Event()
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[MetadataService]:
+        await started.wait()
+        raise ConfigurationError(["it cannot be started"])
+        yield
+
+    extractor = Extractor(MetadataSettings(), opened, processes=1)
+    handler = MetadataHealthHandler(extractor, answer_s=0.01)
+
+    async def state() -> tuple[int, str, str]:
+        answer = await handler.extract_health(make_mocked_request("GET", "/api/extract/health"))
+        found = json.loads(answer._whole)
+        return int(answer.status), found["status"], found["checks"]["extraction"]
+
+    assert await state() == (200, "degraded", "starting")
+    started.set()
+
+    async def failed() -> bool:
+        return (await state())[:2] == (503, "unhealthy")
+
+    # The start went on meanwhile, and its result is known to a later request.
+    await eventually(failed)
 
 
 async def test_the_routes_can_be_disabled(serve: Serve, tmp_path: Path) -> None:
