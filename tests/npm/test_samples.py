@@ -24,8 +24,10 @@ from tests.deploy.programs import program
 from tests.npm.conftest import tab
 from tests.npm.installed import HERE, lay_out
 from tests.npm.printed import place_of, samples
+from tests.page.test_metadata import answer
 from tests.page.test_reach import axe
 from tests.support.server import SAMPLES
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -82,9 +84,14 @@ def test_services_run_in_node_as_printed(site: Smartserve, images: Path, tmp_pat
 def _warm(site: Smartserve) -> None:
     """Return when the server has extracted an image."""
     address = f"http://127.0.0.1:{site.address[1]}/api/extract/health"
-    # Unhealthy is a 503: it takes longer on a busy machine.
-    with suppress(urllib.error.HTTPError), urllib.request.urlopen(address, timeout=60) as answer:
-        answer.read()
+
+    def extracts() -> bool:
+        # Unhealthy is a 503: it takes longer on a busy machine.
+        with suppress(urllib.error.HTTPError), urllib.request.urlopen(address, timeout=60) as found:
+            return bool(json.loads(found.read())["engine"]["available"])
+        return False
+
+    wait_until(extracts, timeout_s=180)
 
 
 @asynccontextmanager
@@ -170,3 +177,29 @@ async def test_the_component_for_vue_shows_text_and_errors(
         assert await axe(page) == []
         await page.get_by_role("button", name="Clear").click()
         await expect(page.locator("dd")).to_have_count(0)
+
+
+async def test_the_component_for_vue_shows_the_quality_if_the_answer_has_metrics(
+    browser: Browser, nuxt_app: str, images: Path
+) -> None:
+    answers = iter([answer(), {**answer(), "quality_metrics": None}])
+
+    async def reply(route: Route) -> None:
+        await route.fulfill(json=next(answers))
+
+    async with tab(browser, nuxt_app) as opened:
+        await opened.page.route(f"{nuxt_app}/api/standalone-metadata/**", reply)
+        await opened.page.route_web_socket("**/api/images_mvp/progress/*", lambda _: None)
+        page = await opened.open("analyzer")
+        await page.set_input_files("input[type=file]", images / "photo.jpg")
+        for text in ("not measured", "0.3: the fallback engine", "Install exiftool."):
+            await expect(page.get_by_text(text)).to_be_visible()
+        tones = await page.locator("[data-tone]").evaluate_all(
+            "all => all.map((one) => one.dataset.tone)"
+        )
+        assert tones == ["yellow", "none", "red"]
+        assert await axe(page) == []
+        await page.get_by_role("button", name="Clear").click()
+        await page.set_input_files("input[type=file]", images / "photo.jpg")
+        await expect(page.get_by_role("heading", name="logo.png")).to_be_visible()
+        await expect(page.get_by_text("Quality of the extraction")).to_have_count(0)
