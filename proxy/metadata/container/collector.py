@@ -133,7 +133,11 @@ class Collector:
         self.warn(text)
 
     def set_image(self, **facts: Any) -> None:
-        """Set facts of the image that are not known yet."""
+        """Set facts of the image that are not known yet; a side of 0 is a warning, and unknown."""
+        for side in ("width", "height"):
+            if facts.get(side) == 0:
+                self.warn(f"The header of the image gives 0 as its {side}")
+                facts[side] = None
         unknown = {
             name: value for name, value in facts.items() if getattr(self.image, name) is None
         }

@@ -98,6 +98,11 @@ class _Segments:
     def _frame(self, marker: int, header: bytes) -> None:
         if len(header) == 6:  # noqa: PLR2004
             depth, height, width, components = struct.unpack(">BHHB", header)
+            if not height:
+                self._collector.warn(
+                    "JPEG: the frame header leaves the height open; a DNL marker after the first"
+                    " scan has it, which is not read"
+                )
             self._collector.set_image(
                 width=width,
                 height=height or None,

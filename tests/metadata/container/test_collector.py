@@ -109,3 +109,13 @@ def test_warnings_are_kept_once_and_up_to_a_limit() -> None:
 )
 def test_text_is_utf_8_if_valid_otherwise_windows_1252(raw: bytes, text: str) -> None:
     assert decode_text(raw) == text
+
+
+@pytest.mark.parametrize("side", ["width", "height"])
+def test_a_side_of_0_is_unknown_with_a_warning(side: str) -> None:
+    one = collector()
+    one.set_image(**{"width": 5, "height": 4, side: 0})
+    assert getattr(one.image, side) is None
+    assert one.result("png").warnings == (f"The header of the image gives 0 as its {side}",)
+    one.set_image(**{side: 7})
+    assert getattr(one.image, side) == 7

@@ -10,6 +10,7 @@ import pytest
 from proxy.metadata.container.result import BlockKind
 from proxy.metadata.container.walk import walk
 from tests.support.containers import PACKET, jpeg, jpeg_with_comment, segment, tiff, walked
+from tests.support.golden import golden
 
 XAP = b"http://ns.adobe.com/xap/1.0/\0"
 EXTENSION = b"http://ns.adobe.com/xmp/extension/\0"
@@ -21,6 +22,22 @@ def test_size_is_read_from_the_frame_header() -> None:
     assert (image.width, image.height, image.channels) == (5, 4, 3)
     assert image.progressive is False
     assert walked(jpeg()).warnings == ()
+
+
+def test_a_height_that_is_left_open_is_unknown_with_a_warning() -> None:
+    found = walked(jpeg().replace(b"\x08\0\x04\0\x05\x03", b"\x08\0\0\0\x05\x03"))
+    assert (found.image.width, found.image.height) == (5, None)
+    assert len(found.warnings) == 1
+    assert "leaves the height open" in found.warnings[0]
+    # The size is unknown, the file is not damaged.
+    assert not found.damaged
+
+
+def test_golden_beach_has_a_warning_for_its_unknown_height() -> None:
+    content = golden("metadata-extractor/beach.jpg").read_bytes()
+    found = walked(content)
+    assert (found.image.width, found.image.height) == (200, None)
+    assert any("height" in one for one in found.warnings)
 
 
 def test_a_progressive_frame_is_recognised() -> None:
