@@ -243,5 +243,5 @@ class Outcome(NamedTuple):
     """Of a metadata route: ``OK``, or the code of the error."""
     tier: str = ""
     """Of a metadata route: that of the caller, if it is known."""
-    quality: str = "full"
-    """``lean`` if client hints requested fewer bytes."""
+    lean: bool = False
+    """Whether client hints requested fewer bytes."""

@@ -78,7 +78,8 @@ class RequestLabels(NamedTuple):
     format: str
     status: int
     source: Origin
-    quality: str
+    lean: bool
+    """No label: a counter of its own. Most servers read no client hints."""
 
 
 class RequestHistogram:
@@ -191,7 +192,7 @@ class Metrics:
     def histogram_of(self, outcome: Outcome, status: int) -> RequestHistogram:
         """Return the counts of the responses with these labels; the label sets are bounded."""
         request = RequestLabels(
-            outcome.route, outcome.size, outcome.format, status, outcome.source, outcome.quality
+            outcome.route, outcome.size, outcome.format, status, outcome.source, outcome.lean
         )
         found = self._request_histograms.get(request)
         if found is None:
@@ -377,12 +378,15 @@ class RequestHistograms:
         """Yield all metric families of requests."""
         # A copy: a request may add labels while a scrape consumes this generator.
         histograms = dict(self._request_histograms)
-        requests = CounterMetricFamily(
-            "smartserve_requests", "Responses sent.", labels=RequestLabels._fields
+        labels = ("route", "size", "format", "status", "source")
+        yield _counts("smartserve_requests", "Responses sent.", histograms, labels)
+        lean = {request: found for request, found in histograms.items() if request.lean}
+        yield _counts(
+            "smartserve_lean_responses",
+            "Responses to requests whose client hints request fewer bytes.",
+            lean,
+            ("size", "format", "source"),
         )
-        for request, histogram in histograms.items():
-            requests.add_metric([str(value) for value in request], histogram.count)
-        yield requests
         yield _sent(histograms)
         yield _durations(
             "smartserve_request_seconds",
@@ -398,6 +402,22 @@ class RequestHistograms:
             labels=("source",),
             read=attrgetter("first_byte", "first_byte_s", "first_byte_examples"),
         )
+
+
+def _counts(
+    name: str,
+    text: str,
+    histograms: Mapping[RequestLabels, RequestHistogram],
+    labels: tuple[str, ...],
+) -> Metric:
+    """Return a counter family; counts with equal labels are added."""
+    family = CounterMetricFamily(name, text, labels=labels)
+    totals: Totals[tuple[str, ...]] = Totals()
+    for request, histogram in histograms.items():
+        totals[tuple(str(getattr(request, label)) for label in labels)] += histogram.count
+    for values, total in totals.items():
+        family.add_metric(values, total)
+    return family
 
 
 def _sent(histograms: Mapping[RequestLabels, RequestHistogram]) -> Metric:

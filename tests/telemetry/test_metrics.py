@@ -131,6 +131,18 @@ def test_requests_with_equal_labels_are_counted_together() -> None:
     assert value("smartserve_sent_bytes_total", {"format": "none"}) == 20
 
 
+def test_requests_with_client_hints_are_counted_with_the_others_and_apart() -> None:
+    metrics = Metrics()
+    for lean in (True, False, True):
+        outcome = Outcome("serve", "grid", source=Origin.MEMORY, lean=lean)
+        metrics.histogram_of(outcome, 200).add(0.1, 0.1, 10)
+    value = metrics.registry.get_sample_value
+    labels = {"size": "grid", "format": "none", "source": "memory"}
+    every = {**labels, "route": "serve", "status": "200"}
+    assert value("smartserve_requests_total", every) == 3
+    assert value("smartserve_lean_responses_total", labels) == 2
+
+
 def test_buckets_are_cumulative_and_add_up_over_the_labels_they_do_not_have() -> None:
     metrics = Metrics()
     for size, seconds in (("grid", 0.003), ("zoom", 0.2)):

@@ -149,7 +149,7 @@ def image_outcome(
         media_id=plan.media.id,
         variant=variant,
         stage=stage,
-        quality="lean" if plan.request.lean else "full",
+        lean=bool(plan.request.lean),
     )
 
 

@@ -262,7 +262,6 @@ async def test_histograms_have_traces_as_exemplars(
 async def test_a_trace_has_no_id_of_a_progress_session(
     server: Serving, collector: Collector
 ) -> None:
-    answer = await server.client.get("/api/images_mvp/progress/s3cret-s3cret-s3cret-s3cret")
-    assert answer.status >= 400
+    await server.client.get("/api/images_mvp/progress/s3cret-s3cret-s3cret-s3cret")
     root = await collector.root("/api/images_mvp/progress/{sessionId}")
     assert root.attributes["url.path"] == "/api/images_mvp/progress/***"
