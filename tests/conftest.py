@@ -34,7 +34,11 @@ from tests.support.server import (
 
 # Other programs may use all processors meanwhile. With the priorities of a server, what runs in the
 # background would get next to nothing then, and the tests that wait for it would take minutes.
-_PRIORITIES = {"UPGRADES__IDLE_PRIORITY": "false", "METADATA__NICE": "0", "WORKERS__NICE": "0"}
+_PRIORITIES = {
+    "UPGRADES__IDLE_PRIORITY": "false",
+    "METADATA__NICE": "0",
+    "WORKERS__NICE": "0",
+}
 for _name, _value in _PRIORITIES.items():
     os.environ.setdefault(f"SMARTSERVE_{_name}", _value)
 

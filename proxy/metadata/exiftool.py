@@ -368,6 +368,7 @@ async def _spawn(
     program: ExifToolProgram, folder: Path, output: int, settings: WorkerSettings, python: str
 ) -> asyncio.subprocess.Process:
     options = {
+        "nice": settings.nice,
         "max_memory_bytes": MAX_MEMORY_BYTES,
         "max_cpu_s": _MAX_LIFE_CPU_S,
         "max_file_bytes": 0,

@@ -106,6 +106,9 @@ class TextSettings(Section):
     """Limit of the CPU time of the program. On a busy machine it may take four times as long."""
     max_memory_bytes: int = Field(1024 * MIB, ge=128 * MIB, le=MAX_BYTES)
     """Maximum address space of the program."""
+    nice: int = Field(19, ge=0, le=19)
+    """CPU priority of the program, as nice(1). With 19, images are served first; use a lower value
+    if other programs always use all processors."""
 
     @field_validator("languages")
     @classmethod

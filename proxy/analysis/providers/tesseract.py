@@ -92,6 +92,7 @@ class TextReader:
 
     async def _run(self, program: str, png: bytes) -> str | ProviderGap:
         options = {
+            "nice": self._settings.nice,
             "max_memory_bytes": self._settings.max_memory_bytes,
             "max_cpu_s": math.ceil(self._settings.timeout_s),
             "max_file_bytes": _MAX_ANSWER_BYTES,

@@ -43,7 +43,7 @@ def tesseract() -> TextReader:
         if os.environ.get("CI") == "true":
             pytest.fail("tesseract is not installed")
         pytest.skip("tesseract is not installed")
-    return TextReader(TextSettings(), WORKERS)
+    return TextReader(TextSettings(nice=0), WORKERS)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def program(
         file.mkdir()
         file /= "__main__.py"
     file.write_text(script)
-    settings = TextSettings(program=interpreter, tessdata=str(folder), timeout_s=5)
+    settings = TextSettings(program=interpreter, tessdata=str(folder), timeout_s=5, nice=0)
     reader = TextReader(settings, workers)
     if interpreter == PYTHON:
         reader._readable = (*reader._readable, STDLIB)
@@ -151,11 +151,11 @@ async def test_without_language_files_there_is_a_reason(
     monkeypatch.setattr(module, "_LANGUAGE_FILES", ())
     (folder / "bin").mkdir()
     copy = shutil.copy("/bin/sh", folder / "bin")
-    reader = TextReader(TextSettings(program=str(copy)), WORKERS)
+    reader = TextReader(TextSettings(program=str(copy), nice=0), WORKERS)
     assert "set vision.text.tessdata" in str(reader.missing)
     assert isinstance(await reader.read(b""), ProviderGap)
     (folder / "share/tessdata").mkdir(parents=True)
-    assert TextReader(TextSettings(program=str(copy)), WORKERS).missing is None
+    assert TextReader(TextSettings(program=str(copy), nice=0), WORKERS).missing is None
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")

@@ -1,11 +1,11 @@
 """Runs an external program that reads untrusted files, confined like a worker.
 
 ``python -I -m proxy.rendering.worker.sandbox.exec_wrapper <options> PROGRAM ARGUMENT ...``. The
-options are a JSON object: ``max_memory_bytes``, ``max_cpu_s``, ``max_file_bytes``, ``sandbox``,
-``uid`` (the user of the program if this process is root), ``readable`` (paths that the program may
-read besides its libraries) and ``parent`` (the process that started this one: the program ends with
-it). This process enters the sandbox and then becomes the program. Start
-it in a session of its own: the priority of the whole session is lowered.
+options are a JSON object: ``nice``, ``max_memory_bytes``, ``max_cpu_s``, ``max_file_bytes``,
+``sandbox``, ``uid`` (the user of the program if this process is root), ``readable`` (paths that the
+program may read besides its libraries) and ``parent`` (the process that started this one: the
+program ends with it). This process enters the sandbox and then becomes the program. Start it in a
+session of its own: the priority of the whole session is lowered.
 
 Its exit status is `os.EX_NOPERM` if the program cannot be confined, and 126 if it cannot be
 executed.
@@ -26,7 +26,6 @@ from proxy.rendering.worker import sandbox
 from proxy.rendering.worker.job_loop import lower_priority
 from proxy.rendering.worker.sandbox.restrictions import end_with_parent, set_limits
 
-_LOWEST_PRIORITY = 19
 _MAX_DESCRIPTORS = 64
 _CANNOT_EXECUTE = 126
 
@@ -46,7 +45,7 @@ def main() -> None:
     options, (program, *arguments) = json.loads(sys.argv[1]), sys.argv[2:]
     # The file itself, not a link to it: Landlock's rules are for files.
     program = os.path.realpath(program)
-    lower_priority(_LOWEST_PRIORITY, idle=False)
+    lower_priority(options["nice"], idle=False)
     limits = {
         resource.RLIMIT_AS: options["max_memory_bytes"],
         resource.RLIMIT_CPU: options["max_cpu_s"],
