@@ -316,7 +316,7 @@ def _tier(text: str) -> Tier:
 async def _store(settings: Settings, arguments: list[Path], *, as_json: bool) -> int:
     def show(media_id: int, found: Extraction) -> None:
         if as_json:
-            print(json.dumps({"id": media_id, **found.to_dict()}))
+            print(json.dumps({"id": media_id, **found.parsed().to_dict()}))
         else:
             print(f"{media_id}\t{found.metadata['ai_generation']['source']}")
 

@@ -30,6 +30,7 @@ from proxy.ingest.worker_loop import new_worker_id, renewed
 from proxy.metadata.extraction import ExtractOptions, Tier
 from proxy.metadata.extractor import Extractor
 from proxy.metadata.media_extraction import read_pieces
+from proxy.runtime.deferred_json import dumps
 from proxy.runtime.supervised_task import UNCOUNTED, TaskSupervisor
 from proxy.settings import MetadataSettings
 from proxy.storage.database import MediaRepository
@@ -398,7 +399,7 @@ class MetadataJobWorker:
             **extraction.to_dict(),
             "request_id": job.id,
         }
-        return (await asyncio.to_thread(orjson.dumps, answer)).decode()
+        return (await asyncio.to_thread(dumps, answer)).decode()
 
     @asynccontextmanager
     async def _opened(self, job: LeasedJob) -> AsyncIterator[OpenSource]:

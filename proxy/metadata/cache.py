@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.domain.errors import DatabaseUnavailable
-from proxy.metadata.extraction import Extraction
+from proxy.metadata.extraction import Extraction, join_bulk, split_bulk
 from proxy.metadata.extractor import CacheKey
 from proxy.settings import MetadataSettings
 from proxy.storage.database.metadata_tables import metadata_cache
@@ -65,7 +65,7 @@ class SqlExtractionCache:
 
     async def put(self, key: CacheKey, extraction: Extraction) -> None:
         """Store a complete extraction, and delete the oldest ones above the limits."""
-        text = await asyncio.to_thread(lambda: orjson.dumps(_parts(extraction)).decode())
+        text = await asyncio.to_thread(lambda: _text_of(extraction))
         # Characters outside of ASCII have more bytes.
         size = await asyncio.to_thread(lambda: len(text.encode()))
         if size > min(_MAX_ENTRY_BYTES, self._settings.cache_bytes):
@@ -138,10 +138,15 @@ _INSERT = (
 )
 
 
-def _parts(extraction: Extraction) -> dict[str, object]:
-    return {name: getattr(extraction, name) for name in _NAMES}
+def _text_of(extraction: Extraction) -> str:
+    """Return lines of JSON: all parts, then the bulk of the metadata."""
+    metadata, bulk = split_bulk(extraction.metadata)
+    parts = {name: getattr(extraction, name) for name in _NAMES}
+    return b"\n".join((orjson.dumps({**parts, "metadata": metadata}), *bulk)).decode()
 
 
 def _parsed(text: str) -> Extraction:
-    parts = orjson.loads(text)
+    head, *bulk = text.encode().split(b"\n")
+    parts = orjson.loads(head)
+    parts["metadata"] = join_bulk(parts["metadata"], bulk)
     return Extraction(**{name: parts[name] for name in _NAMES})

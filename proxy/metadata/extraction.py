@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
 from proxy.rendering.pool.pool import RESTART_REASONS
+from proxy.runtime.deferred_json import DeferredArray, DeferredObject, dumps, parsed
 
 Progress = Callable[[int, str], None]
 """Called on the event loop with per cent and stage: ``walked``, ``engine``, ``credentials`` and
@@ -89,3 +90,29 @@ class Extraction:
             "processing_insights": self.processing_insights,
         }
         return parts if self.advanced is None else {**parts, "advanced": self.advanced}
+
+    def parsed(self) -> Extraction:
+        """Return the extraction with all parts as plain values."""
+        return replace(self, metadata=parsed(self.metadata))
+
+
+def split_bulk(metadata: Mapping[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+    """Return the metadata object without its bulk, and that as JSON: each group, then the texts.
+
+    The names of the groups remain in ``groups``.
+    """
+    groups = metadata["groups"]
+    return {**metadata, "groups": [*groups], "text": None}, [
+        dumps(one) for one in (*groups.values(), metadata["text"])
+    ]
+
+
+def join_bulk(metadata: Mapping[str, Any], bulk: Sequence[bytes]) -> dict[str, Any]:
+    """Return the metadata object of `split_bulk`, with its bulk as deferred JSON.
+
+    Raises:
+        ValueError: the bulk is not that of this object.
+    """
+    names, (*tags, texts) = metadata["groups"], bulk
+    groups = {name: DeferredObject(one) for name, one in zip(names, tags, strict=True)}
+    return {**metadata, "groups": groups, "text": DeferredArray(texts)}

@@ -40,6 +40,6 @@ async def extract_file(
             await file.finish()
             progress(PROGRESS["received"], "received")
             options = ExtractOptions(path.name, advanced=advanced)
-            return await service.extract(file, options, progress=progress)
+            return (await service.extract(file, options, progress=progress)).parsed()
     finally:
         os.close(descriptor)

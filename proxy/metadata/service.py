@@ -54,6 +54,7 @@ from proxy.metadata.extraction import (
     Extraction,
     ExtractOptions,
     Progress,
+    join_bulk,
 )
 from proxy.metadata.formats import FORMATS
 from proxy.metadata.generation.file_name import generator_of
@@ -327,8 +328,11 @@ class MetadataService:
             write_all(attachment, METADATA_PARTS.pack(*map(len, parts)) + b"".join(parts))
             job = MetadataJob(MetadataStep.DESCRIBE, options.file_name, options.advanced)
             read, output = await self._run_step(file, job, attachment)
-            content: dict[str, Any] = orjson.loads(output)
-        except (ExtractionFailed, orjson.JSONDecodeError) as error:
+            # No line of JSON contains a line feed.
+            head, *bulk = output.split(b"\n")
+            content: dict[str, Any] = orjson.loads(head)
+            content["metadata"] = join_bulk(content["metadata"], bulk)
+        except (ExtractionFailed, ValueError) as error:
             # The engine has answered, but not with what can be read, and the fallback cannot help.
             if isinstance(error, ExtractionFailed) and run.fallback_reason != "output":
                 if not self.missing:

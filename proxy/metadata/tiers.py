@@ -5,9 +5,10 @@ An extraction is always complete, and cached as such; `withhold` is the last ste
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Any
 
 from proxy.domain.errors import (
     BadParameter,
@@ -20,7 +21,8 @@ from proxy.domain.errors import (
 from proxy.metadata.extraction import Extraction
 from proxy.metadata.extraction import Tier as Tier  # noqa: PLC0414 - importers find it here
 from proxy.metadata.formats import UNSUPPORTED_FORMAT, detect
-from proxy.metadata.tier_groups import is_visible, lowest_tier_of
+from proxy.metadata.tier_groups import GroupClass, groups_of, is_visible, lowest_tier_of
+from proxy.runtime.deferred_json import DeferredArray
 from proxy.settings import MetadataSettings
 
 _MIB = 1024 * 1024
@@ -155,11 +157,15 @@ def lowered(tier: Tier, requested: str | None) -> Tier:
 
 def withhold(extraction: Extraction, tier: Tier) -> Extraction:
     """Return the extraction without what the tier may not see; ``withheld`` lists that."""
+    if groups_of(tier) == frozenset(GroupClass):
+        return extraction
     metadata = dict(extraction.metadata)
     groups = [name for name in metadata["groups"] if not is_visible(name, tier)]
-    texts = [one for one in metadata["text"] if is_visible(_group_of(one["keyword"]), tier)]
+    texts, fields = metadata["text"], []
+    if not is_visible("XMP", tier) and _may_be_detailed(texts):
+        texts = [one for one in texts if is_visible(_group_of(one["keyword"]), tier)]
+        fields += ["text"] if len(texts) < len(metadata["text"]) else []
     parts = {"c2pa": metadata["c2pa"], "advanced": extraction.advanced}
-    fields = ["text"] if len(texts) < len(metadata["text"]) else []
     fields += [
         name for name, part in parts.items() if part is not None and not is_visible(name, tier)
     ]
@@ -175,6 +181,14 @@ def withhold(extraction: Extraction, tier: Tier) -> Extraction:
     }
     advanced = None if "advanced" in fields else extraction.advanced
     return replace(extraction, metadata=metadata, advanced=advanced)
+
+
+def _may_be_detailed(texts: Sequence[Any]) -> bool:
+    """Return whether a text may hold XMP, IPTC or ICC, without parsing the texts."""
+    if not isinstance(texts, DeferredArray):
+        return True
+    json = texts.json.lower()
+    return any(one.encode() in json for one in _DETAILED_TEXTS)
 
 
 def _group_of(keyword: str) -> str:

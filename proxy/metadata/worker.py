@@ -18,6 +18,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import orjson
+
 from proxy.domain.errors import ConfigurationError, MetadataTooLarge, UnknownImageFormat
 from proxy.domain.worker_protocol import (
     METADATA_PARTS,
@@ -31,6 +33,7 @@ from proxy.metadata import pillow_engine
 from proxy.metadata.container.result import BlockKind, Walk
 from proxy.metadata.container.walk import walk
 from proxy.metadata.content_credentials import CredentialsReader
+from proxy.metadata.extraction import split_bulk
 from proxy.metadata.report import report
 from proxy.metadata.tags import parse
 from proxy.rendering.worker import sandbox
@@ -105,7 +108,9 @@ class MetadataWorker:
                     validation=_tags(validated),
                     advanced=job.advanced,
                 )
-                write_all(target, json.dumps(reported.content, ensure_ascii=False).encode())
+                metadata, bulk = split_bulk(reported.content["metadata"])
+                head = orjson.dumps({**reported.content, "metadata": metadata})
+                write_all(target, b"\n".join((head, *bulk)))
                 return MetadataRead(read.format, read.has_credentials, reported.fallback)
 
 

@@ -44,7 +44,9 @@ def key(number: int = 1, variant: str = "a") -> CacheKey:
 
 
 def extraction(text: str = "🚢", **parts: Any) -> Extraction:
-    return Extraction({"prompt": text}, {"confidence_score": 0.9}, {"queued_ms": 1.5}, **parts)
+    tags = {"PNG": {"Comment": "one"}, "IFD0": {"Make": "two\nlines"}}
+    metadata = {"prompt": text, "groups": tags, "text": [{"keyword": "Comment", "text": "one"}]}
+    return Extraction(metadata, {"confidence_score": 0.9}, {"queued_ms": 1.5}, **parts)
 
 
 async def entries(database: SqlDatabase) -> int:

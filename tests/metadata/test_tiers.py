@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 import pytest
 
 from proxy.domain.errors import (
@@ -16,6 +17,7 @@ from proxy.domain.errors import (
 from proxy.metadata.extraction import Extraction
 from proxy.metadata.formats import UNSUPPORTED_FORMAT
 from proxy.metadata.tiers import LIMITS, Tier, check_allowed, lowered, parse_tier, withhold
+from proxy.runtime.deferred_json import DeferredArray
 
 MIB = 1024 * 1024
 JPEG, BMP = b"\xff\xd8\xff\xe0", b"BM" + bytes(30)
@@ -149,6 +151,16 @@ def test_a_higher_tier_sees_all_groups_and_only_the_highest_two_the_advanced_par
     lowest = withhold(whole, Tier.FREE)
     assert lowest.metadata["withheld"]["fields"] == ["text", "c2pa", "advanced"]
     assert lowest.metadata["withheld"]["needs"] == "forensic"
+
+
+@pytest.mark.parametrize("tier", Tier)
+def test_texts_are_only_parsed_if_one_of_them_may_have_to_be_withheld(tier: Tier) -> None:
+    plain, detailed = (DeferredArray(orjson.dumps(texts)) for texts in (TEXTS[:1], TEXTS))
+    metadata: dict[str, Any] = {"groups": {}, "c2pa": None, "withheld": None}
+    found = withhold(Extraction({**metadata, "text": plain}, {}, {}), tier)
+    assert (found.metadata["withheld"], "value" in vars(plain)) == (None, False)
+    found = withhold(Extraction({**metadata, "text": detailed}, {}, {}), tier)
+    assert found.metadata["text"] == (TEXTS[:1] if tier is Tier.FREE else TEXTS)
 
 
 def test_nothing_is_listed_if_nothing_is_withheld() -> None:

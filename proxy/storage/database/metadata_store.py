@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.domain.media import MAX_MEDIA_ID, readable_text, utc_timestamp
+from proxy.runtime.deferred_json import dumps
 from proxy.storage.database.metadata_tables import MAX_TAG, media_metadata, media_tags
 from proxy.storage.database.tables import media_alt_texts, media_choices, media_files, raw
 from proxy.storage.database.transactions import SqlDatabase
@@ -322,7 +323,7 @@ def _row_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
     }
     row = {name: _fitting(_stored[name].type, value) for name, value in values.items()}
     # orjson, which does not escape other scripts: the text would have three times the size.
-    return {**row, "raw_metadata": orjson.dumps(metadata).decode()}
+    return {**row, "raw_metadata": dumps(metadata).decode()}
 
 
 def _fitting(kind: sa.types.TypeEngine[Any], value: Any) -> Any:

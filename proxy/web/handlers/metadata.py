@@ -23,6 +23,7 @@ from proxy.domain.request import Outcome
 from proxy.metadata.extraction import PROGRESS, Extraction, ExtractOptions, Tier
 from proxy.metadata.extractor import Extractor
 from proxy.metadata.progress import ProgressHub
+from proxy.runtime.deferred_json import dumps
 from proxy.runtime.single_flight import SharedResults
 from proxy.web.handlers.metadata_json import analysis_of
 from proxy.web.headers import NO_STORE, PRIVATE
@@ -197,7 +198,7 @@ class _Batch:
             if isinstance(one, RefusedFile):
                 raise one.error
             async with self._places:
-                content = orjson.dumps(await self._extract(one))
+                content = dumps(await self._extract(one))
             self._bytes += len(content)
             if self._bytes > _MAX_BATCH_BYTES:
                 raise MetadataTooLarge(

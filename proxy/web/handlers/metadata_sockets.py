@@ -24,6 +24,7 @@ from proxy.domain.errors import (
 )
 from proxy.domain.request import Outcome
 from proxy.metadata.progress import ProgressHub, ProgressSubscription, check_session_id
+from proxy.runtime.deferred_json import dumps
 from proxy.web.auth import SESSION_COOKIE, caller_of
 from proxy.web.json_response import json_route
 from proxy.web.metadata_files import StoredFiles
@@ -342,7 +343,7 @@ class MetadataSocketHandler:
             "sessionId": session_id,
             "metadata": extraction.metadata,
         }
-        encoded = orjson.dumps(result)
+        encoded = dumps(result)
         with socket.sockets.sending(len(encoded)):
             await socket.response.send_encoded(encoded)
 

@@ -282,7 +282,7 @@ async def test_a_list_with_results_that_are_too_large_says_so(
 async def test_the_statistics_of_the_cache_need_the_admin_key(server: Serving) -> None:
     cache = services(server).cache
     key = CacheKey("0" * 64, "1" * 64)
-    await cache.put(key, Extraction({}, {}, {}))
+    await cache.put(key, Extraction({"groups": {}, "text": []}, {}, {}))
     for one in (key, key, CacheKey("2" * 64, "1" * 64)):
         await cache.get(one)
     path = "/api/extract/cache/stats"
