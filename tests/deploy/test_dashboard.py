@@ -112,7 +112,12 @@ async def _assert_healthy(watched: Prometheus) -> None:
         ("smartserve", "up"),
         ("smartserve-readyz", "up"),
     }
-    assert await watched.values('probe_success{job="smartserve-readyz"}') == [1]
+
+    async def probed() -> bool:
+        # On a busy machine a single probe may be late.
+        return await watched.values('probe_success{job="smartserve-readyz"}') == [1]
+
+    await until(probed)
     rules = [rule for group in (await watched.fetch("rules"))["groups"] for rule in group["rules"]]
     assert {rule["health"] for rule in rules} == {"ok"}
     assert [one for one in await _firing(watched) if one != "SmartserveSandboxGap"] == []
