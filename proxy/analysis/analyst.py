@@ -77,6 +77,10 @@ class Analyst:
         site = media.data_type == DataType.SITES
         brand = await self.find_brand(media.user_id) if site else None
         local = await self.dispatcher.run(media, AnalyseJob(self.limits))
+        gamut = local.result.gamut
+        if gamut.outside_srgb:
+            shares = {"outside_srgb": gamut.outside_srgb, "outside_p3": gamut.outside_p3}
+            log.info("wide_gamut_image", media_id=media.id, **shares)
         known = {} if stored is None else self._recall(stored)
         missing = [one for one in self.providers if one.name not in known]
         embedding, model = self._stored_embedding(stored), self.embedding_model

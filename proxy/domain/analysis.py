@@ -65,6 +65,34 @@ class ContentClass:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceGamut:
+    """What the file of an image has besides 8-bit sRGB.
+
+    A colour counts as outside of a gamut if it changes noticeably (CIE76 above 2.3) when it is
+    converted to it.
+    """
+
+    outside_srgb: float = 0.0
+    """Share of the pixels, 0 to 1, whose colour sRGB cannot represent."""
+    outside_p3: float = 0.0
+    """The same for Display P3."""
+    gain_map: bool = False
+    """Whether it has a gain map that a JPEG can keep."""
+
+    @classmethod
+    def parse(cls, stored: object) -> SourceGamut | None:
+        """Return a stored value, or None if it is not one."""
+        if not isinstance(stored, dict):
+            return None
+        srgb, p3 = stored.get("outside_srgb"), stored.get("outside_p3")
+        if not isinstance(srgb, (int, float)) or not isinstance(p3, (int, float)):
+            return None
+        if not (0 <= srgb <= 1 and 0 <= p3 <= 1):
+            return None
+        return cls(float(srgb), float(p3), bool(stored.get("gain_map")))
+
+
+@dataclass(frozen=True, slots=True)
 class AnalysisResult:
     """Analysis of the pixels of a source's first page; width and height are upright."""
 
@@ -88,6 +116,7 @@ class AnalysisResult:
     phash_mask: str
     """The bits of ``phash`` that are distinct, likewise."""
     focus: Focus | None
+    gamut: SourceGamut = SourceGamut()
     stages: dict[str, float] = field(default_factory=dict)
     """Seconds of processor time for each measure."""
 
@@ -302,7 +331,7 @@ def _pixel_values(local: AnalysisResult, data_type: str) -> dict[str, Any]:
         "height": local.height,
         "brand_colors": [one.hex for one in local.brand_colours] if logo else None,
         "quality": quality,
-        **{name: plain[name] for name in ("kind", *_HASHES, "focus")},
+        **{name: plain[name] for name in ("kind", *_HASHES, "focus", "gamut")},
     }
 
 

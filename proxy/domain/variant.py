@@ -195,9 +195,17 @@ def box_geometry(box: SizeSpec) -> Geometry:
     return Geometry(width, height, width, height)
 
 
+class Gamut(StrEnum):
+    """The colours that the levels of a file can represent."""
+
+    SRGB = "srgb"
+    P3 = "p3"
+    """Display P3."""
+
+
 @dataclass(frozen=True, slots=True)
 class EncoderProfile:
-    """Save options of a format's libvips encoder.
+    """Save options of a format's libvips encoder, and the colours of its files.
 
     ``options`` are pairs of name and value, sorted by name: equal profiles have equal text, which
     is a part of the rendition's key.
@@ -205,11 +213,20 @@ class EncoderProfile:
 
     format: Format
     options: tuple[tuple[str, int | bool | str], ...]
+    gamut: Gamut = Gamut.SRGB
+    """Gamut of the files of sources whose gamut is wider than sRGB; all others are sRGB."""
+    gain_map: bool = True
+    """Whether a JPEG keeps the gain map of its source."""
 
     @property
     def text(self) -> str:
         """Canonical text: ``avif:Q=63,effort=1``."""
-        return f"{self.format}:" + ",".join(f"{name}={value}" for name, value in self.options)
+        options = [f"{name}={value}" for name, value in self.options]
+        if self.gamut is not Gamut.SRGB:
+            options.append(f"gamut={self.gamut}")
+        if not self.gain_map:
+            options.append("gain_map=no")
+        return f"{self.format}:{','.join(options)}"
 
 
 @lru_cache(maxsize=64)
@@ -263,7 +280,7 @@ class EncodingStages:
 
 # Version of the rendering code, a part of every key. Increase it if a change of the code gives
 # different pixels for the same variant.
-_RECIPE = 4
+_RECIPE = 5
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any, cast
 import structlog
 from cachetools import LRUCache, TTLCache
 
-from proxy.domain.analysis import PUBLIC_TYPES, Analysis, AnalysisResult
+from proxy.domain.analysis import PUBLIC_TYPES, Analysis, AnalysisResult, SourceGamut
 from proxy.domain.errors import DatabaseUnavailable, SmartserveError, SourceChanged
 from proxy.domain.formats import TRAITS, Format
 from proxy.domain.media import Media, MediaFacts
@@ -57,6 +57,8 @@ class PixelFacts:
     quality_score: int
     mood_keywords: Sequence[str]
     kind: str
+    gamut: SourceGamut | None = None
+    """None if the stored analysis has none: it was made by an earlier release."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +289,7 @@ def _pixels_of_result(result: AnalysisResult, data_uri: str) -> PixelFacts:
         quality_score=round(result.quality.score),
         mood_keywords=result.mood_keywords,
         kind=result.kind.name,
+        gamut=result.gamut,
     )
 
 
@@ -300,6 +303,7 @@ def _pixels_of_stored(stored: Analysis, data_uri: str) -> PixelFacts:
         quality_score=columns["quality_score"],
         mood_keywords=columns["mood_keywords"] or (),
         kind=own["kind"]["name"],
+        gamut=SourceGamut.parse(own.get("gamut")),
     )
 
 

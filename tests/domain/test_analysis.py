@@ -16,6 +16,7 @@ from proxy.domain.analysis import (
     Colour,
     DetectedObject,
     ProviderGap,
+    SourceGamut,
     VisionResult,
     merge,
     provider_values,
@@ -292,6 +293,14 @@ def test_a_renewed_analysis_has_the_new_pixels_and_the_old_answers() -> None:
     assert found.own["site_context"] == site.own["site_context"]
     fresh = merge(local, [MODEL], NO_TESSERACT, data_type="sites")
     assert found.public() == fresh.public()
+
+
+def test_the_gamut_is_stored_and_read_again() -> None:
+    measured = SourceGamut(0.25, 0.01, gain_map=True)
+    stored = merge(replace(ANALYSED, gamut=measured), [], NO_TESSERACT, data_type="product")
+    assert SourceGamut.parse(json.loads(json.dumps(stored.own["gamut"]))) == measured
+    for other in (None, "srgb", {}, {"outside_srgb": 2, "outside_p3": 0}, {"outside_srgb": 0.1}):
+        assert SourceGamut.parse(other) is None
 
 
 def test_only_the_hash_of_this_version_is_compared() -> None:

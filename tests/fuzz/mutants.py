@@ -10,6 +10,7 @@ from random import Random
 from types import MappingProxyType
 from typing import Any
 
+import pyvips
 from PIL import Image
 
 from tests.fuzz.mutators import mutated
@@ -118,6 +119,7 @@ def _encoded(colour: Image.Image) -> Sequence[tuple[str, bytes]]:
         ("sketch-grey.jpg", _saved(grey, "JPEG")),
         ("sketch-cmyk.jpg", _saved(colour.convert("CMYK"), "JPEG")),
         ("sketch-444.jpg", _saved(colour, "JPEG", subsampling=0, exif=_exif())),
+        ("sketch-gain-map.jpg", _ultra_hdr(colour)),
         ("sketch.png", _saved(colour, "PNG")),
         ("sketch-alpha.png", _saved(clear, "PNG")),
         ("sketch-palette.png", _saved(palette, "PNG", transparency=3)),
@@ -144,6 +146,22 @@ def _exif() -> Image.Exif:
     exif = Image.Exif()
     exif[0x0112] = 6
     return exif
+
+
+def _ultra_hdr(colour: Image.Image) -> bytes:
+    """Return a JPEG with a gain map, by libultrahdr."""
+    image = pyvips.Image.new_from_memory(colour.tobytes(), *colour.size, 3, "uchar")
+    image = image.copy(interpretation="srgb")
+    gains = _saved(colour.convert("L").resize((30, 30)), "JPEG")
+    image.set_type(pyvips.GValue.blob_type, "gainmap-data", gains)
+    image.set_type(pyvips.GValue.gint_type, "gainmap-use-base-cg", 1)
+    values = {"max-content-boost": 4.0, "min-content-boost": 1.0, "gamma": 1.0}
+    for name, value in (values | {"offset-sdr": 0.015625, "offset-hdr": 0.015625}).items():
+        image.set_type(pyvips.GValue.array_double_type, f"gainmap-{name}", [value] * 3)
+    for name, value in {"min": 1.0, "max": 4.0}.items():
+        image.set_type(pyvips.GValue.gdouble_type, f"gainmap-hdr-capacity-{name}", value)
+    encoded: bytes = image.uhdrsave_buffer(Q=85)
+    return encoded
 
 
 def _saved(picture: Image.Image, fmt: str, **options: Any) -> bytes:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from proxy.domain.analysis import Likelihood
+from proxy.domain.analysis import Likelihood, SourceGamut
 from proxy.domain.formats import Format
 from proxy.domain.media import MediaFacts
 from proxy.domain.urls import (
@@ -36,6 +36,18 @@ class Placeholders:
     thumbhash: Annotated[str, Field(json_schema_extra={"contentEncoding": "base64"})]
     blurhash: Annotated[str, Field(min_length=6)]
     data_uri: Annotated[str, _DataUri, Field(description="A tiny WebP image.")]
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class GamutReport:
+    """Colours of the original that a rendition cannot represent, by its gamut."""
+
+    outside_srgb: Annotated[Share, Field(description="Share of the pixels that sRGB clips.")]
+    outside_p3: Annotated[Share, Field(description="Share of the pixels that Display P3 clips.")]
+    gain_map: Annotated[bool, Field(description="A JPEG has the gain map of the original (HDR).")]
 
 
 Named = Sequence[Mapping[str, Any]]
@@ -113,6 +125,7 @@ class ImageDescription:
     dominant_colors: Annotated[
         Sequence[Mapping[str, Any]], Field(description="`hex`, `percent`; most frequent first.")
     ]
+    gamut: Annotated[GamutReport | None, Field(description="Null: not measured.")]
     alt: Annotated[str | None, Field(description="Text for the alt attribute.")]
     analysis: AnalysisSummary
     urls: Annotated[Mapping[str, Path], Field(description="URL by size.")]
@@ -138,6 +151,10 @@ def sizes_advice(facts: MediaFacts) -> str:
     return f"auto, (min-width: {width}px) {width}px, 100vw"
 
 
+def _gamut_report(found: SourceGamut) -> GamutReport:
+    return GamutReport(found.outside_srgb, found.outside_p3, found.gain_map)
+
+
 def describe_image(
     media_id: int,
     info: ImageInfo,
@@ -158,6 +175,7 @@ def describe_image(
         transparent=facts.has_alpha,
         placeholders=Placeholders(pixels.thumbhash, pixels.blurhash, pixels.data_uri),
         dominant_colors=list(pixels.dominant_colours),
+        gamut=None if pixels.gamut is None else _gamut_report(pixels.gamut),
         alt=analysis.alt,
         analysis=AnalysisSummary(
             kind=pixels.kind,

@@ -7,12 +7,14 @@ from dataclasses import replace
 import orjson
 import pytest
 
+from proxy.domain.analysis import SourceGamut
 from proxy.domain.formats import Format
 from proxy.domain.media import MediaFacts
 from proxy.domain.variant import Fit, SizeSpec
 from proxy.serving.image_info import AnalysisFacts, ImageInfo, PixelFacts
 from proxy.web.handlers.info_json import (
     Dimensions,
+    GamutReport,
     ImageDescription,
     describe_image,
     dimensions,
@@ -71,6 +73,15 @@ def test_moods_of_a_vision_model_take_precedence_over_those_of_the_pixels() -> N
     model = AnalysisFacts(alt="A harbour", mood_keywords=("bright",))
     found = described(model)
     assert (found.alt, found.analysis.mood_keywords) == ("A harbour", ["bright"])
+
+
+def test_the_share_of_clipped_colours_and_the_gain_map_are_reported() -> None:
+    assert described().gamut is None
+    pixels = replace(PIXELS, gamut=SourceGamut(0.25, 0.01, gain_map=True))
+    found = describe_image(
+        7, ImageInfo(facts(), pixels, AnalysisFacts()), SIZES, (Format.AVIF,), ready={}
+    )
+    assert found.gamut == GamutReport(0.25, 0.01, gain_map=True)
 
 
 def test_links_lead_to_the_image_and_its_description() -> None:

@@ -10,12 +10,15 @@ import os
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import product
 from types import MappingProxyType
 from typing import Any, Literal
 
 import pyvips
+
+from proxy.domain.variant import Gamut
 
 Curve = Literal["srgb", "power", "pq", "hlg"]
 
@@ -47,6 +50,9 @@ _CURVES: Mapping[int, tuple[Curve, float]] = MappingProxyType(
     | {16: ("pq", 1.0), 18: ("hlg", 1.0)}
 )
 _UNSPECIFIED = 2
+_GAMUTS: Mapping[Gamut, tuple[float, ...]] = MappingProxyType(
+    {Gamut.SRGB: _SRGB, Gamut.P3: _PRIMARIES[12]}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,21 @@ class SourceColour:
     """Black is 16 and white 235 of 255 (H.273, limited range), and the decoder left them there."""
     profiled: bool = False
     """The embedded ICC profile applies, and is not sRGB."""
+    profile: bytes = field(default=b"", compare=False, repr=False)
+    """The embedded ICC profile, if it has colours."""
+    bands: int = field(default=3, compare=False)
+    """Without alpha."""
+    lab: bool = field(default=False, compare=False)
+    """libvips converts the levels from CIELAB."""
+
+    @property
+    def wide(self) -> bool:
+        """Whether the space has colours that sRGB cannot represent; it is compared once."""
+        if self.bands < _COLOURS:
+            return False
+        if self.space is not None:
+            return bool(_matrix(self.space.chromaticities, _SRGB).min() < _OUTSIDE)
+        return self.lab or (self.profiled and _exceeds_chart(self.profile, self.bands))
 
 
 STORED_AS_SRGB = SourceColour()
@@ -82,6 +103,8 @@ def read(image: Any, descriptor: int, source_type: str) -> SourceColour:
     """
     profile = image.get("icc-profile-data") if image.get_typeof("icc-profile-data") else b""
     profiled = SourceColour(profiled=bool(profile) and not _is_srgb(profile, image))
+    bands, lab = image.bands - image.hasalpha(), image.interpretation in _LABS
+    profiled = replace(profiled, profile=profile, bands=bands, lab=lab)
     # Of a damaged file, what libvips makes of it is shown.
     with suppress(struct.error, IndexError, ZeroDivisionError):
         if source_type == "png":
@@ -91,11 +114,19 @@ def read(image: Any, descriptor: int, source_type: str) -> SourceColour:
     return profiled
 
 
+_COLOURS, _INKS = 3, 4
+_LABS = ("lab", "labs", "labq")
+# Negative share of a primary of sRGB in one of a space from which on the space is wider. Those of
+# SMPTE 170M and EBU 3213, which are as large as sRGB, have up to 0.05.
+_OUTSIDE = -0.06
+
+
 # Levels by which a conversion to sRGB must change a colour to be worth it.
 _SAME_LEVELS = 2
 # Profiles of sRGB are shorter. Longer ones are not compared, which would keep them in memory.
 _MAX_COMPARED_BYTES = 128 * 1024
 _CHART_SIDE = 9
+_STEPS = 4
 _FULL = 255
 
 
@@ -107,6 +138,64 @@ def _is_srgb(profile: bytes, image: Any) -> bool:
     return image.interpretation in ("b-w", "grey16", "srgb", "rgb16") and _keeps_chart(
         profile, grey=grey
     )
+
+
+# CIE76 between a colour and the nearest that a gamut has; 2.3 is just noticeable.
+_NOTICEABLE = 2.3
+
+
+def outside(page: Any, source: SourceColour, gamut: Gamut) -> float:
+    """Return the share of the pixels, 0 to 1, whose colours change noticeably in a gamut.
+
+    ``page`` has the levels of the source, without alpha, and its profile if that applies.
+    """
+    if source.space is not None:
+        before, after = _clipped(page, source.space, _GAMUTS[gamut])
+    elif source.lab:
+        before, after = _exported(page.colourspace("lab"), gamut)
+    else:
+        before, after = _exported(_imported(page), gamut)
+    return float((before.dE76(after) > _NOTICEABLE).avg() / _FULL)
+
+
+def _imported(page: Any) -> Any:
+    return page.icc_import(embedded=True, intent="relative", pcs="lab")
+
+
+def _exported(lab: Any, gamut: Gamut) -> tuple[Any, Any]:
+    """Return CIELAB, and what a gamut makes of it."""
+    options = {"intent": "relative", "pcs": "lab"}
+    levels = lab.icc_export(output_profile=gamut.value, depth=16, **options)
+    return lab, levels.icc_import(input_profile=gamut.value, **options)
+
+
+def _clipped(page: Any, space: ColourSpace, target: tuple[float, ...]) -> tuple[Any, Any]:
+    light = _shown_light(page, space).recomb(_matrix(space.chromaticities, target))
+    high = (light > 1).ifthenelse(1, light)
+    both = (light, (high < 0).ifthenelse(0, high))
+    before, after = (one.recomb(_matrix(target, _SRGB)) for one in both)
+    return tuple(one.copy(interpretation="scrgb").colourspace("lab") for one in (before, after))
+
+
+def _exceeds_chart(profile: bytes, bands: int) -> bool:
+    compare = _compared if len(profile) <= _MAX_COMPARED_BYTES else _compared.__wrapped__
+    return compare(profile, bands)
+
+
+@lru_cache(maxsize=32)
+def _compared(profile: bytes, bands: int) -> bool:
+    if bands > _INKS:
+        return False
+    steps = [round(at * _FULL / (_STEPS - 1)) for at in range(_STEPS)]
+    levels = bytes(level for colour in product(steps, repeat=bands) for level in colour)
+    chart = pyvips.Image.new_from_memory(levels, _STEPS**bands, 1, bands, "uchar")
+    chart = chart.copy(interpretation="cmyk" if bands == _INKS else "srgb")
+    chart.set_type(pyvips.GValue.blob_type, "icc-profile-data", profile)
+    try:
+        before, after = _exported(_imported(chart), Gamut.SRGB)
+        return bool(before.dE76(after).max() > _NOTICEABLE)
+    except pyvips.Error:
+        return False
 
 
 @lru_cache(maxsize=32)
@@ -165,7 +254,8 @@ def _of_png(descriptor: int, profiled: SourceColour, *, has_profile: bool) -> So
         primaries, curve, matrix, full_range = coded[:4]
         # What a decoder does not support is ignored; PNG allows no other matrix than 0 (RGB).
         if primaries in _PRIMARIES and curve in _CURVES and matrix == 0:
-            return SourceColour(_coded(primaries, curve), narrow=not full_range)
+            coded_space = _coded(primaries, curve)
+            return replace(profiled, space=coded_space, narrow=not full_range, profiled=False)
     if has_profile or b"sRGB" in chunks:
         return profiled if has_profile else SourceColour()
     space = ColourSpace()
@@ -182,7 +272,7 @@ def _of_png(descriptor: int, profiled: SourceColour, *, has_profile: bool) -> So
             abs(one - other) < _SAME_XY for one, other in zip(xy, _SRGB, strict=True)
         ):
             space = replace(space, chromaticities=xy)
-    return SourceColour(None if space == ColourSpace() else space)
+    return replace(profiled, space=None if space == ColourSpace() else space)
 
 
 _SAME_XY = 0.001
@@ -366,29 +456,35 @@ _HLG_GAMMA = 0.2
 _KNEE = 0.7
 
 
-def to_srgb(page: Any, space: ColourSpace) -> Any:
-    """Convert 8 or 16 bit levels to 8-bit sRGB or grey; HDR is tone-mapped to SDR.
+def converted(page: Any, space: ColourSpace, gamut: Gamut) -> Any:
+    """Convert 8 or 16 bit levels to 8-bit levels of a gamut, or grey; HDR is tone-mapped to SDR.
 
-    Colours outside of sRGB are clipped, as by an ICC profile with relative colorimetric intent.
+    Colours outside of it are clipped, as by an ICC profile with relative colorimetric intent.
     """
     alpha = page[-1] if page.hasalpha() else None
-    grey = page.bands < 3  # noqa: PLR2004 - RGB
-    ushort = page.format == "ushort"
-    light = (page[0] if grey else page[:3]).maplut(_light_table(space, ushort=ushort))
-    light = light.bandjoin([light, light]) if grey else light
-    if space.curve == "hlg":
-        luminance = light.recomb(pyvips.Image.new_from_array(_LUMINANCE))
-        light = light * luminance**_HLG_GAMMA * (_HLG_PEAK / _DIFFUSE_WHITE)
-    if space.curve in ("pq", "hlg"):
-        light = _tone_mapped(light)
+    grey = page.bands < _COLOURS
+    light = _shown_light(page, space)
     # Grey stays grey, whatever the primaries.
-    light = light if grey else light.recomb(_to_srgb_matrix(space.chromaticities))
+    light = light if grey else light.recomb(_matrix(space.chromaticities, _GAMUTS[gamut]))
+    # Display P3 has the curve of sRGB.
     levels = light.copy(interpretation="scrgb").colourspace("srgb")
     levels = levels[0].copy(interpretation="b-w") if grey else levels
     if alpha is None:
         return levels
-    levels = levels.bandjoin((alpha >> 8 if ushort else alpha).cast("uchar"))
+    levels = levels.bandjoin((alpha >> 8 if page.format == "ushort" else alpha).cast("uchar"))
     return levels.copy(interpretation="b-w" if grey else "srgb")
+
+
+def _shown_light(page: Any, space: ColourSpace) -> Any:
+    """Return the linear light of a page in its own primaries, in three bands; 1 is white."""
+    grey = page.bands < _COLOURS
+    table = _light_table(space, ushort=page.format == "ushort")
+    light = (page[0] if grey else page[:3]).maplut(table)
+    light = light.bandjoin([light, light]) if grey else light
+    if space.curve == "hlg":
+        luminance = light.recomb(pyvips.Image.new_from_array(_LUMINANCE))
+        light = light * luminance**_HLG_GAMMA * (_HLG_PEAK / _DIFFUSE_WHITE)
+    return _tone_mapped(light) if space.curve in ("pq", "hlg") else light
 
 
 def _tone_mapped(light: Any) -> Any:
@@ -429,14 +525,14 @@ _CONES = [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685
 
 
 @lru_cache(maxsize=16)
-def _to_srgb_matrix(chromaticities: tuple[float, ...]) -> Any:
-    """Return the matrix from linear light in a space to linear sRGB; white stays white."""
+def _matrix(chromaticities: tuple[float, ...], target: tuple[float, ...]) -> Any:
+    """Return the matrix from linear light in a space to that in another; white stays white."""
     cones = pyvips.Image.new_from_array(_CONES)
-    found, wanted = (cones.matrixmultiply(_xyz(*xy[6:])) for xy in (chromaticities, _SRGB))
+    found, wanted = (cones.matrixmultiply(_xyz(*xy[6:])) for xy in (chromaticities, target))
     scales = [wanted(0, row)[0] / found(0, row)[0] for row in range(3)]
     adapted = cones.matrixinvert().matrixmultiply(_diagonal(scales).matrixmultiply(cones))
     from_source = adapted.matrixmultiply(_to_xyz(chromaticities))
-    return _to_xyz(_SRGB).matrixinvert().matrixmultiply(from_source).copy_memory()
+    return _to_xyz(target).matrixinvert().matrixmultiply(from_source).copy_memory()
 
 
 def _to_xyz(chromaticities: tuple[float, ...]) -> Any:

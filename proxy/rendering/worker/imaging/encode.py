@@ -12,7 +12,7 @@ from typing import Any
 import pyvips
 
 from proxy.domain.formats import Format
-from proxy.domain.variant import EncoderProfile
+from proxy.domain.variant import EncoderProfile, Gamut
 
 _MAX_PALETTE = 256
 _MAX_COMMENT_BLOCK = 255
@@ -158,6 +158,9 @@ def _prepared(
     if copyright_notice or profile.format not in _BARE:
         bare = _without_metadata(image)
     options: dict[str, Any] = dict(profile.options)
+    if profile.gamut is not Gamut.SRGB:
+        # Embeds the profile, without a conversion; what is kept of the source does not matter.
+        options["profile"] = profile.gamut.value
     if profile.format is Format.AVIF:
         options["compression"] = "av1"
     elif profile.format is Format.PNG:

@@ -13,6 +13,7 @@ import pyvips
 from pyvips.vimage import FORMAT_TO_TYPESTR
 
 from proxy.domain.formats import SNIFF_BYTES, sniff
+from proxy.domain.variant import Gamut
 from proxy.domain.worker_protocol import Limits
 from proxy.rendering.worker.imaging import colour, file_structure
 from proxy.rendering.worker.imaging.libvips import (
@@ -58,6 +59,8 @@ class Header:
     """Frames of an animation, otherwise 1."""
     rotated: bool
     """EXIF orientation swaps width and height."""
+    orientation: int = 1
+    """EXIF orientation, 1 to 8."""
     first_page: int = 0
     """1 if the first page that the decoder delivers is not one of the file."""
     colour: colour.SourceColour = colour.STORED_AS_SRGB
@@ -158,37 +161,38 @@ def check_header(header: Header, limits: Limits) -> None:
             )
 
 
-def shrunk(opened: OpenedSource, size: Size) -> Any:
-    """Return the first page at exactly this size: upright, sRGB or grey, 8 bits.
+def shrunk(opened: OpenedSource, size: Size, gamut: Gamut = Gamut.SRGB) -> Any:
+    """Return the first page at exactly this size: upright, 8 bits, grey or in this gamut.
 
     Decoders shrink while they load if they can. Damage is ignored: the readable part is rendered.
     The image is lazy; its pixels are decoded once, from top to bottom, when they are read.
     """
     header, (width, height) = opened.header, size
     if header.source_type == "heic":
-        return scaled(whole(opened, fail_on="none"), header, size)
+        return scaled(whole(opened, fail_on="none"), header, size, gamut)
     if header.colour.space or header.colour.narrow or header.first_page:
         page = pyvips.Image.new_from_source(
             opened.source, "", access="sequential", fail_on="none", **_first_page(header)
         )
-        return scaled(page, header, size)
+        return scaled(page, header, size, gamut)
     page = pyvips.Image.thumbnail_source(
-        opened.source, width, height=height, size="force", **_colour_options(header)
+        opened.source, width, height=height, size="force", **_colour_options(header, gamut)
     )
     return one_alpha(page)
 
 
-def scaled(page: Any, header: Header, size: Size) -> Any:
-    """Return a decoded page at this size: upright, sRGB or grey, 8 bits."""
-    return one_alpha(_scaled(page, header, size))
+def scaled(page: Any, header: Header, size: Size, gamut: Gamut = Gamut.SRGB) -> Any:
+    """Return a decoded page at this size: upright, 8 bits, grey or in this gamut."""
+    return one_alpha(_scaled(page, header, size, gamut))
 
 
-def _scaled(page: Any, header: Header, size: Size) -> Any:
+def _scaled(page: Any, header: Header, size: Size, gamut: Gamut) -> Any:
     width, height = size
     page = colour.widened(page) if header.colour.narrow else page
     if header.colour.space is None:
-        return page.thumbnail_image(width, height=height, size="force", **_colour_options(header))
-    return colour.to_srgb(_resized(page, header, size), header.colour.space)
+        options = _colour_options(header, gamut)
+        return page.thumbnail_image(width, height=height, size="force", **options)
+    return colour.converted(_resized(page, header, size), header.colour.space, gamut)
 
 
 def _resized(page: Any, header: Header, size: Size) -> Any:
@@ -230,7 +234,9 @@ def flatten(page: Any, background: int = 255) -> Any:
     return page.flatten(background=background) if page.hasalpha() else page
 
 
-def frames(opened: OpenedSource, size: Size, *, most: int) -> LoadedFrames:
+def frames(
+    opened: OpenedSource, size: Size, *, most: int, gamut: Gamut = Gamut.SRGB
+) -> LoadedFrames:
     """Return the frames, each scaled on its own as by `shrunk` so that no frame affects the next.
 
     Consecutive equal frames become one with a longer delay: some files have hundreds, and each
@@ -245,7 +251,7 @@ def frames(opened: OpenedSource, size: Size, *, most: int) -> LoadedFrames:
         for index in range(header.pages)
     ]
     kept = _thinned(list(_distinct(pages, _delays(roll, header))), most)
-    pages = [scaled(page, header, size) for page, _ in kept]
+    pages = [scaled(page, header, size, gamut) for page, _ in kept]
     return LoadedFrames(pages, [delay for _, delay in kept], _field(roll, "loop", 0))
 
 
@@ -266,6 +272,18 @@ def whole(opened: OpenedSource, *, fail_on: str) -> Any:
     )
 
 
+def unconverted(opened: OpenedSource, side: int) -> Any:
+    """Return the first page with the levels and the profile of its file, without alpha, in memory.
+
+    It may be rotated; its longer side has at most ``side`` pixels.
+    """
+    page, header = whole(opened, fail_on="none"), opened.header
+    page = page.crop(0, 0, header.width, header.height) if header.pages > 1 else page
+    page = page[: header.colour.bands]
+    page = colour.widened(page) if header.colour.narrow else page
+    return page.resize(min(1.0, side / max(page.width, page.height))).copy_memory()
+
+
 def _first_page(header: Header) -> dict[str, int]:
     # Only loaders of several pages have the option.
     return {"page": header.first_page} if header.first_page else {}
@@ -279,6 +297,7 @@ def _read_header(image: Any, source_type: str) -> Header:
         raise SourceRefused(
             "unsupported", f"the source starts like {source_type} but is something else"
         )
+    orientation = _field(image, "orientation", 1)
     return Header(
         source_type,
         image.width,
@@ -286,7 +305,8 @@ def _read_header(image: Any, source_type: str) -> Header:
         image.bands,
         band_bytes=int(FORMAT_TO_TYPESTR[image.format][2:]),
         pages=_field(image, "n-pages", 1) if source_type in _ANIMATED else 1,
-        rotated=_field(image, "orientation", 1) in _ROTATED,
+        rotated=orientation in _ROTATED,
+        orientation=orientation,
     )
 
 
@@ -294,9 +314,14 @@ def _field(image: Any, name: str, default: Any) -> Any:
     return image.get(name) if image.get_typeof(name) else default
 
 
-def _colour_options(header: Header) -> dict[str, str]:
-    """Return thumbnail options that convert to sRGB; libvips always converts CMYK."""
-    return {"output_profile": "srgb", "intent": "relative"} if header.colour.profiled else {}
+def _colour_options(header: Header, gamut: Gamut) -> dict[str, str]:
+    """Return thumbnail options that convert the colours; libvips always converts CMYK and Lab.
+
+    ``srgb`` and ``p3`` are profiles within libvips, of saucecontrol (CC0).
+    """
+    if gamut is Gamut.SRGB and not header.colour.profiled:
+        return {}
+    return {"output_profile": gamut.value, "intent": "relative"}
 
 
 def _delays(roll: Any, header: Header) -> list[int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyvips
@@ -82,7 +82,7 @@ def find(
 def with_quality(profile: EncoderProfile, quality: int) -> EncoderProfile:
     """Return the profile with another ``Q``."""
     options = dict(profile.options) | {"Q": quality}
-    return EncoderProfile(profile.format, tuple(sorted(options.items())))
+    return replace(profile, options=tuple(sorted(options.items())))
 
 
 def _narrowed(

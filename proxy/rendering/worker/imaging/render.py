@@ -6,11 +6,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from proxy.domain.formats import TRAITS, Format
-from proxy.domain.variant import Geometry
+from proxy.domain.variant import Gamut, Geometry
 from proxy.domain.worker_protocol import (
     FRAME_HEADER,
     JobFailure,
@@ -19,7 +19,7 @@ from proxy.domain.worker_protocol import (
     RenditionSet,
     RenditionSetResult,
 )
-from proxy.rendering.worker.imaging import encode, load, quality_search
+from proxy.rendering.worker.imaging import encode, gain_map, load, quality_search
 from proxy.rendering.worker.imaging.background_removal import cut_out
 from proxy.rendering.worker.imaging.libvips import answered, encoding
 
@@ -100,8 +100,19 @@ class _SetRenderer:
         self._cache = DecodeCache(self._opened, shared=shared)
         self._renditions: dict[RenderOutput, _Rendition] = {}
 
+    def _coloured(self, output: RenderOutput) -> RenderOutput:
+        """Return an output whose gamut is the one that its pixels have."""
+        profile = output.profile
+        if profile.gamut is Gamut.SRGB:
+            return output
+        # Only a wider gamut needs a profile, and a GIF cannot have one.
+        if self._opened.header.colour.wide and profile.format is not Format.GIF:
+            return output
+        return replace(output, profile=replace(profile, gamut=Gamut.SRGB))
+
     def write(self, output: RenderOutput, target_fd: int) -> RenderResult:
         """Render the only output into the target, streaming if the encoder can."""
+        output = self._coloured(output)
         if not self._streams(output):
             result, encoded = self.render(output)
             with encoding():
@@ -111,7 +122,15 @@ class _SetRenderer:
         # The encoder pulls the pixels through the decoder, so an error here is not necessarily one
         # of the encoder: it is translated by `answered`, not by `encoding`.
         with pixels.clock.stage("encode"):
-            encode.write(pixels.image, output.profile, target_fd=target_fd, copyright_notice=notice)
+            if self._has_gain_map(output):
+                # The header of such a JPEG has the lengths of both images, so it cannot stream.
+                base = encode.to_bytes(pixels.image, output.profile, copyright_notice=notice)
+                with encoding():
+                    encode.write_bytes(target_fd, self._with_gain_map(base, output))
+            else:
+                encode.write(
+                    pixels.image, output.profile, target_fd=target_fd, copyright_notice=notice
+                )
         return _result(output, pixels, None)
 
     def render(self, output: RenderOutput) -> _Rendition:
@@ -126,10 +145,12 @@ class _SetRenderer:
         return replace(result, cpu_s=made[0].cpu_s + other[0].cpu_s), encoded
 
     def _render_once(self, output: RenderOutput) -> _Rendition:
+        output = self._coloured(output)
         if output not in self._renditions:
             pixels = self._pixels(output)
             with pixels.clock.stage("encode"), encoding():
                 encoded, trial = self._encode(output, pixels)
+                encoded = self._with_gain_map(encoded, output)
             self._renditions[output] = _result(output, pixels, trial), encoded
         return self._renditions[output]
 
@@ -164,14 +185,31 @@ class _SetRenderer:
         """
         return output.streams and self._opened.header.source_type == "jpeg"
 
+    def _has_gain_map(self, output: RenderOutput) -> bool:
+        profile = output.profile
+        # A background that was removed would shine with the light that it had.
+        kept = profile.gain_map and profile.format is Format.JPEG and not output.remove_background
+        return kept and self._gain_map is not None
+
+    def _with_gain_map(self, encoded: bytes, output: RenderOutput) -> bytes:
+        if self._gain_map is None or not self._has_gain_map(output):
+            return encoded
+        header = self._opened.header
+        return gain_map.attached(encoded, self._gain_map, header, output.geometry)
+
+    @cached_property
+    def _gain_map(self) -> gain_map.GainMap | None:
+        return gain_map.find(self._opened)
+
     def _frames(self, output: RenderOutput, clock: _Clock) -> load.LoadedFrames:
         """Return the scaled pages: all of an animation, otherwise the first."""
         geometry, fmt, most = output.geometry, output.profile.format, self._job.limits.max_pages
+        gamut = output.profile.gamut
         if output.animated and self._opened.header.pages > 1 and TRAITS[fmt].animation:
             if fmt is Format.GIF:
                 most = max(2, _MAX_GIF_PIXELS // (geometry.width * geometry.height))
-            return load.frames(self._opened, _scaled_size(geometry), most=most)
-        page, shared_cpu_s = self._cache.page(geometry, base=output.base)
+            return load.frames(self._opened, _scaled_size(geometry), most=most, gamut=gamut)
+        page, shared_cpu_s = self._cache.page(geometry, base=output.base, gamut=gamut)
         # An output's cost includes the decode that an earlier output of the set already paid for:
         # the cost model predicts what the output costs on its own.
         clock.shared_cpu_s = shared_cpu_s
@@ -235,34 +273,36 @@ class DecodeCache:
         """If not ``shared``, pages are lazy: pixels are decoded when they are first read."""
         self._opened = opened
         self._shared = shared
-        self._pages: dict[tuple[load.Size, load.Size | None], Any] = {}
-        self._cpu_s: dict[load.Size, float] = {}
+        self._pages: dict[tuple[load.Size, load.Size | None, Gamut], Any] = {}
+        self._cpu_s: dict[tuple[load.Size, Gamut], float] = {}
 
-    def page(self, geometry: Geometry, *, base: load.Size | None) -> tuple[Any, float]:
+    def page(
+        self, geometry: Geometry, *, base: load.Size | None, gamut: Gamut = Gamut.SRGB
+    ) -> tuple[Any, float]:
         """Return the page at its scaled size, and the processor seconds spent on it earlier.
 
         It is scaled from the ``base`` size if given, otherwise from the source. The pixels are the
         same whether or not other outputs share the base, so keys do not depend on the set.
         """
         size = _scaled_size(geometry)
-        earlier_s = self._cpu_s.get(base or size, 0.0)
+        earlier_s = self._cpu_s.get((base or size, gamut), 0.0)
         # A single output streams: keeping its pages in memory would delay the first byte.
         if base is None and not self._shared:
-            return load.shrunk(self._opened, size), earlier_s
-        return self._cached(size, base), earlier_s
+            return load.shrunk(self._opened, size, gamut), earlier_s
+        return self._cached(size, base, gamut), earlier_s
 
-    def _cached(self, size: load.Size, base: load.Size | None) -> Any:
-        key = size, base
+    def _cached(self, size: load.Size, base: load.Size | None, gamut: Gamut) -> Any:
+        key = size, base, gamut
         if key in self._pages:
             return self._pages[key]
         # Only decodes are timed: scaling from a base is part of the output itself.
         if base is None:
             started = time.process_time()
-            page = load.shrunk(self._opened, size).copy_memory()
-            self._cpu_s[size] = time.process_time() - started
+            page = load.shrunk(self._opened, size, gamut).copy_memory()
+            self._cpu_s[size, gamut] = time.process_time() - started
         else:
             width, height = size
-            source = self._cached(base, None)
+            source = self._cached(base, None, gamut)
             page = source.thumbnail_image(width, height=height, size="force").copy_memory()
         self._pages[key] = page
         return page

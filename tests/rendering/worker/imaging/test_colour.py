@@ -7,6 +7,7 @@ import os
 import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from proxy.domain.formats import Format
-from proxy.domain.worker_protocol import JobFailure
+from proxy.domain.variant import EncoderProfile, Gamut, QualitySearch
+from proxy.domain.worker_protocol import JobFailure, RenderResult
 from proxy.rendering.worker.imaging import colour, load
+from proxy.settings import EncoderSettings
 from tests.rendering.worker.imaging import crafted, studio
 from tests.support.photos import case, photo
 
@@ -547,3 +550,176 @@ def test_damage_of_any_kind_raises_nothing(kind: str) -> None:
                     colour.read(image, descriptor, kind)
                 finally:
                     os.close(descriptor)
+
+
+# Display P3 as the gamut of the result.
+
+
+def in_p3(fmt: Format) -> EncoderProfile:
+    return replace(studio.PROFILES[fmt], gamut=Gamut.P3)
+
+
+def apple_p3() -> bytes:
+    with Image.open(photo("display-p3.png")) as wide:
+        profile: bytes = wide.info["icc_profile"]
+    return profile
+
+
+def as_srgb(encoded: bytes) -> studio.Pixels:
+    """The pixels of a rendition by its profile, as a browser on an sRGB display shows them."""
+    picture = studio.opened(encoded)
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(picture.info["icc_profile"]))
+    converted = ImageCms.profileToProfile(
+        picture.convert("RGB"),
+        profile,
+        ImageCms.createProfile("sRGB"),
+        ImageCms.Intent.RELATIVE_COLORIMETRIC,
+    )
+    assert converted is not None
+    return np.asarray(converted)
+
+
+def wide_sources() -> dict[str, bytes]:
+    plain = studio.saved(chart())
+    return {
+        "cICP": with_chunks(plain, cicp(12, 13)),
+        "ICC": studio.saved(chart(), icc_profile=apple_p3()),
+        "nclx": avif(chart(), 12, 13),
+    }
+
+
+@pytest.mark.parametrize("fmt", [Format.PNG, Format.JPEG, Format.WEBP, Format.AVIF])
+@pytest.mark.parametrize("kind", ["cICP", "ICC", "nclx"])
+def test_wide_colours_are_kept_in_display_p3(kind: str, fmt: Format) -> None:
+    encoded = studio.rendered(wide_sources()[kind], in_p3(fmt))
+    picture = studio.opened(encoded)
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(picture.info["icc_profile"])).profile
+    assert profile.profile_description == "sP3C"
+    assert len(picture.info["icc_profile"]) < 500
+    # The levels of the source itself: nothing is clipped. Lossy formats smear the squares.
+    assert np.abs(squares(encoded) - np.array(PATCHES)).mean() < (1.5 if fmt is Format.PNG else 5)
+
+
+WIDE_CASES = (
+    *("C04-p3-with-srgb-signature.jpg", "C28-cicp-pq.png", "C29-cicp-p3.png"),
+    *("H07-pq.avif", "H08-cicp-p3.avif", "H11-patch-p3.avif"),
+)
+SRGB_CASES = ("C26-gama1.png", "C27-gama-chrm-swap.png", "C30-srgb-chunk-gama.png")
+
+
+@pytest.mark.parametrize("name", WIDE_CASES)
+def test_a_display_of_srgb_shows_both_gamuts_alike(name: str) -> None:
+    ours = as_srgb(studio.rendered(case(name), in_p3(Format.PNG)))
+    assert studio.difference(ours, shown(name)) < MEAN
+
+
+@pytest.mark.parametrize("fmt", [Format.PNG, Format.JPEG, Format.WEBP, Format.AVIF, Format.GIF])
+@pytest.mark.parametrize("name", [*SRGB_CASES, "kodak-15.png"])
+def test_colours_that_srgb_has_are_sent_without_a_profile(name: str, fmt: Format) -> None:
+    source = photo(name) if name.startswith("kodak") else case(name)
+    box = studio.contain(96, 96)
+    assert studio.rendered(source, in_p3(fmt), box=box) == studio.rendered(source, fmt, box=box)
+
+
+def test_a_gif_is_always_srgb() -> None:
+    source = wide_sources()["cICP"]
+    assert studio.rendered(source, in_p3(Format.GIF)) == studio.rendered(source, Format.GIF)
+
+
+@pytest.mark.parametrize("code", [4, 8, 9, 11, 12])
+def test_each_wider_space_is_sent_in_display_p3(code: int) -> None:
+    source = with_chunks(studio.saved(chart()), cicp(code, 13))
+    ours = as_srgb(studio.rendered(source, in_p3(Format.PNG)))[SIDE // 2, SIDE // 2 :: SIDE]
+    plain = squares(studio.rendered(source))
+    # Both clip at the edges of their gamut. Where sRGB clips nothing they are equal.
+    within = ((plain > 2) & (plain < 253)).all(axis=1)
+    assert within.sum() >= 3
+    assert np.abs(ours[within] - plain[within]).max() <= LEVELS
+
+
+def test_adobe_rgb_prophoto_and_cmyk_are_wide() -> None:
+    for name in ("prophoto.png", "cmyk.jpg"):
+        encoded = studio.rendered(photo(name), in_p3(Format.PNG), box=studio.contain(64, 64))
+        assert "icc_profile" in studio.opened(encoded).info
+    assert colour.SourceColour(
+        colour.ColourSpace((0.64, 0.33, 0.21, 0.71, 0.15, 0.06, 0.3127, 0.329))
+    ).wide
+
+
+@pytest.mark.parametrize("code", [1, 5, 6, 7, 22])
+def test_the_primaries_of_television_are_not_wide(code: int) -> None:
+    source = with_chunks(studio.saved(chart()), cicp(code, 13))
+    assert "icc_profile" not in studio.opened(studio.rendered(source, in_p3(Format.PNG))).info
+
+
+def test_grey_needs_no_gamut() -> None:
+    source = with_chunks(studio.saved(chart("L")), cicp(9, 13))
+    assert studio.rendered(source, in_p3(Format.PNG)) == studio.rendered(source)
+
+
+def test_alpha_a_base_and_a_crop_keep_display_p3() -> None:
+    picture = chart("RGBA")
+    picture.putalpha(200)
+    source = studio.saved(picture, icc_profile=apple_p3())
+    base = studio.output(source, studio.WHOLE, in_p3(Format.PNG), base=(SIDE * len(PATCHES), SIDE))
+    (encoded,) = studio.made(source, base)
+    levels = squares(encoded, "RGBA")
+    assert set(levels[:, 3]) == {200}
+    assert np.abs(levels[:, :3] - np.array(PATCHES)).max() <= LEVELS
+    part = studio.rendered(source, in_p3(Format.WEBP), box=studio.cover(16, 16))
+    assert "icc_profile" in studio.opened(part).info
+
+
+def test_one_set_may_have_both_gamuts() -> None:
+    source = wide_sources()["cICP"]
+    outputs = [studio.output(source, studio.WHOLE, one) for one in (Format.PNG, in_p3(Format.PNG))]
+    plain, wide = studio.made(source, *outputs)
+    assert "icc_profile" not in studio.opened(plain).info
+    assert (studio.pixels(plain) == studio.pixels(studio.rendered(source))).all()
+    assert (studio.pixels(wide) == studio.pixels(studio.rendered(source, in_p3(Format.PNG)))).all()
+
+
+def test_an_animation_in_display_p3_keeps_its_colours() -> None:
+    other = chart().transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    source = studio.saved(
+        chart(), "WEBP", save_all=True, append_images=[other], lossless=True, icc_profile=apple_p3()
+    )
+    encoded = studio.rendered(source, in_p3(Format.WEBP), animated=True)
+    assert "icc_profile" in studio.opened(encoded).info
+    assert len(studio.frames(encoded)) == 2
+    assert np.abs(squares(encoded) - np.array(PATCHES)).mean() < 5
+
+
+def test_a_copyright_notice_and_a_profile_go_together() -> None:
+    for fmt in (Format.PNG, Format.JPEG, Format.WEBP, Format.AVIF):
+        encoded = studio.rendered(wide_sources()["cICP"], in_p3(fmt), notice="Müller")
+        assert "icc_profile" in studio.opened(encoded).info
+        assert b"M&#252;ller" in pyvips.Image.new_from_buffer(encoded, "").get("xmp-data")
+
+
+def test_a_quality_search_compares_within_display_p3() -> None:
+    source = studio.saved(
+        Image.open(photo("kodak-23.png")).resize((192, 128)), icc_profile=apple_p3()
+    )
+    search = QualitySearch(75, 40, 95)
+    result, encoded = studio.attempt(source, in_p3(Format.JPEG), search=search)
+    assert isinstance(result, RenderResult)
+    assert result.score is not None
+    assert result.score >= 75
+    assert "icc_profile" in studio.opened(encoded).info
+
+
+def test_a_tiff_in_lab_is_sent_in_display_p3() -> None:
+    lab = pyvips.Image.new_from_array(np.asarray(chart())).copy(interpretation="srgb")
+    source = lab.colourspace("labs").tiffsave_buffer()
+    encoded = studio.rendered(source, in_p3(Format.PNG))
+    assert np.abs(as_srgb(encoded)[SIDE // 2, SIDE // 2 :: SIDE] - np.array(PATCHES)).max() <= 4
+
+
+def test_the_gamut_changes_the_keys_of_all_formats_but_gif() -> None:
+    plain, wide = EncoderSettings().stages(), EncoderSettings(output_gamut=Gamut.P3).stages()
+    same = {fmt for fmt in plain if plain[fmt].draft.profile.text == wide[fmt].draft.profile.text}
+    assert same == {Format.GIF}
+    assert plain[Format.JPEG].draft.profile.text == "jpeg:" + ",".join(
+        f"{name}={value}" for name, value in plain[Format.JPEG].draft.profile.options
+    )

@@ -207,8 +207,9 @@ def test_grey_stays_grey_in_a_jpeg() -> None:
     assert studio.opened(studio.rendered(source, Format.JPEG)).mode == "L"
 
 
-def test_a_gain_map_is_ignored_and_its_base_image_rendered() -> None:
-    encoded = studio.rendered(photo("gain-map.jpg"), Format.JPEG, box=studio.contain(400, 400))
+@pytest.mark.parametrize("fmt", [Format.WEBP, Format.PNG])
+def test_the_base_image_of_a_gain_map_is_rendered(fmt: Format) -> None:
+    encoded = studio.rendered(photo("gain-map.jpg"), fmt, box=studio.contain(400, 400))
     assert b"hdrgm" not in encoded
     assert studio.opened(encoded).size == (400, 225)
 

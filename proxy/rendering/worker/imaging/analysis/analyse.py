@@ -7,10 +7,13 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from proxy.domain.analysis import AnalysisResult, ContentClass, Kind, Quality
+import pyvips
+
+from proxy.domain.analysis import AnalysisResult, ContentClass, Kind, Quality, SourceGamut
 from proxy.domain.perceptual_hash import PerceptualHash
+from proxy.domain.variant import Gamut
 from proxy.domain.worker_protocol import AnalyseJob
-from proxy.rendering.worker.imaging import background_removal, load, probe
+from proxy.rendering.worker.imaging import background_removal, colour, load, probe
 from proxy.rendering.worker.imaging.analysis import (
     classification,
     colours,
@@ -18,6 +21,7 @@ from proxy.rendering.worker.imaging.analysis import (
     hashes,
     quality,
 )
+from proxy.rendering.worker.imaging.gain_map import find
 
 _T = TypeVar("_T")
 _FULL = 255
@@ -25,6 +29,8 @@ _FULL = 255
 _THUMBHASH_SIDE = 64
 # Longer side in pixels of the input of a BlurHash: more than its terms can resolve.
 _BLURHASH_SIDE = 32
+# Longer side in pixels of the image whose colours are compared with a gamut.
+_GAMUT_SIDE = 512
 
 
 def analyse(job: AnalyseJob, source_fd: int) -> AnalysisResult:
@@ -70,6 +76,7 @@ class _Analyser:
             phash=phash,
             phash_mask=phash_mask,
             focus=self._timed("focus", lambda: probe.focus(self._opaque)),
+            gamut=self._timed("gamut", self._gamut),
             stages=self._stages,
         )
 
@@ -88,6 +95,21 @@ class _Analyser:
             "sharpness", lambda: quality.mean_frequency(self._detail, self._sigma)
         )
         return self._frequency > 0
+
+    def _gamut(self) -> SourceGamut:
+        source = self._opened.header.colour
+        gain_map = find(self._opened) is not None
+        if not source.wide:
+            return SourceGamut(gain_map=gain_map)
+        # Of a profile that libvips cannot apply, nothing is converted.
+        try:
+            page = load.unconverted(self._opened, _GAMUT_SIDE)
+            srgb, p3 = (
+                round(colour.outside(page, source, one), 4) for one in (Gamut.SRGB, Gamut.P3)
+            )
+        except pyvips.Error:
+            return SourceGamut(gain_map=gain_map)
+        return SourceGamut(srgb, p3, gain_map)
 
     def _kind(self, bins: list[colours.ColourBin]) -> Kind:
         isolated = self._has_alpha or background_removal.is_flat(self._opaque)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from proxy.domain.analysis import AnalysisResult
+from proxy.domain.analysis import AnalysisResult, SourceGamut
 from proxy.domain.worker_protocol import MAX_DATAGRAM, AnalyseJob, JobFailure, encode
 from proxy.rendering.pool.pool import WorkerPool
 from proxy.settings import LimitSettings, WorkerSettings
 from tests.rendering.worker.imaging import studio
 from tests.rendering.worker.imaging.analysis.bench import analysed, attempted
-from tests.support.photos import photo
+from tests.support.photos import case, photo
 
 REFUSED = {
     "corrupt-header.jpg": "undecodable",
@@ -106,3 +108,50 @@ def test_an_analysis_opens_and_imports_nothing_once_the_worker_is_up() -> None:
         check=False,
     )
     assert done.stdout.split() == ["photo", "photo", "photo", "logo", "graphic"], done
+
+
+def gamut_of(source: studio.Source) -> SourceGamut:
+    return analysed(source).gamut
+
+
+@pytest.mark.parametrize(
+    ("name", "srgb", "p3"),
+    [
+        # Half of these pixels are saturated; Display P3 has all that Display P3 can have.
+        ("C29-cicp-p3.png", 0.3, 0.0),
+        ("H08-cicp-p3.avif", 0.0, 0.0),
+        ("C28-cicp-pq.png", 0.1, 0.0),
+    ],
+)
+def test_the_share_of_clipped_pixels_is_known(name: str, srgb: float, p3: float) -> None:
+    found = gamut_of(case(name))
+    assert found.outside_srgb >= srgb
+    assert found.outside_srgb >= found.outside_p3 >= p3
+
+
+def test_a_profile_that_is_wider_than_the_colours_loses_nothing() -> None:
+    with Image.open(photo("display-p3.png")) as wide:
+        profile = wide.info["icc_profile"]
+    grey = studio.saved(Image.new("RGB", (64, 64), (120, 120, 120)), icc_profile=profile)
+    half = Image.new("RGB", (64, 64), (120, 120, 120))
+    half.paste((0, 255, 0), (0, 0, 32, 64))
+    assert gamut_of(grey) == SourceGamut()
+    found = gamut_of(studio.saved(half, icc_profile=profile))
+    assert found.outside_srgb == pytest.approx(0.5, abs=0.03)
+    assert found.outside_p3 == 0
+    coded = studio.saved(half, "PNG")
+    content = b"cICP" + bytes((9, 13, 0, 1))
+    chunk = struct.pack(">I", 4) + content + struct.pack(">I", zlib.crc32(content))
+    coded = coded[:33] + chunk + coded[33:]
+    found = gamut_of(coded)
+    assert found.outside_srgb == pytest.approx(0.5, abs=0.03)
+    assert found.outside_p3 == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize("name", ["kodak-23.png", "flowers.jpg", "grey16-alpha.png"])
+def test_srgb_clips_nothing_of_srgb(name: str) -> None:
+    assert gamut_of(photo(name)) == SourceGamut()
+
+
+def test_a_gain_map_is_known() -> None:
+    assert gamut_of(photo("gain-map.jpg")) == SourceGamut(gain_map=True)
