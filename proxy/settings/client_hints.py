@@ -8,7 +8,7 @@ from dataclasses import replace
 from pydantic import Field
 
 from proxy.domain.formats import Format
-from proxy.domain.variant import EncoderProfile, EncodingStage, EncodingStages
+from proxy.domain.variant import EncodingStage, EncodingStages
 from proxy.settings.encoders import Quality
 from proxy.settings.sections import Section
 
@@ -56,7 +56,10 @@ class ClientHintSettings(Section):
         if quality is None:
             return stage
         options["Q"] = min(quality, int(options["Q"]))
-        profile = EncoderProfile(stage.profile.format, tuple(sorted(options.items())))
+        # A gain map costs a tenth of a JPEG.
+        gain_map = stage.profile.gain_map and stage.profile.format is not Format.JPEG
+        sorted_options = tuple(sorted(options.items()))
+        profile = replace(stage.profile, options=sorted_options, gain_map=gain_map)
         if stage.search is None:
             return replace(stage, profile=profile)
         search = replace(

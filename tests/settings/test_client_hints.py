@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from proxy.domain.formats import Format
-from proxy.domain.variant import EncodingStage
+from proxy.domain.variant import EncodingStage, Gamut
 from proxy.settings import EncoderSettings
 from proxy.settings.client_hints import ClientHintSettings
 
@@ -36,6 +36,15 @@ def test_draft_and_final_have_a_lower_quality_and_otherwise_the_same_options(fmt
     assert lean.final.search.target < usual.final.search.target
     assert lean.final.search.low < usual.final.search.low
     assert lean.final.search.high == usual.final.search.high
+
+
+@pytest.mark.parametrize("fmt", LOSSY)
+def test_the_gamut_stays_and_the_gain_map_does_not(fmt: Format) -> None:
+    usual = EncoderSettings(output_gamut=Gamut.P3).stages()
+    lean = ClientHintSettings().leaner(usual)[fmt]
+    for stage in (lean.draft, lean.final):
+        assert stage.profile.gamut is Gamut.P3
+        assert stage.profile.gain_map is (fmt is not Format.JPEG)
 
 
 def test_lossless_formats_are_the_same() -> None:
