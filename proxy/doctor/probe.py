@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import secrets
@@ -9,6 +10,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 
 import aiohttp
 from multidict import MultiMapping
@@ -104,6 +106,24 @@ class HttpProbe:
             raise NoAnswer(_reason(error)) from error
         seconds = time.monotonic() - started
         return ProbeResponse(response.status, response.headers, body, seconds)
+
+    async def handshake(self, target: str) -> int:
+        """Return the status of the answer to a WebSocket's handshake; close it if it opens.
+
+        Raises:
+            NoAnswer: there is no response in time.
+        """
+        try:
+            async with (
+                asyncio.timeout(self._timeout.total),
+                open_session(_HEADERS) as session,
+                session.ws_connect(URL(f"{self.base}{target}", encoded=True)),
+            ):
+                return HTTPStatus.SWITCHING_PROTOCOLS
+        except aiohttp.WSServerHandshakeError as error:
+            return error.status
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            raise NoAnswer(_reason(error)) from error
 
 
 def _reason(error: Exception) -> str:

@@ -20,6 +20,7 @@ from proxy.doctor.probe import (
 )
 from proxy.domain.errors import NoAnswer
 from proxy.domain.media import MAX_MEDIA_ID
+from proxy.settings import Settings
 
 _NO_PROXY, _UNKNOWN = "without a proxy", "through an unknown proxy"
 _VENDORS = (
@@ -54,6 +55,7 @@ _PRIVATE = (
     "GET /metrics",
 )
 _HEALTH = ("GET /readyz", "GET /healthz")
+_SOCKET = "/ws/analysis"
 
 
 @area(
@@ -65,6 +67,7 @@ _HEALTH = ("GET /readyz", "GET /healthz")
     "proxy Range",
     "proxy closed",
     "proxy forwarded",
+    "proxy WebSocket",
 )
 async def check_proxy(installation: Installation) -> Findings:
     """Request through the proxy the image that was requested from the server itself."""
@@ -106,6 +109,7 @@ async def check_proxy(installation: Installation) -> Findings:
         judge_range(proxied.part),
         await check_closed(probe),
         await check_forwarded(probe, vendor),
+        await check_sockets(probe, installation.settings),
     ):
         yield replace(found, advice=found.advice and advice_for(vendor, found.advice))
 
@@ -129,9 +133,9 @@ def advice_for(vendor: str, nginx: str) -> str:
 def judge_formats(proxied: ImageResponses, allowed: Mapping[str, set[str]]) -> Finding:
     """Report a cache that stores one copy for all clients, or one that hides Accept."""
     advice = (
-        'proxy_cache_key "$smartserve_class $request_uri"; with proxy_set_header Accept'
-        " $smartserve_accept; as in deploy/nginx/cache.conf, proxy.conf and formats.conf; then"
-        " empty the cache"
+        'proxy_cache_key "$smartserve_class$smartserve_lean $request_uri"; with proxy_set_header'
+        " Accept $smartserve_accept; as in deploy/nginx/cache.conf, proxy.conf and formats.conf;"
+        " then empty the cache"
     )
     types = proxied.types
     wrong = [client for client, kind in types.items() if kind not in allowed[client]]
@@ -273,3 +277,23 @@ async def check_forwarded(probe: HttpProbe, vendor: str) -> Finding:
         "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; as in"
         " deploy/nginx/proxy.conf",
     )
+
+
+async def check_sockets(probe: HttpProbe, settings: Settings) -> Finding:
+    """Report a proxy that removes Upgrade, without which no WebSocket opens (RFC 6455, 4.1)."""
+    if not settings.metadata.enabled:
+        return skip("metadata.enabled is false: there are no WebSockets")
+    try:
+        status = await probe.handshake(_SOCKET)
+    except NoAnswer as error:
+        return skip(f"{_SOCKET}: {error.detail}")
+    # Without a token the server refuses, but only after the handshake was read.
+    if status in (HTTPStatus.SWITCHING_PROTOCOLS, HTTPStatus.UNAUTHORIZED):
+        return ok(f"Upgrade is passed on: {_SOCKET} is answered with {status:d}")
+    if status == HTTPStatus.UPGRADE_REQUIRED:
+        return fail(
+            f"Upgrade is not passed on: {_SOCKET} cannot be opened, and progress is polled",
+            'proxy_set_header Upgrade $http_upgrade; and proxy_set_header Connection "Upgrade"; for'
+            " these paths: deploy/nginx/private.conf",
+        )
+    return skip(f"{_SOCKET} is answered with {status:d}: it is not passed on")

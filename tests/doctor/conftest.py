@@ -73,6 +73,9 @@ class FakeProbe(HttpProbe):
             return found
         raise NoAnswer("Connection refused")
 
+    async def handshake(self, target: str) -> int:
+        return (await self.request(target)).status
+
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from proxy.doctor.reverse_proxy import (
     advice_for,
     check_closed,
     check_forwarded,
+    check_sockets,
     detect,
     judge_etag,
     judge_formats,
@@ -25,6 +27,7 @@ from proxy.doctor.reverse_proxy import (
 from proxy.domain.media import Media
 from proxy.settings import Settings
 from tests.doctor.conftest import FakeProbe, response, run_area
+from tests.support.server import make_settings
 
 PROBLEM = {"Content-Type": "application/problem+json"}
 
@@ -304,3 +307,30 @@ async def test_a_fault_is_reported_with_the_directive_of_the_vendor(
     assert found["proxy"].verdict is Verdict.OK
     assert found["proxy Vary"].advice.startswith("Bunny: deploy/cdn/bunny/script.js, see deploy/")
     assert found["proxy closed"].advice == ""
+
+
+@pytest.mark.parametrize(
+    ("status", "verdict"),
+    [
+        (101, Verdict.OK),
+        (401, Verdict.OK),
+        (426, Verdict.FAIL),
+        (404, Verdict.SKIPPED),
+        (502, Verdict.SKIPPED),
+        (None, Verdict.SKIPPED),
+    ],
+)
+async def test_an_upgrade_that_the_proxy_removes_is_reported(
+    status: int | None, verdict: Verdict, settings: Settings
+) -> None:
+    found = None if status is None else response(status=status)
+    finding = await check_sockets(FakeProbe(lambda *_: found), settings)
+    assert finding.verdict is verdict
+    assert ("$http_upgrade" in finding.advice) is (verdict is Verdict.FAIL)
+
+
+async def test_without_metadata_there_is_no_socket_to_check(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path, metadata={"enabled": False})
+    probe = FakeProbe(lambda *_: None)
+    assert (await check_sockets(probe, settings)).verdict is Verdict.SKIPPED
+    assert probe.requests == []

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 _PASS = "proxy_pass http://smartserve;\n\n"
 """The line of cache.conf that passes images on; it occurs once."""
-_KEY = 'proxy_cache_key "$smartserve_class $request_uri";'
+_KEY = 'proxy_cache_key "$smartserve_class$smartserve_lean $request_uri";'
 _PRIVATE = "include smartserve/private.conf;"
 _OPEN = "location / { include smartserve/proxy.conf; proxy_pass http://smartserve; }"
 _COMPRESSED = "gzip on; gzip_proxied any; gzip_min_length 1; gzip_types image/avif image/webp;"
@@ -140,6 +140,12 @@ async def test_deploy_nginx_passes_all_checks(examine: Examine, mode: str) -> No
             "proxy forwarded",
             Verdict.FAIL,
             "X-Forwarded-For is not set",
+        ),
+        (
+            [("private.conf", "proxy_set_header Upgrade $http_upgrade;", "")],
+            "proxy WebSocket",
+            Verdict.FAIL,
+            "Upgrade is not passed on",
         ),
     ],
 )

@@ -40,6 +40,7 @@ _MAX_UNSENT_BYTES = 64 * 1024 * 1024
 """Results of all sockets that clients have not read yet."""
 _MESSAGES_PER_S, _BURST = 20.0, 200.0
 """Messages that a client may send, pings included: on average, and at once."""
+_NO_HANDSHAKE = "Connect with a WebSocket client: this address is for WebSocket 13."
 _TOO_MANY = b"too many messages"
 _STOPPING = b"the server is stopping; connect again"
 
@@ -88,11 +89,15 @@ class OpenSockets:
         self._open.add(socket)
         return socket.response
 
+    def require_handshake(self, request: web.BaseRequest) -> None:
+        """Raise UpgradeRequired if a request offers no upgrade at all."""
+        if "Upgrade" not in request.headers:
+            self._counts["refused"] += 1
+            raise UpgradeRequired(_NO_HANDSHAKE)
+
     def _check(self, request: web.BaseRequest, socket: OpenSocket, owner: str | None) -> None:
         if not socket.response.can_prepare(request):
-            raise UpgradeRequired(
-                "Connect with a WebSocket client: this address is for WebSocket 13."
-            )
+            raise UpgradeRequired(_NO_HANDSHAKE)
         if self.draining:
             raise ShuttingDown("The server is stopping. Retry.", retry_after_s=1)
         if len(self._open) >= self._max_sockets:
@@ -246,6 +251,8 @@ class MetadataSocketHandler:
     @json_route("metadata_socket", coded=True)
     async def analysis_socket(self, request: web.Request) -> SocketResponse:
         """Open a WebSocket on which stored files are analysed, with their progress."""
+        # Before the token: so the answer shows whether a proxy has removed the handshake.
+        self.sockets.require_handshake(request)
         self.callers.check_page(request)
         caller = self.callers.caller_of(request, anonymous=True)
         converse = partial(self._analyse_all, caller)

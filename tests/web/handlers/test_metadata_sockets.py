@@ -71,6 +71,8 @@ class Callers:
     def caller_of(self, request: web.BaseRequest, *, anonymous: bool = False) -> Caller:
         del anonymous
         user = request.headers.get("X-User", "1")
+        if user == "none":
+            raise AccessDisabled("no token")
         if user == "key":
             return Caller(None, Tier.ENTERPRISE, is_admin=True)
         return Caller(int(user), Tier.ENTERPRISE)
@@ -380,6 +382,18 @@ async def test_a_request_that_is_no_handshake_is_a_426_that_says_what_is_needed(
         assert answer.headers["sec-websocket-version"] == "13"
         assert b"WebSocket" in answer.body
     assert bench.sockets.statistics()["refused"] == 1
+
+
+async def test_a_missing_handshake_is_reported_before_a_missing_token() -> None:
+    # So that the answer shows what a proxy has removed; see `smartserve doctor`.
+    bench = Bench()
+    headers = {"X-User": "none"}
+    async with bench.listening() as client:
+        async with client.get("/ws/analysis", headers=headers) as answer:
+            assert answer.status == 426
+        with pytest.raises(aiohttp.WSServerHandshakeError) as raised:
+            await client.ws_connect("/ws/analysis", headers=headers)
+        assert raised.value.status == 403
 
 
 async def test_without_a_handshake_the_last_state_is_returned() -> None:
