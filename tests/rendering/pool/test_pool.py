@@ -31,7 +31,7 @@ from proxy.domain.errors import (
     UnsupportedSource,
 )
 from proxy.domain.formats import Format
-from proxy.domain.variant import EncoderProfile, Geometry
+from proxy.domain.variant import EncoderProfile, Gamut, Geometry
 from proxy.domain.worker_protocol import (
     FrameDecoder,
     ProbeJob,
@@ -48,6 +48,7 @@ from proxy.rendering.worker.imaging import libvips
 from proxy.runtime.supervised_task import BackgroundTask
 from proxy.settings import EncoderSettings, LimitSettings, WorkerSettings
 from tests.benchmarks.processes import family
+from tests.support.photos import photo
 from tests.support.restarts import Restarts
 from tests.support.waiting import eventually
 
@@ -674,3 +675,14 @@ async def test_a_pool_starts_the_processes_that_it_is_given(source: int) -> None
         assert await render(pool, source)
         assert list(pool.pids) == started
         assert pool.hello.source_types == ("png",)
+
+
+@shared
+async def test_a_confined_worker_keeps_gain_maps_and_wide_gamuts(shared_pool: WorkerPool) -> None:
+    """Neither the profile nor any code is loaded from a file."""
+    wide = replace(PROFILES[Format.WEBP], gamut=Gamut.P3)
+    expected = (("gain-map.jpg", STREAMED_JPEG, b"hdrgm"), ("display-p3.png", wide, b"ICCP"))
+    for name, profile, found in expected:
+        with photo(name).open("rb") as file:
+            encoded = await render(shared_pool, file.fileno(), job_of(profile, 400, 225))
+        assert found in encoded
