@@ -7,6 +7,8 @@ BIN := .venv/bin
 # Marker files: a second call does nothing if what it depends on has not changed.
 RUNTIME := .venv/.runtime
 DEVELOPMENT := .venv/.development
+# The model that detects faces. It is downloaded once; without a network the server runs without it.
+MODELS := .venv/models
 # Programs that inject faults into servers in tests and drills.
 FAULTS := faketime fiu-run slowhttptest strace
 # Programs that the files in deploy/ are tested with.
@@ -16,6 +18,7 @@ DEPLOY := nginx prometheus promtool prometheus-blackbox-exporter node systemd-an
 
 run: $(RUNTIME)
 	@SMARTSERVE_LOG__FORMAT=$${SMARTSERVE_LOG__FORMAT:-console} \
+		SMARTSERVE_FACES__DIRECTORY=$${SMARTSERVE_FACES__DIRECTORY:-$(MODELS)} \
 		exec $(BIN)/smartserve serve --samples --port $(PORT) --data-dir $(DATA)
 
 # The quick suite: every module, without tests that start servers or browsers for seconds.
@@ -78,6 +81,8 @@ $(RUNTIME): requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@$(BIN)/python -m compileall -q proxy # also where PYTHONDONTWRITEBYTECODE is set
+	@SMARTSERVE_FACES__DIRECTORY=$(MODELS) $(BIN)/smartserve models install >/dev/null \
+		|| echo "smartserve: without the model, crops do not keep faces" >&2
 	@touch $@
 
 $(DEVELOPMENT): requirements-dev.lock $(RUNTIME)
@@ -88,10 +93,10 @@ $(DEVELOPMENT): requirements-dev.lock $(RUNTIME)
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-emit-index-url --no-emit-find-links --quiet \
-		--group pyproject.toml:build --extra otel --extra heic --extra c2pa pyproject.toml --output-file requirements.lock
+		--group pyproject.toml:build --extra otel --extra heic --extra c2pa --extra faces pyproject.toml --output-file requirements.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-emit-index-url --no-emit-find-links --quiet \
-		--group pyproject.toml:build --group pyproject.toml:dev --extra otel --extra heic --extra c2pa pyproject.toml \
+		--group pyproject.toml:build --group pyproject.toml:dev --extra otel --extra heic --extra c2pa --extra faces pyproject.toml \
 		--output-file requirements-dev.lock
 
 # Writes the modules of deploy/npm that are made from the server: its formats, and what its page shares.

@@ -10,13 +10,14 @@ from pathlib import Path
 from proxy.app.ingest import has_worker, open_main_api
 from proxy.app.startup_checks import installation_faults
 from proxy.app.storage import schemas
-from proxy.app.workers import one_worker
+from proxy.app.workers import face_worker, one_worker
 from proxy.doctor.installation import Installation
 from proxy.doctor.probe import HttpProbe
 from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.upload import QueueReport
 from proxy.metadata.service import open_metadata
 from proxy.rendering.pool.admission import PATIENCE
+from proxy.runtime.supervised_task import UNCOUNTED
 from proxy.settings import Settings
 from proxy.storage.database.engine import sqlite_file
 from proxy.storage.database.ingest_report import queue_report
@@ -55,6 +56,7 @@ async def open_installation(
             rows=partial(_open_rows, settings),
             sources=sources,
             worker=partial(one_worker, settings),
+            face_worker=partial(face_worker, settings, UNCOUNTED),
             metadata=partial(
                 open_metadata,
                 settings.metadata.model_copy(update={"engines": 1}),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -11,6 +11,7 @@ from proxy.app.workers import StartingWorkers, idle_worker, one_worker
 from proxy.domain.render_plan import RenderRules
 from proxy.domain.variant import recipe
 from proxy.domain.worker_protocol import WorkerInfo
+from proxy.rendering import face_model
 from proxy.rendering.pool.admission import Admission, FailureCache
 from proxy.rendering.pool.pool import WorkerPool
 from proxy.serving.job_dispatch import JobDispatcher
@@ -33,6 +34,8 @@ class RenderingServices:
     upload_dispatcher: JobDispatcher
     """As `dispatcher`, for uploads, whose workers it counts apart."""
     background_dispatcher: JobDispatcher
+    dispatcher_of: Callable[[WorkerPool], JobDispatcher]
+    """Returns a dispatcher for another pool, with an admission and a failure cache of its own."""
 
 
 @asynccontextmanager
@@ -51,6 +54,10 @@ async def open_rendering(
         # One worker: finals must not compete with the renders that clients wait for.
         background = idle_worker(settings, workers.supervisor)
         dispatcher = _new_dispatcher(settings, originals, pool, admission)
+
+        def own_dispatcher(other: WorkerPool) -> JobDispatcher:
+            return _new_dispatcher(settings, originals, other, Admission(settings.workers))
+
         yield RenderingServices(
             pool=pool,
             background_pool=background,
@@ -60,9 +67,8 @@ async def open_rendering(
             # Shares pool, admission and failure cache: uploads and clients use the same workers.
             upload_dispatcher=dispatcher.counted_apart(),
             # With an admission of its own, so that finals take no places in the queue of clients.
-            background_dispatcher=_new_dispatcher(
-                settings, originals, background, Admission(settings.workers)
-            ),
+            background_dispatcher=own_dispatcher(background),
+            dispatcher_of=own_dispatcher,
         )
 
 
@@ -100,4 +106,5 @@ def _render_rules(settings: Settings, worker: WorkerInfo) -> RenderRules:
         copyright_notice=notice,
         prefer_smallest=encoders.prefer_smallest,
         lean_stages=hints.leaner(stages) if hints.enabled else None,
+        detects_faces=settings.faces.enabled and not face_model.missing(settings.face_directory),
     )

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
 from proxy.app.rendering import RenderingServices
 from proxy.app.storage import StorageServices
+from proxy.app.workers import face_worker
 from proxy.domain.render_plan import RenderPlanner
+from proxy.rendering.pool.on_demand import OnDemandPool
 from proxy.runtime.supervised_task import TaskSupervisor
 from proxy.serving.delivery import Delivery
+from proxy.serving.faces import FaceFinder
 from proxy.serving.finals.queue import UpgradeQueue
 from proxy.serving.finals.renderer import FinalRenderer
 from proxy.serving.image_info import ImageInfoService
@@ -39,6 +42,8 @@ class ServingServices:
     warmer: RenditionWarmer
     load_shedder: LoadShedder
     stored_lookup: StoredLookup
+    faces: FaceFinder | None
+    """None if no faces are detected."""
 
 
 @asynccontextmanager
@@ -51,12 +56,14 @@ async def open_serving(
     supervisor: TaskSupervisor,
 ) -> AsyncIterator[ServingServices]:
     """Build the services, and end the work under way after the block."""
-    services = _build(settings, storage, rendering, metrics, supervisor)
+    faces = _open_faces(settings, storage, rendering, supervisor)
+    services = _build(settings, storage, rendering, metrics, supervisor, faces)
     # A purged or replaced image must not be rendered from its old facts.
     forget = (services.finals_queue.forget, services.image_info.forget)
     storage.invalidators.extend(forget)
     # The queue of finals is closed last: deliveries that end until then may still request finals.
     async with (
+        nullcontext() if faces is None else aclosing(faces),
         services.finals_queue,
         aclosing(services.facts),
         aclosing(services.image_info),
@@ -73,6 +80,7 @@ def _build(
     rendering: RenderingServices,
     metrics: Metrics,
     supervisor: TaskSupervisor,
+    faces: FaceFinder | None,
 ) -> ServingServices:
     # Renders for clients and finals teach one model what an encode costs.
     rules, costs = rendering.rules, EncodeCostModel()
@@ -94,6 +102,7 @@ def _build(
         limits=rules.limits,
         copyright_notice=rules.copyright_notice,
         deadline_s=settings.upgrades.deadline_s,
+        faces=faces,
     )
     finals_queue = UpgradeQueue(
         settings=settings.upgrades,
@@ -125,6 +134,7 @@ def _build(
         facts=facts,
         renderer=renderer,
         planner=planner,
+        faces=faces,
         upgrade=finals_queue.request,
     )
     # Uploads and `warm` wait for their finals, so they use the main pool at normal priority.
@@ -139,7 +149,10 @@ def _build(
         finals=finals,
         image_info=image_info,
         warmer=RenditionWarmer(
-            database=storage.database, facts=facts, planner=planner, renderer=finals
+            database=storage.database,
+            facts=facts,
+            planner=planner,
+            renderer=finals,
         ),
         load_shedder=LoadShedder(rendering.admission, metrics.loop_lag),
         stored_lookup=StoredLookup(
@@ -148,4 +161,25 @@ def _build(
             planner=planner,
             store=storage.renditions,
         ),
+        faces=faces,
+    )
+
+
+def _open_faces(
+    settings: Settings,
+    storage: StorageServices,
+    rendering: RenderingServices,
+    supervisor: TaskSupervisor,
+) -> FaceFinder | None:
+    """Return what detects faces, if that is possible; its process starts with the first image."""
+    if not rendering.rules.detects_faces:
+        return None
+    processes = OnDemandPool(face_worker(settings, supervisor), idle_s=settings.faces.idle_s)
+    return FaceFinder(
+        media=storage.repository,
+        rows=storage.database,
+        dispatcher=rendering.dispatcher_of(processes.pool),
+        processes=processes,
+        limits=rendering.rules.limits,
+        wait_s=settings.faces.wait_s,
     )

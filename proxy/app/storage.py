@@ -91,7 +91,9 @@ async def open_storage(
         # Before the first query: the tables may not exist yet.
         await stack.enter_async_context(database_prepared(settings, supervisor))
         repository = await stack.enter_async_context(
-            SqlMediaRepository(settings.database_url, settings.database)
+            SqlMediaRepository(
+                settings.database_url, settings.database, faces=settings.faces.enabled
+            )
         )
         database = CachedMediaRepository(repository, settings.database)
         stack.push_async_callback(database.aclose)

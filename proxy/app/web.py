@@ -12,6 +12,7 @@ from proxy.app.uploads import UploadServices, failure_limit, new_guard
 from proxy.domain.media import Media
 from proxy.domain.request import parse_request
 from proxy.ingest.uploads.preview import UploadPreviews
+from proxy.serving.faces import NO_DETECTIONS
 from proxy.serving.near_duplicates import NearDuplicateSearch
 from proxy.settings import (
     Settings,
@@ -359,6 +360,7 @@ def _statistics(
         "upload_usage": rendering.upload_dispatcher.statistics,
         "delivery": serving.renderer.statistics,
         "finals": serving.finals_queue.statistics,
+        "faces": lambda: serving.faces.statistics() if serving.faces else NO_DETECTIONS,
         "originals": storage.originals.statistics,
         "queries": storage.repository.statistics,
         "rows": storage.database.statistics,

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
+from proxy.rendering import face_model
 from proxy.rendering.pool.pool import WorkerPool
+from proxy.rendering.pool.worker_start import WorkerStartOptions, start_worker
 from proxy.runtime.supervised_task import UNCOUNTED, TaskSupervisor
 from proxy.settings import Settings
 from proxy.telemetry.metrics import Metrics
@@ -42,6 +45,35 @@ def one_worker(settings: Settings) -> WorkerPool:
 def idle_worker(settings: Settings, supervisor: TaskSupervisor) -> WorkerPool:
     """Return a pool of one worker that runs only while the processor is otherwise idle."""
     return _new_pool(_with_one_worker(settings), supervisor, idle=settings.upgrades.idle_priority)
+
+
+def face_worker(settings: Settings, supervisor: TaskSupervisor) -> WorkerPool:
+    """Return a pool of the one process that detects faces."""
+    section = _with_one_worker(settings).workers
+    options = WorkerStartOptions(
+        source_types=settings.limits.source_types,
+        max_memory_bytes=section.max_memory_bytes,
+        max_cpu_s=2 * section.deadline_s,
+        sandbox=section.sandbox,
+        uid=section.uid,
+        nice=section.nice,
+        idle=False,
+        module="proxy.rendering.worker.face_worker",
+        extra={"model": str(settings.face_directory / face_model.FILE_NAME)},
+    )
+    return WorkerPool(
+        section,
+        source_types=settings.limits.source_types,
+        max_output_bytes=0,
+        supervisor=supervisor,
+        start=partial(
+            start_worker,
+            options,
+            timeout_s=section.start_timeout_s,
+            wall_factor=section.wall_clock_factor,
+            supervisor=supervisor,
+        ),
+    )
 
 
 def _with_one_worker(settings: Settings) -> Settings:

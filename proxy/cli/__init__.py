@@ -27,6 +27,7 @@ MODULES: Mapping[str, str] = {
     "import": "images",
     "ingest": "ingest",
     "metadata": "metadata",
+    "models": "models",
     "near-duplicates": "images",
     "openapi": "installation",
     "purge": "purge",
@@ -72,6 +73,7 @@ SUMMARIES: Mapping[str, str] = {
     ),
     "doctor": "Check a running installation: this machine, the server, and the reverse proxy.",
     "db": "Manage the media database.",
+    "models": "Install the model that detects faces.",
     "openapi": "Print the OpenAPI description of the HTTP API.",
 }
 """Commands in the order of the list, and the first paragraph of their help."""

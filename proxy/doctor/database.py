@@ -21,10 +21,11 @@ _MISSING_FILE = (
     " first start; a relative path is relative to the folder in which it is started"
 )
 _GRANT = (
-    "GRANT SELECT on media_files and media_fallbacks, SELECT, INSERT, DELETE on media_facts and"
-    " purges, SELECT, INSERT, UPDATE, DELETE on media_choices and media_alt_texts, and SELECT,"
-    " DELETE on media_metadata and media_tags; processing uploads also needs INSERT and UPDATE on"
-    " the tables named here. An SQLite file and its folder must belong to the server's user"
+    "GRANT SELECT on media_files and media_fallbacks, SELECT, INSERT, DELETE on media_facts,"
+    " media_faces and purges, SELECT, INSERT, UPDATE, DELETE on media_choices and media_alt_texts,"
+    " and SELECT, DELETE on media_metadata and media_tags; processing uploads also needs INSERT and"
+    " UPDATE on the tables named here. An SQLite file and its folder must belong to the server's"
+    " user"
 )
 
 

@@ -34,6 +34,8 @@ class Installation:
     sources: LocalOriginals
     worker: Callable[[], AbstractAsyncContextManager[WorkerPool]]
     """Starts one worker process and stops it at the end of the block."""
+    face_worker: Callable[[], AbstractAsyncContextManager[WorkerPool]]
+    """As ``worker``, for the process that detects faces."""
     metadata: Callable[[], AbstractAsyncContextManager[MetadataService]]
     """Starts the processes that extract metadata, one of each kind; stops them after the block."""
     main_api: Callable[[], AbstractAsyncContextManager[MainApi]]

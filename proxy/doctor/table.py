@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from proxy.doctor.check import Finding
 from proxy.doctor.database import check_database
+from proxy.doctor.faces import check_faces
 from proxy.doctor.installation import Installation
 from proxy.doctor.machine import check_renditions, check_settings
 from proxy.doctor.metadata import check_metadata
@@ -19,6 +20,7 @@ AREAS = (
     check_originals,
     check_renditions,
     check_workers,
+    check_faces,
     check_metadata,
     check_uploads,
     # Chooses the image that the next two areas request, instead of the newest.

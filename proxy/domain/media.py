@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
@@ -100,6 +100,22 @@ class MediaChoices:
 
 NO_CHOICES = MediaChoices()
 
+FACE_MODEL = "blazeface-full-range-1"
+"""Version of the model, and of what selects its detections. Faces of another one are not used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """A face: its box in fractions 0 to 1 of the upright image."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+    """From the eyebrows to the chin: without hair."""
+    score: float
+    """Of the detector, 0 to 1."""
+
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
@@ -132,6 +148,8 @@ class MediaFacts(ProbeResult):
     row_version: str = ""
     """`Media.row_version` when the facts were read. If the row has another version, they are stale.
     Empty for facts that do not belong to a row."""
+    faces: tuple[Face, ...] | None = None
+    """Detected faces; None: they have not been looked for."""
 
     @cached_property
     def animated(self) -> bool:
@@ -310,6 +328,22 @@ def stored_facts(values: Mapping[str, Any]) -> MediaFacts:
         source_path=values["source_path"],
         row_version=stored_text(values.get("row_version")) or "",
     )
+
+
+def stored_faces(value: object) -> tuple[Face, ...]:
+    """Return the faces of a row of ``media_faces``: JSON text or a list.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    try:
+        found = json.loads(value) if isinstance(value, (str, bytes)) else value
+        faces = tuple(Face(*one) for one in found)  # type: ignore[union-attr]
+    except (TypeError, RecursionError) as error:
+        raise ValueError("faces") from error
+    if not all(_is_fraction(value) for face in faces for value in astuple(face)):
+        raise ValueError("faces")
+    return faces
 
 
 def stored_choices(values: Mapping[str, Any], report: Callable[[str], object]) -> MediaChoices:

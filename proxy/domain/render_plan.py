@@ -27,6 +27,7 @@ from proxy.domain.variant import (
     plan_geometry,
     scaled_size,
     shape_of,
+    wants_faces,
 )
 from proxy.domain.worker_protocol import Limits
 
@@ -53,6 +54,8 @@ class RenderRules:
     """Whether the client's second format replaces a final if its file is smaller."""
     lean_stages: Mapping[Format, EncodingStages] | None = None
     """Replace ``stages`` for requests whose client hints request fewer bytes."""
+    detects_faces: bool = False
+    """Whether faces that have not been looked for will be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,8 @@ class RenderPlan:
     """May be sent until the variant is rendered; None if the format has one stage."""
     is_fallback: bool = False
     """Whether the image is rendered from one of its fallbacks instead of its source."""
+    provisional: bool = False
+    """Whether the crop may change, because faces have not been looked for."""
 
     background_kept: bool = field(init=False)
     """Whether the request removes the background and the image does not allow it."""
@@ -113,8 +118,13 @@ class RenderPlanner:
         stages = by_format[formats[0]]
         draft = resolve(request, media, facts, stage=stages.draft, recipe=self.rules.recipe)
         # PNG and GIF, or every format if finals are disabled.
+        provisional = (
+            self.rules.detects_faces
+            and facts.faces is None
+            and wants_faces(request.box, facts, media.choices)
+        )
         if stages.final == stages.draft:
-            return RenderPlan(media, facts, request, draft)
+            return RenderPlan(media, facts, request, draft, provisional=provisional)
         # Not by `replace`, which takes a quarter of the time of a plan.
         final = Variant(
             media_id=draft.media_id,
@@ -128,7 +138,7 @@ class RenderPlanner:
             alternative=self._alternative(facts, formats[1:], by_format),
             base=self._base(draft, facts),
         )
-        return RenderPlan(media, facts, request, final, draft)
+        return RenderPlan(media, facts, request, final, draft, provisional=provisional)
 
     def _base(self, draft: Variant, facts: MediaFacts) -> tuple[int, int] | None:
         """Return the size that a variant is scaled from: the largest in named boxes, or None."""

@@ -14,6 +14,7 @@ from functools import cached_property, lru_cache
 from hashlib import blake2b
 from typing import NamedTuple
 
+from proxy.domain.face_crop import focus_on_faces
 from proxy.domain.formats import TRAITS, Format
 from proxy.domain.media import NO_CHOICES, Focus, MediaChoices, MediaFacts
 
@@ -37,7 +38,7 @@ class Gravity(StrEnum):
     """The part of the image that a cover crop keeps."""
 
     ATTENTION = "attention"
-    """The focal point, or the centre if none is known."""
+    """The faces, or else the focal point, or the centre if neither is known."""
     CENTRE = "centre"
 
 
@@ -119,12 +120,17 @@ def _kept(
     """Return what a cover crop keeps: the sides of a window in pixels of the source, its centre.
 
     The window has at least the width or the height of the crop. In order of precedence: the region
-    that a person set for this size, the point that a person set, the detected one, the centre.
+    that a person set for this size, the point that a person set, the detected faces, the detected
+    point, the centre.
     """
     crop = choices.crop(box.name)
     if crop is None:
-        detected = facts.focus if box.gravity is Gravity.ATTENTION else None
-        return (facts.width, facts.height), choices.focus or detected or _CENTRE
+        whole = facts.width, facts.height
+        if choices.focus is not None or box.gravity is not Gravity.ATTENTION:
+            return whole, choices.focus or _CENTRE
+        if facts.faces:
+            return whole, focus_on_faces(facts.faces, *_shares(aspect, facts))
+        return whole, facts.focus or _CENTRE
     # The whole region is kept: its shorter side grows to the aspect ratio of the box.
     width = max(crop.width * facts.width, crop.height * facts.height * aspect)
     height = max(crop.height * facts.height, crop.width * facts.width / aspect)
@@ -133,6 +139,23 @@ def _kept(
     # The smallest region may have less than a pixel of a very small image.
     window = max(1.0, width * shrink), max(1.0, height * shrink)
     return window, Focus(crop.left + crop.width / 2, crop.top + crop.height / 2)
+
+
+def _shares(aspect: float, facts: MediaFacts) -> tuple[float, float]:
+    """Return width and height of the largest window of an aspect ratio, as shares of the image."""
+    ratio = aspect * facts.height / facts.width
+    return min(1.0, ratio), min(1.0, 1 / ratio)
+
+
+def wants_faces(box: SizeSpec, facts: MediaFacts, choices: MediaChoices) -> bool:
+    """Return whether a crop may depend on faces that have not been looked for."""
+    if facts.faces is not None or box.fit is not Fit.COVER or box.gravity is not Gravity.ATTENTION:
+        return False
+    # With one side, or the aspect ratio of the image, there is nothing to crop.
+    if box.width is None or box.height is None:
+        return False
+    decided = choices.focus is not None or choices.crop(box.name) is not None
+    return not decided and min(_shares(box.width / box.height, facts)) < 1
 
 
 def scaled_size(box: SizeSpec, width: int, height: int) -> tuple[int, int]:

@@ -29,7 +29,7 @@ from proxy.domain.errors import (
     UnknownImageFormat,
     UnsupportedSource,
 )
-from proxy.domain.media import ProbeResult
+from proxy.domain.media import Face, ProbeResult
 from proxy.domain.variant import EncoderProfile, EncodingStage, Geometry, QualitySearch, streams
 
 MAX_DATAGRAM = 64 * 1024
@@ -171,6 +171,20 @@ class AnalyseJob(Job[AnalysisResult]):
     limits: Limits
 
 
+@dataclass(frozen=True, slots=True)
+class FacesFound:
+    """Reply to a `FaceJob`, the highest score first."""
+
+    faces: tuple[Face, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FaceJob(Job[FacesFound]):
+    """Find the faces on the first page of a source; only a process with the model can."""
+
+    limits: Limits
+
+
 class MetadataStep(StrEnum):
     """The parts of an extraction that parse a file, each with a process that may die for it."""
 
@@ -296,16 +310,17 @@ class FrameDecoder:
         return not self._pending and [not length for length in self._lengths] == empty
 
 
-_JOBS = (Ping, ProbeJob, AnalyseJob, RenditionSet, MetadataJob)
+_JOBS = (Ping, ProbeJob, AnalyseJob, RenditionSet, MetadataJob, FaceJob)
 _REPLY_TYPES: Mapping[type[Job[Any]], type] = {
     Ping: WorkerInfo,
     ProbeJob: ProbeResult,
     AnalyseJob: AnalysisResult,
     MetadataJob: MetadataRead,
+    FaceJob: FacesFound,
 }
 _REPLIES = (
     *(WorkerInfo, ProbeResult, AnalysisResult, RenderResult, RenditionSetResult, MetadataRead),
-    JobFailure,
+    *(FacesFound, JobFailure),
 )
 _MESSAGES: Mapping[str, Any] = {kind.__name__: kind for kind in (*_JOBS, *_REPLIES)}
 

@@ -167,6 +167,7 @@ class IngestSteps:
         """
         media, facts = await self._current(item)
         path = await self._store_master(item, media, facts)
+        facts = await self.finals.with_faces(media, facts)
         plans = plans_of(self.planner, media, facts)
         if self.renditions != "none":
             await self.finals.complete(drafts_of(plans) if self.renditions == "draft" else plans)

@@ -28,7 +28,8 @@ from proxy.domain.formats import Format, sniff
 from proxy.domain.media import Media
 from proxy.domain.render_plan import RenderPlan, RenderPlanner
 from proxy.domain.request import Origin, VariantRequest
-from proxy.domain.variant import Variant
+from proxy.domain.variant import Variant, wants_faces
+from proxy.serving.faces import FaceFinder
 from proxy.serving.renderer import Renderer, RunningRender
 from proxy.serving.source_facts import SourceFactsService
 from proxy.storage.renditions.rendition import Rendition
@@ -75,32 +76,52 @@ class Delivery:
         facts: SourceFactsService,
         renderer: Renderer,
         planner: RenderPlanner,
+        faces: FaceFinder | None = None,
         upgrade: Callable[[RenderPlan], None] = lambda _: None,
     ) -> None:
-        """``upgrade`` is called whenever a draft is delivered."""
+        """``upgrade`` is called whenever a draft is delivered.
+
+        ``faces`` is None if no faces are detected.
+        """
         self._store = store
         self._facts = facts
         self._renderer = renderer
         self._planner = planner
+        self._faces = faces
         self._logged_at = -math.inf
         self.request_final = upgrade
 
-    async def plan(self, media: Media, request: VariantRequest, accept: str | None) -> RenderPlan:
+    async def plan(
+        self,
+        media: Media,
+        request: VariantRequest,
+        accept: str | None,
+        *,
+        on_wait: Callable[[], None] = lambda: None,
+    ) -> RenderPlan:
         """Resolve a request to variants; read the facts of the source if they are unknown.
 
-        If the source cannot be read, plan with the best lesser file of the image.
+        Also its faces, if the crop depends on them. If the source cannot be read, plan with the
+        best lesser file of the image. ``on_wait`` is called before a wait for a worker.
 
         Raises:
             SmartserveError: as `SourceFactsService.learn` does.
         """
         try:
-            facts = media.known_facts or await self._facts.learn(media)
+            facts = media.known_facts
+            if facts is None:
+                on_wait()
+                facts = await self._facts.learn(media)
         except SmartserveError as error:
             plans = self._planner.fallback_plans(media, request, accept)
             if not plans:
                 raise
             self._log_fallback(media, error)
             return plans[0]
+        finder = self._faces if facts.faces is None else None
+        if finder is not None and wants_faces(request.box, facts, media.choices):
+            on_wait()
+            facts = await finder.complete_soon(media, facts)
         return self._planner.plan(media, facts, request, accept)
 
     async def stored(self, media_id: int) -> AbstractSet[str] | None:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -199,7 +200,9 @@ class PurgeService:
         if media is None or facts is None:
             # Without the dimensions of the source no file can be assigned to a size.
             return PurgeEntry(media_id)
-        shapes = [shapes_of(boxes, one, media.choices) for one in (facts, *media.fallbacks)]
+        # Before the faces were found, crops had other shapes.
+        known = [facts] if facts.faces is None else [facts, replace(facts, faces=None)]
+        shapes = [shapes_of(boxes, one, media.choices) for one in (*known, *media.fallbacks)]
         # Another server's image with this id may be stored here too; see `proxy.web.forward`.
         forwarded = {shape_of(box_geometry(box)) for box in boxes}
         return PurgeEntry(media_id, frozenset().union(forwarded, *shapes))

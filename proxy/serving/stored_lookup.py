@@ -123,8 +123,8 @@ class StoredLookup:
     ) -> asyncio.Future[StoredRendition | None]:
         """Return the final of a plain request, or that nothing is stored.
 
-        None says nothing: the row may be missing, the image not ready, the final too long for
-        memory, a draft stored, or the database may fail.
+        None says nothing: the row may be missing, the image not ready, its faces unknown, the final
+        too long for memory, a draft stored, or the database may fail.
         """
         waiter: asyncio.Future[StoredRendition | None] = asyncio.get_running_loop().create_future()
         if media_id > MAX_MEDIA_ID:
@@ -235,6 +235,9 @@ class StoredLookup:
         if not isinstance(media, Media) or not media.servable or media.known_facts is None:
             return None
         plan = self._planner.plan(media, media.known_facts, lookup.wanted, lookup.accept)
+        # What is stored was cropped before faces were detected.
+        if plan.provisional:
+            return None
         return plan, *self._store.look_up(plan.stages)
 
     def _end(self, lookup: _LookUp, result: StoredRendition | None) -> None:

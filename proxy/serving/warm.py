@@ -44,7 +44,7 @@ class RenditionWarmer:
         media = await self._database.find(media_id)
         if media is None or not media.servable:
             raise MediaNotFound(f"there is no image to serve under id {media_id}")
-        facts = await self._facts.facts(media)
+        facts = await self._renderer.with_faces(media, await self._facts.facts(media))
         plans = self._planner.all_plans(media, facts)
         rendered = await self._renderer.complete(plans)
         return WarmResult(rendered, len(plans) - rendered)

@@ -16,6 +16,7 @@ from proxy.settings.metadata import MetadataSettings as MetadataSettings
 from proxy.settings.metadata import callback_key as callback_key
 from proxy.settings.root import Settings as Settings
 from proxy.settings.sections import DatabaseSettings as DatabaseSettings
+from proxy.settings.sections import FaceSettings as FaceSettings
 from proxy.settings.sections import LifetimeSettings as LifetimeSettings
 from proxy.settings.sections import LimitSettings as LimitSettings
 from proxy.settings.sections import LogSettings as LogSettings

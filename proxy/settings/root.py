@@ -60,9 +60,10 @@ class Settings(Section):
     digits, - and _. `width` and `height` are the box in CSS pixels; one of them may be left out.
     Images are never enlarged. `fit`: "contain" fits the whole image into the box, "cover" fills the
     box and crops the rest; it needs width and height. `gravity` is what "cover" keeps: "attention"
-    keeps the point of interest, "centre" the centre."""
+    keeps faces or else the point of interest, "centre" the centre."""
     encoders: EncoderSettings = EncoderSettings()
     client_hints: ClientHintSettings = ClientHintSettings()
+    faces: sections.FaceSettings = sections.FaceSettings()
     upgrades: sections.UpgradeSettings = sections.UpgradeSettings()
     lifetimes: sections.LifetimeSettings = sections.LifetimeSettings()
     vision: VisionSettings = VisionSettings()
@@ -121,6 +122,11 @@ class Settings(Section):
     def rendition_directory(self) -> Path:
         """Directory of the disk cache."""
         return self._directory(self.renditions.directory, "renditions")
+
+    @property
+    def face_directory(self) -> Path:
+        """Directory of the model of the face detector."""
+        return self._directory(self.faces.directory, "models")
 
     @property
     def temp_root(self) -> Path:

@@ -387,6 +387,26 @@ class SizeSettings(Section):
         return self
 
 
+class FaceSettings(Section):
+    """Detection of faces, so that crops keep them.
+
+    It needs the extra `faces` and the model that `smartserve models install` downloads. Without
+    them, crops keep the point of interest.
+    """
+
+    enabled: bool = True
+    """Detects the faces of an image before its first crop. If false, faces that are stored have no
+    effect either."""
+    directory: str = ""
+    """Directory of the model. If empty, `models` in data_dir."""
+    wait_s: Seconds = 5
+    """Time that a request waits for the faces. After that its crop keeps the point of interest, and
+    is cached for lifetimes.fallback_s."""
+    idle_s: PositiveSeconds = 300
+    """Time without a detection after which the process ends. It takes 90 MB of memory, and starts
+    with the next image."""
+
+
 class UpgradeSettings(Section):
     """Background jobs that replace drafts with finals.
 

@@ -93,7 +93,7 @@ def cache_control(
     draft: bool = False,
 ) -> str:
     """Return Cache-Control. Only the final of a completed media row has the long lifetime."""
-    if origin is Origin.FALLBACK or plan.is_fallback or plan.background_kept:
+    if origin is Origin.FALLBACK or plan.is_fallback or plan.background_kept or plan.provisional:
         return f"public, max-age={lifetimes.fallback_s}"
     if not plan.media.completed:
         return f"public, max-age={lifetimes.processing_s}"
@@ -113,7 +113,7 @@ def last_modified(plan: RenderPlan, variant: Variant, origin: Origin) -> datetim
     All renditions of an image share this date, so it can confirm only the one that stays.
     """
     substitute = origin is Origin.FALLBACK or plan.is_fallback or plan.background_kept
-    if substitute or variant is plan.draft or not plan.media.completed:
+    if substitute or plan.provisional or variant is plan.draft or not plan.media.completed:
         return None
     # An editor may set two crops within a second, which the date cannot tell apart. The ETag can.
     return None if plan.media.choices.changed_at else plan.media.updated_at
@@ -160,7 +160,7 @@ def validators(
     ]
     # A draft or fallback has no date. The final has the same Last-Modified, so a client that
     # compares dates only would be sent 304 for ever and never get the final.
-    if not (draft or plan.is_fallback or origin is Origin.FALLBACK):
+    if not (draft or plan.is_fallback or plan.provisional or origin is Origin.FALLBACK):
         headers.append(("Last-Modified", http_date(plan.media.changed_at)))
     if vary := varies_by(plan.request):
         headers.append(("Vary", vary))

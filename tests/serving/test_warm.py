@@ -48,6 +48,9 @@ class Bench:
             raise self.facts_error
         return FACTS
 
+    async def with_faces(self, _media: Media, facts: MediaFacts) -> MediaFacts:
+        return facts
+
     async def complete(self, plans: Sequence[RenderPlan]) -> int:
         self.completed.append(plans)
         missing = {plan.variant.digest for plan in plans} - self.stored

@@ -404,6 +404,7 @@ class WorkerPool:
             worker.end(WorkerDied("cancelled", started=False))
             _track(asyncio.create_task(worker.aclose()), self._ending)
         self._workers.clear()
+        self._idle.clear()  # the pool may be entered again
         await asyncio.gather(*self._ending)
 
     @property

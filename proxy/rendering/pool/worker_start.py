@@ -27,6 +27,8 @@ _ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(_KEPT_BYTES),
     "MALLOC_TRIM_THRESHOLD_": str(_KEPT_BYTES),
+    # numpy's library starts threads when it is imported; the sandbox is entered with one.
+    "OPENBLAS_NUM_THREADS": "1",
     "PYTHONDONTWRITEBYTECODE": "1",
     "VIPS_CONCURRENCY": "1",
     "VIPS_WARNING": "0",

@@ -218,6 +218,7 @@ class UpgradeQueue:
         plans = [request.plan, *request.others]
         media, facts = request.plan.media, request.plan.facts
         if request.whole:
+            facts = await self._renderer.with_faces(media, facts)
             plans = self._planner.all_plans(media, facts)
         # A final may be stored already: by another process, or with a request for the whole image.
         missing = await self._renderer.missing(plans)

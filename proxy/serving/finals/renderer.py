@@ -8,6 +8,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from proxy.domain.errors import SmartserveError
+from proxy.domain.media import Media, MediaFacts
 from proxy.domain.render_plan import RenderPlan
 from proxy.domain.worker_protocol import (
     FrameDecoder,
@@ -16,6 +17,7 @@ from proxy.domain.worker_protocol import (
     RenderResult,
     RenditionSet,
 )
+from proxy.serving.faces import FaceFinder
 from proxy.serving.job_dispatch import JobDispatcher, output_of
 from proxy.serving.renderer import pixels_of
 from proxy.storage.renditions.tiered_store import TieredStore
@@ -45,13 +47,19 @@ class FinalRenderer:
         limits: Limits,
         copyright_notice: str | None,
         deadline_s: float,
+        faces: FaceFinder | None = None,
     ) -> None:
-        """``deadline_s`` applies to each rendition."""
+        """``deadline_s`` applies to each rendition; ``faces`` is None if none are detected."""
+        self._faces = faces
         self._store = store
         self._dispatcher = dispatcher
         self._limits = limits
         self._copyright_notice = copyright_notice
         self._deadline_s = deadline_s
+
+    async def with_faces(self, media: Media, facts: MediaFacts) -> MediaFacts:
+        """Return the facts from which to plan all sizes: with the faces, if they can be found."""
+        return facts if self._faces is None else await self._faces.complete(media, facts)
 
     async def stored(self, media_id: int) -> AbstractSet[str]:
         """Return the digests of the stored renditions of a medium."""

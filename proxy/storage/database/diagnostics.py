@@ -31,6 +31,9 @@ _SERVING: Mapping[str, str] = {
             ("delete from", "DELETE FROM {table} WHERE media_id = -1"),
         )
     },
+    "read media_faces": "SELECT media_id FROM media_faces WHERE 1 = 0",
+    "write media_faces": "REPLACE INTO media_faces SELECT * FROM media_faces WHERE 1 = 0",
+    "delete from media_faces": "DELETE FROM media_faces WHERE media_id = -1",
     "write purges": "INSERT INTO purges SELECT * FROM purges WHERE 1 = 0",
     "delete from purges": "DELETE FROM purges WHERE id = -1",
     "delete from media_metadata": "DELETE FROM media_metadata WHERE media_id = -1",

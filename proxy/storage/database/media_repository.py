@@ -7,7 +7,7 @@ import time
 from collections import namedtuple
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, astuple, fields, replace
 from functools import partial
 from threading import Lock
 from typing import Any
@@ -22,8 +22,10 @@ from proxy.domain.analysis import ANALYSIS_VERSION, Analysis
 from proxy.domain.errors import DatabaseUnavailable, MediaRowInvalid
 from proxy.domain.formats import SOURCE_MEDIA_TYPES
 from proxy.domain.media import (
+    FACE_MODEL,
     NO_CHOICES,
     DataType,
+    Face,
     Focus,
     Media,
     MediaChoices,
@@ -31,6 +33,7 @@ from proxy.domain.media import (
     MediaStatus,
     readable_text,
     stored_choices,
+    stored_faces,
     stored_facts,
     stored_text,
     utc_timestamp,
@@ -45,6 +48,7 @@ from proxy.storage.database.tables import (
     media_ai_analysis,
     media_analysis_details,
     media_choices,
+    media_faces,
     media_facts,
     media_fallbacks,
     media_files,
@@ -53,7 +57,7 @@ from proxy.storage.database.tables import (
 from proxy.storage.database.transactions import SqlDatabase, ThreadReader
 
 _files, _facts, _fallbacks = media_files.c, media_facts.c, media_fallbacks.c
-_choices = media_choices.c
+_choices, _faces = media_choices.c, media_faces.c
 _analyses, _details = media_ai_analysis.c, media_analysis_details.c
 # The number of the latest logos that are searched for brand colours.
 _LOGOS = 5
@@ -91,6 +95,9 @@ def _replace_into(table: sa.Table, *omitted: str) -> sa.TextClause:
     return sa.text(f"REPLACE INTO {table.name} ({', '.join(names)}) VALUES ({values})")  # noqa: S608
 
 
+# Not a parameter: the look-ups of SQLite have the id as their only one.
+_MODEL = sa.literal_column(f"'{FACE_MODEL}'", sa.String)
+
 _SELECT: sa.Select[Any] = sa.select(
     *(raw(_files[name]) for name in _MEDIA_FIELDS),
     *(raw(_facts[name]) for name in (*_FACT_COLUMNS, "row_version")),
@@ -98,12 +105,16 @@ _SELECT: sa.Select[Any] = sa.select(
         sa.type_coerce(_choices[name], sa.types.NullType()).label(f"choice_{name}")
         for name in CHOICES
     ),
+    # Faces of another content or model are left out here, without a comparison of two columns,
+    # which may have different collations.
+    raw(_faces.faces),
+    sa.type_coerce(_faces.content_hash, sa.types.NullType()).label("faces_of"),
     # Few media have fallbacks. For all others this flag saves the second query.
     sa.exists().where(_fallbacks.media_id == _files.id).label("has_fallbacks"),
 ).select_from(
-    media_files.outerjoin(media_facts, _facts.media_id == _files.id).outerjoin(
-        media_choices, _choices.media_id == _files.id
-    )
+    media_files.outerjoin(media_facts, _facts.media_id == _files.id)
+    .outerjoin(media_choices, _choices.media_id == _files.id)
+    .outerjoin(media_faces, sa.and_(_faces.media_id == _files.id, _faces.model == _MODEL))
 )
 
 _BY_ID = _SELECT.where(_files.id == sa.bindparam("media_id"))
@@ -132,6 +143,7 @@ _PlainRow: Any = namedtuple("_PlainRow", list(_SELECT.selected_columns.keys())) 
 _PlainFacts: Any = namedtuple("_PlainFacts", list(_FALLBACKS.selected_columns.keys()))  # type: ignore[misc]  # noqa: PYI024
 _SAVE_FACTS = _replace_into(media_facts, "learned_at")
 _SAVE_FALLBACK = _replace_into(media_fallbacks, "adopted_at")
+_SAVE_FACES = _replace_into(media_faces, "detected_at")
 
 
 class SqlMediaRepository(SqlDatabase):
@@ -140,8 +152,12 @@ class SqlMediaRepository(SqlDatabase):
     Each call ends within ``query_timeout_s``.
     """
 
-    def __init__(self, url: str, settings: DatabaseSettings) -> None:
-        """Connect on the first query; raises ConfigurationError if the URL is not supported."""
+    def __init__(self, url: str, settings: DatabaseSettings, *, faces: bool = True) -> None:
+        """Connect on the first query; raises ConfigurationError if the URL is not supported.
+
+        Without ``faces``, those that are stored are not returned.
+        """
+        self._with_faces = faces
         # Transactions are rare: they get a quarter of the connections.
         size = max(1, settings.pool_size // 4)
         super().__init__(url, settings.model_copy(update={"pool_size": size}))
@@ -250,6 +266,18 @@ class SqlMediaRepository(SqlDatabase):
             async with self.transaction() as connection:
                 await connection.execute(_SAVE_FACTS, _fact_values(media_id, facts))
 
+    async def save_faces(self, media_id: int, content_hash: str, faces: Sequence[Face]) -> None:
+        """Store the faces of a source with this content, and replace others."""
+        values = {
+            "media_id": media_id,
+            "content_hash": content_hash,
+            "model": FACE_MODEL,
+            "faces": json.dumps([astuple(face) for face in faces]),
+        }
+        with self._counted():
+            async with self.transaction() as connection:
+                await connection.execute(_SAVE_FACES, values)
+
     async def add_fallback(self, media_id: int, facts: MediaFacts) -> None:
         """Store a file that replaces a missing source; equal content is stored once."""
         # The row itself does not change, so running servers would not notice.
@@ -328,7 +356,7 @@ class SqlMediaRepository(SqlDatabase):
             return None
 
     def _media_of(self, row: sa.Row[Any]) -> Media:
-        return _media_of(row, self._report)
+        return _media_of(row, self._report, faces=self._with_faces)
 
     def _valid(self, rows: Iterable[sa.Row[Any]]) -> Iterator[Media]:
         for row in rows:
@@ -535,12 +563,17 @@ async def bind_facts(
 def _fact_values(media_id: int, facts: MediaFacts) -> dict[str, Any]:
     """Return the parameters of `_SAVE_FACTS`."""
     values = asdict(facts) | {"media_id": media_id}
+    # They have a table of their own.
+    del values["faces"]
     focus = values.pop("focus") or {"x": None, "y": None}
     return values | {"focus_x": focus["x"], "focus_y": focus["y"]}
 
 
 def _media_of(
-    row: sa.Row[Any], report: Callable[[int, str, str], object] = lambda *_: None
+    row: sa.Row[Any],
+    report: Callable[[int, str, str], object] = lambda *_: None,
+    *,
+    faces: bool = False,
 ) -> Media:
     """Convert a row of `_BY_ID`; ``report`` gets the id, the table and the column of a bad value.
 
@@ -549,6 +582,8 @@ def _media_of(
     """
     # NULL: the outer join has found no facts.
     facts = None if row.content_hash is None else _facts_of(row, row.id, report)
+    if faces and row.faces is not None and facts is not None:
+        facts = _with_faces(facts, row, report)
     paths: dict[str, str | None] = {}
     for name in ("bulk_path", "library_path"):
         try:
@@ -576,6 +611,18 @@ def _media_of(
         library_path=paths["library_path"],
         choices=_choices_of(row, report),
     )
+
+
+def _with_faces(
+    facts: MediaFacts, row: sa.Row[Any], report: Callable[[int, str, str], object]
+) -> MediaFacts:
+    if row.faces_of != facts.content_hash:
+        return facts
+    try:
+        return replace(facts, faces=stored_faces(row.faces))
+    except ValueError:
+        report(row.id, "media_faces", "faces")
+        return facts
 
 
 def _choices_of(row: sa.Row[Any], report: Callable[[int, str, str], object]) -> MediaChoices:

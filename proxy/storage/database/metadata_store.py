@@ -17,7 +17,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from proxy.domain.media import MAX_MEDIA_ID, readable_text, utc_timestamp
 from proxy.runtime.deferred_json import dumps
 from proxy.storage.database.metadata_tables import MAX_TAG, media_metadata, media_tags
-from proxy.storage.database.tables import media_alt_texts, media_choices, media_files, raw
+from proxy.storage.database.tables import (
+    media_alt_texts,
+    media_choices,
+    media_faces,
+    media_files,
+    raw,
+)
 from proxy.storage.database.transactions import SqlDatabase
 
 MAX_TAGS = 20
@@ -233,12 +239,12 @@ class MetadataStore:
 
 
 async def delete_gone(connection: AsyncConnection, media_ids: Collection[int]) -> int:
-    """Delete metadata and choices of those of some media that were deleted; return their number."""
+    """Delete what is stored of those of some media that were deleted; return their number."""
     exists = sa.select(_files.id).where(_files.id.in_(media_ids))
     gone = set(media_ids) - {row.id for row in await connection.execute(exists)}
     if not gone:
         return 0
-    for table in (media_choices, media_alt_texts):
+    for table in (media_choices, media_alt_texts, media_faces):
         await connection.execute(sa.delete(table).where(table.c.media_id.in_(gone)))
     await connection.execute(sa.delete(media_tags).where(_tags.media_id.in_(gone)))
     deleted = sa.delete(media_metadata).where(_stored.media_id.in_(gone))

@@ -15,7 +15,7 @@ import structlog
 from cachetools import LRUCache, TTLCache
 
 from proxy.domain.errors import DatabaseUnavailable, MediaRowInvalid, SmartserveError
-from proxy.domain.media import Media, MediaFacts
+from proxy.domain.media import Face, Media, MediaFacts
 from proxy.runtime.circuit_breaker import CircuitBreaker
 from proxy.runtime.supervised_task import cancel
 from proxy.settings import DatabaseSettings
@@ -340,6 +340,12 @@ class CachedMediaRepository:
         finally:
             # Again, because a query that began meanwhile may have cached the row as it was.
             self._set_facts(media_id, facts)
+
+    def faces_found(self, media_id: int, content_hash: str, faces: Sequence[Face]) -> None:
+        """Add the faces of a content to the cached row; the caller has stored them."""
+        media, _ = self._rows.get(media_id, _NO_ROW)
+        if media is not None and media.facts and media.facts.content_hash == content_hash:
+            self._set_facts(media_id, replace(media.facts, faces=tuple(faces)))
 
     def statistics(self) -> Mapping[str, float]:
         """Return answers by kind, rejected saves, cached items, and 1 while reads fail."""

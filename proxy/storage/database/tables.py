@@ -184,6 +184,18 @@ media_alt_texts = define_table(
     required("updated_at", sa.Double),
 )
 
+# Detected faces; an image without any has an empty list. The row holds for one content and one
+# model: the facts of the source may be read again without another detection.
+media_faces = define_table(
+    "media_faces",
+    foreign_id("media_id"),
+    required("content_hash", sa.String(64)),
+    required("model", sa.String(64)),
+    # Left, top, width and height of each, as fractions of the upright image, and its score.
+    required("faces", JSON),
+    created_at("detected_at", nullable=False),
+)
+
 processing_checklist = define_table(
     "processing_checklist",
     auto_id(),

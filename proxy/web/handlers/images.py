@@ -174,14 +174,14 @@ class ImageHandler:
             if ticket.overloaded and request.method == "GET" and not conditional:
                 stored = await self._shed(target.media_id)
             media = await self._find_media(target.media_id)
-            if media.known_facts is None:
-                # The facts are read by a worker, and waiting for one takes no time of the loop.
-                ticket.release()
             accept = accept_header(request)
             plan = self._response_cache.not_stored(request, media)
             absent = plan is not None
             if plan is None:
-                plan = await self._delivery.plan(media, target.request, accept)
+                # A worker reads facts and faces, and waiting for one takes no time of the loop.
+                plan = await self._delivery.plan(
+                    media, target.request, accept, on_wait=ticket.release
+                )
             responder = ImageResponder(
                 request, plan, target.route, self._lifetimes, conditional=conditional
             )
@@ -200,7 +200,8 @@ class ImageHandler:
             answer = await responder.respond(result)
             # Kept if the next request will probably get the same bytes, and in one piece.
             in_store = result.rendition is not None and result.body is not None
-            if in_store and result.origin is not Origin.FALLBACK:
+            kept = result.origin is not Origin.FALLBACK and not plan.provisional
+            if in_store and kept:
                 origin = self._response_cache.next_origin(result.variant)
                 resolved = responder.resolved(result, origin)
                 self._response_cache.keep(request.raw_path, accept, target, resolved)

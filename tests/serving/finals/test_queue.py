@@ -13,6 +13,7 @@ import pytest
 
 from proxy.domain.errors import ConfigurationError, RenderTimeout, SourceChanged
 from proxy.domain.formats import Format
+from proxy.domain.media import Media, MediaFacts
 from proxy.domain.render_plan import RenderPlan, RenderPlanner, RenderRules
 from proxy.domain.request import parse_request
 from proxy.domain.worker_protocol import RenderResult
@@ -51,6 +52,9 @@ class Finals:
         self.retired: list[RenderPlan] = []
         self.result = RenderResult(1, 1, 1, cpu_s=0.5)
         self.failure: Exception | None = None
+
+    async def with_faces(self, _media: Media, facts: MediaFacts) -> MediaFacts:
+        return facts
 
     async def missing(self, plans: Sequence[RenderPlan]) -> list[RenderPlan]:
         return [plan for plan in plans if plan.variant.digest not in self.present]

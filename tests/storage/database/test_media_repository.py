@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from proxy.domain.analysis import ANALYSIS_VERSION, Analysis
 from proxy.domain.errors import MediaRowInvalid
-from proxy.domain.media import MAX_MEDIA_ID, DataType, Media, MediaFacts, MediaStatus
+from proxy.domain.media import MAX_MEDIA_ID, DataType, Face, Media, MediaFacts, MediaStatus
 from proxy.domain.perceptual_hash import PerceptualHash
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import MediaPaths, NewMedia, tables
@@ -498,3 +498,64 @@ async def test_a_time_that_is_none_is_as_old_as_can_be(value: str, rows: str) ->
         found = await database.find(2)
     assert found is not None
     assert found.updated_at.timestamp() == 0
+
+
+FACES = (Face(0.25, 0.125, 0.5, 0.25, 0.75), Face(0, 0, 1, 1, 1))
+
+
+async def known_faces(database: SqlMediaRepository, media_id: int) -> tuple[Face, ...] | None:
+    found, many = await database.find(media_id), await database.find_many([media_id])
+    assert found is not None
+    assert found.known_facts is not None
+    assert many == {media_id: found}
+    return found.known_facts.faces
+
+
+async def test_faces_are_read_with_the_facts_of_the_same_content(
+    database: SqlMediaRepository, new: NewMedia, facts: MediaFacts
+) -> None:
+    media_id = await database.insert(new, facts)
+    assert await known_faces(database, media_id) is None
+    for faces in (FACES, ()):
+        await database.save_faces(media_id, facts.content_hash, faces)
+        assert await known_faces(database, media_id) == faces
+    await database.save_faces(media_id, facts.content_hash, FACES)
+    # The same content is read again, without another detection.
+    again = replace(facts, width=7)
+    await database.save_facts(media_id, again)
+    assert await known_faces(database, media_id) == FACES
+    await database.save_facts(media_id, replace(facts, content_hash="cd" * 32))
+    assert await known_faces(database, media_id) is None
+
+
+async def test_faces_of_another_model_or_that_are_switched_off_are_unknown(
+    database: SqlMediaRepository,
+    settings: DatabaseSettings,
+    backend: Backend,
+    url: str,
+    new: NewMedia,
+    facts: MediaFacts,
+) -> None:
+    media_id = await database.insert(new, facts)
+    await database.save_faces(media_id, facts.content_hash, FACES)
+    async with SqlMediaRepository(url, settings, faces=False) as other:
+        assert await known_faces(other, media_id) is None
+    backend.run(url, "UPDATE media_faces SET model = 'other'; SELECT 1")
+    assert await known_faces(database, media_id) is None
+
+
+@pytest.mark.parametrize("stored", ["7", "[[0.1, 0.2]]", '["abcde"]', "[[0, 0, 1, 1, 9]]"])
+async def test_stored_faces_that_are_none_are_unknown_and_logged(
+    stored: str,
+    database: SqlMediaRepository,
+    backend: Backend,
+    url: str,
+    new: NewMedia,
+    facts: MediaFacts,
+) -> None:
+    media_id = await database.insert(new, facts)
+    await database.save_faces(media_id, facts.content_hash, FACES)
+    backend.run(url, f"UPDATE media_faces SET faces = '{stored}'; SELECT 1")
+    with capture_logs() as logs:
+        assert await known_faces(database, media_id) is None
+    assert [(one["table"], one["column"]) for one in logs] == [("media_faces", "faces")]

