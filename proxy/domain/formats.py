@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -49,6 +50,7 @@ SOURCE_MEDIA_TYPES: Mapping[str, str] = MappingProxyType(
         **{fmt.value: traits.media_type for fmt, traits in TRAITS.items()},
         "heic": "image/heic",
         "tiff": "image/tiff",
+        "svg": "image/svg+xml",
         "bmp": "image/bmp",
     }
 )
@@ -75,15 +77,16 @@ def _sniff_heif(head: bytes) -> str | None:
     return next((_HEIF_BRANDS[brand] for brand in brands if brand in _HEIF_BRANDS), None)
 
 
-SNIFF_BYTES = 512
-"""Number of leading bytes that `sniff` needs."""
+SNIFF_BYTES = 4096
+"""Number of leading bytes that `sniff` needs: comments may precede the root of an SVG."""
 
 
 def sniff(head: bytes) -> str | None:  # noqa: PLR0911 - a flat table
     """Return the type of a file by its first bytes, or None if it is not a known image type.
 
     The result is one of ``jpeg png webp avif heic gif tiff bmp svg``. Declared media types and file
-    names are ignored: clients choose them. SVG is detected so that it can be rejected by name.
+    names are ignored: clients choose them. Of a file compressed by gzip only a worker can find out
+    whether it is an SVG.
     """
     match head[:4]:
         case _ if head[:3] == b"\xff\xd8\xff":
@@ -104,9 +107,22 @@ def sniff(head: bytes) -> str | None:  # noqa: PLR0911 - a flat table
             return _sniff_heif(head) or _sniff_svg(head)
 
 
+# What may precede the root of an XML document, besides a document type.
+_PROLOG = re.compile(rb"(?:\s+|<\?.*?\?>|<!--.*?-->)*", re.DOTALL)
+_SVG_START = re.compile(rb"<(?:!DOCTYPE\s+)?(?:[A-Z_][\w.-]*:)?svg[\s/>\[]", re.IGNORECASE)
+_GZIP = b"\x1f\x8b\x08"
+# Header and trailer (RFC 1952).
+_GZIP_BYTES = 18
+_UTF_8_MARK = b"\xef\xbb\xbf"
+_UTF_16 = re.compile(rb"\xff\xfe|\xfe\xff|<\0[^\0]\0|\0<\0")
+
+
 def _sniff_svg(head: bytes) -> str | None:
-    # A byte order mark and blanks may precede the markup.
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    # Text that mentions <svg somewhere is not an SVG, and neither is XML without it.
-    is_markup = text.startswith((b"<svg", b"<?xml", b"<!doctype", b"<!--"))
-    return "svg" if is_markup and b"<svg" in text else None
+    if head.startswith(_GZIP) and len(head) > _GZIP_BYTES:
+        return "svg"
+    if _UTF_16.match(head):
+        head = head.lstrip(b"\xff\xfe").replace(b"\0", b"")
+    head = head.removeprefix(_UTF_8_MARK)
+    # Text that mentions <svg somewhere is not an SVG, and neither is HTML with one in it.
+    prolog = _PROLOG.match(head)
+    return "svg" if prolog and _SVG_START.match(head, prolog.end()) else None

@@ -331,6 +331,11 @@ class WorkerSettings(Section):
     images even if every core renders, and new images wait longer beside other busy programs.
     Background jobs have the lowest priority, see upgrades.idle_priority."""
 
+    system_fonts: bool = False
+    """Draws the text of SVGs also with the fonts in /usr/share/fonts and /usr/local/share/fonts. If
+    false, only with those of the extra svg, which are the same on every server. After a change,
+    purge the SVGs that have text."""
+
     @property
     def processes(self) -> int:
         """Number of worker processes, with 0 resolved to the available cores."""
@@ -338,7 +343,7 @@ class WorkerSettings(Section):
         return self.count or len(os.sched_getaffinity(0))
 
 
-SourceType = Literal["jpeg", "png", "webp", "avif", "heic", "gif", "tiff", "bmp"]
+SourceType = Literal["jpeg", "png", "webp", "avif", "heic", "gif", "tiff", "bmp", "svg"]
 
 
 class LimitSettings(Section):

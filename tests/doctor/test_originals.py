@@ -193,7 +193,7 @@ async def test_the_processed_file_is_used_if_the_original_is_missing(
 @pytest.mark.parametrize(
     ("body", "text", "advice"),
     [
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "svg", "limits.source_types"),
+        (b"BM" + bytes(60), "bmp", "limits.source_types"),
         (b"\xff\xd8\xff\xe0" + bytes(100), "", "damaged"),
     ],
 )

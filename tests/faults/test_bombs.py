@@ -118,3 +118,58 @@ async def test_bombs_are_refused_within_50_ms(
     figures = f"{median(taken):.0f} ms, 95 % {taken[len(taken) * 95 // 100]:.0f} ms, "
     memory = f"worker +{growth / 2**20:.1f} MB"
     record(Figure(row, f"bombs of {len(bombs)} kinds asked for", len(taken), 0, figures + memory))
+
+
+NAMESPACE = 'xmlns="http://www.w3.org/2000/svg"'
+DRAWINGS: Mapping[str, str] = {
+    "an SVG with entities in entities": (
+        '<!DOCTYPE svg [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;"><!ENTITY c "&b;&b;&b;&b;">]>'
+        f"<svg {NAMESPACE}><desc>&c;</desc></svg>"
+    ),
+    "an SVG that draws itself a billion times": (
+        f'<svg {NAMESPACE}><rect id="u0"/>'
+        + "".join(f'<g id="u{at + 1}">' + f'<use href="#u{at}"/>' * 10 + "</g>" for at in range(9))
+        + "</svg>"
+    ),
+    "an SVG with a deep tree": f"<svg {NAMESPACE}>{'<g>' * 100_000}{'</g>' * 100_000}</svg>",
+    "an SVG with many filters": (
+        f'<svg {NAMESPACE}><filter id="f">{"<feTurbulence/>" * 5000}</filter></svg>'
+    ),
+}
+
+
+async def test_bombs_of_references_are_refused_before_a_worker_draws_them(
+    data_dir: Path, launch: Launch, library: Library
+) -> None:
+    server = await warm_server(launch, library)
+    ids = plant(data_dir, {name: text.encode() for name, text in DRAWINGS.items()})
+    async with server.client() as client:
+        for name, media_id in ids.items():
+            async with client.get(f"/serve/{media_id}?size=thumbnail") as answer:
+                assert answer.status in (415, 422), name
+    assert await server.metric("smartserve_worker_restarts_total") == 0
+
+
+async def test_a_drawing_that_takes_for_ever_costs_one_worker_and_nobody_else(
+    data_dir: Path, launch: Launch, library: Library
+) -> None:
+    """Its patterns contain each other through a style sheet, which is not followed in advance."""
+    levels = range(20)
+    rules = "".join(f".p{level}{{fill:url(#p{level})}}" for level in levels)
+    patterns = "".join(
+        f'<pattern id="p{level}" width="5" height="5" patternUnits="userSpaceOnUse">'
+        + f'<rect class="p{level - 1}" width="10" height="10"/>' * 10
+        + "</pattern>"
+        for level in levels
+    )
+    body = '<rect class="p19" width="10" height="10"/>'
+    bomb = f'<svg {NAMESPACE} viewBox="0 0 10 10"><style>{rules}</style>{patterns}{body}</svg>'
+    server = await launch({"workers": {"count": 1, "deadline_s": 2, "wall_clock_factor": 100}})
+    (media_id,) = plant(data_dir, {"bomb.svg": bomb.encode()}).values()
+    async with server.client() as client:
+        statuses = [(await client.get(f"/serve/{media_id}?w=64")).status for _ in range(3)]
+        good = await client.get(f"/serve/{library.ids['photo']}?size=thumbnail")
+    assert statuses[0] == 504
+    assert set(statuses) <= {503, 504}
+    assert good.status == 200
+    assert await server.metric("smartserve_worker_restarts_total") == 1

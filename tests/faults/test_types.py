@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +23,7 @@ from tests.support.server import Library
 
 pytestmark = pytest.mark.slow
 
-LOADED = ("jpegload", "pngload", "webpload", "heifload", "gifload", "tiffload")
+LOADED = ("jpegload", "pngload", "webpload", "heifload", "gifload", "tiffload", "svgload")
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9"/></svg>'
 SCRIPT = b"<html><script>alert(document.domain)</script></html>"
 
@@ -37,8 +38,9 @@ def disguised() -> dict[str, bytes]:
     """Return files that libvips, or another program, would read as a type that is not served."""
     image = pyvips.Image.black(20, 10)
     return {
-        "SVG": SVG,
-        "SVG behind a byte order mark": b"\xef\xbb\xbf\n<?xml version='1.0'?>" + SVG,
+        "an SVG with an image elsewhere": SVG.replace(b"rect", b"image href='http://x/a.png'"),
+        "an SVG in HTML": b"<html>" + SVG,
+        "a compressed PDF": gzip.compress(b"%PDF-1.7"),
         "PDF": b"%PDF-1.7\n1 0 obj<</Type/Catalog>>endobj\ntrailer<</Root 1 0 R>>\n%%EOF",
         "MATLAB": b"MATLAB 5.0 MAT-file, Platform: GLNXA64" + bytes(200),
         "a matrix": b"3 3\n1 2 3\n4 5 6\n7 8 9\n",
@@ -63,6 +65,8 @@ def disguised() -> dict[str, bytes]:
 def polyglots() -> dict[str, bytes]:
     """Return images that are also valid files of another type."""
     return {
+        "an SVG with a script": SVG.replace(b"<rect", b"<script>alert(1)</script><rect"),
+        "an SVG behind a byte order mark": b"\xef\xbb\xbf\n<?xml version='1.0'?>" + SVG,
         "a JPEG with a page behind it": draw("JPEG") + SCRIPT,
         "a PNG with a page behind it": draw("PNG") + SCRIPT,
         "a GIF with a page behind it": draw("GIF") + SCRIPT,

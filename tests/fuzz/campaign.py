@@ -26,9 +26,7 @@ SLOW_S = 2.0
 BATCH = 250
 _WATCH_S = 0.05
 _REPLAY_ID = 2 * FIRST_ID
-EXPECTED: Mapping[str, int] = MappingProxyType(
-    {"icon.svg": 415, "giant.jpg": 422, "corrupt-header.jpg": 422}
-)
+EXPECTED: Mapping[str, int] = MappingProxyType({"giant.jpg": 422, "corrupt-header.jpg": 422})
 """Statuses of the photographs that cannot be served; all others are answered with 200."""
 
 

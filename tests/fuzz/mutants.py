@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -137,8 +139,27 @@ def _encoded(colour: Image.Image) -> Sequence[tuple[str, bytes]]:
         ("sketch.tiff", _saved(colour, "TIFF")),
         ("sketch-lzw.tiff", _saved(clear, "TIFF", compression="tiff_lzw")),
         ("sketch-jpeg.tiff", _saved(colour, "TIFF", compression="jpeg")),
+        ("sketch.svg", _drawing(colour)),
+        ("sketch.svgz", gzip.compress(_drawing(colour), mtime=0)),
         ("sketch-bilevel.tiff", _saved(grey.convert("1"), "TIFF", compression="group4")),
     ]
+
+
+def _drawing(colour: Image.Image) -> bytes:
+    """Return an SVG with most of what a document may have."""
+    embedded = b64encode(_saved(colour.resize((12, 12)), "PNG")).decode()
+    text = f"""<?xml version="1.0"?><!DOCTYPE svg [<!ENTITY ns "http://www.w3.org/2000/svg">]>
+<svg xmlns="&ns;" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 120 80"><defs>
+<linearGradient id="g"><stop stop-color="red"/><stop offset="1" stop-color="#00f"/></linearGradient>
+<filter id="f"><feTurbulence numOctaves="2"/><feGaussianBlur stdDeviation="2"/></filter>
+<pattern id="p" width="9" height="9" patternUnits="userSpaceOnUse"><circle r="3"/></pattern>
+<mask id="m"><rect width="90" height="60" fill="#fff"/></mask></defs>
+<style>.a{{fill:url(#g);stroke:#0008;stroke-dasharray:4 2}}</style>
+<rect class="a" width="120" height="80"/><g mask="url(#m)" transform="rotate(9 60 40)">
+<path id="w" d="M10 40C40 0 80 90 110 30l-9 9z" fill="url(#p)" filter="url(#f)"/></g>
+<use xlink:href="#w" x="5" opacity=".5"/><text x="9" y="70" font-size="12">Aß Ж</text>
+<image x="80" y="40" width="30" height="30" href="data:image/png;base64,{embedded}"/></svg>"""
+    return text.encode()
 
 
 def _exif() -> Image.Exif:

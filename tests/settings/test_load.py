@@ -180,7 +180,7 @@ def test_variables_of_other_programs_are_ignored(monkeypatch: pytest.MonkeyPatch
         ("database", "pool_size", "1"),
         ("renditions", "disk_low_water", "1.0"),
         ("renditions", "disk_low_water", "nan"),
-        ("limits", "source_types", '["svg"]'),
+        ("limits", "source_types", '["pdf"]'),
         ("limits", "max_side", "65536"),
         ("encoders", "order", '["avif", "webp"]'),
         ("encoders", "order", '["jpeg", "jpeg"]'),

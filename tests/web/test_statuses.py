@@ -235,7 +235,7 @@ async def test_a_picture_replaced_under_its_path_is_served_anew(
 @pytest.mark.parametrize(
     ("content", "status"),
     [
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'><image href='a.png'/></svg>", 415),
         (b"%PDF-1.7 and so on", 415),
         (b"\xff\xd8\xff\xe0 and then nothing of a JPEG", 422),
         (b"", 415),

@@ -92,6 +92,7 @@ class WorkerPool:
             uid=settings.uid,
             nice=settings.nice,
             idle=idle,
+            system_fonts=settings.system_fonts,
         )
         self._start_process = start or self._start_worker
         self._max_attempts = max_attempts

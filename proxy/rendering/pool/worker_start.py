@@ -65,6 +65,8 @@ class WorkerStartOptions:
     """Added to the server's niceness, see nice(2)."""
     idle: bool
     """Run only while the processor is otherwise idle."""
+    system_fonts: bool = False
+    """Draw text of SVGs also with fonts of the system."""
     module: str = RENDER_WORKER
     """The program of the process."""
     python: str = sys.executable

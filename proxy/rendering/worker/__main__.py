@@ -12,8 +12,16 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from proxy.domain.worker_protocol import AnalyseJob, Job, ProbeJob, RenditionSet, WorkerInfo
+from proxy.domain.worker_protocol import (
+    HOLDS,
+    AnalyseJob,
+    Job,
+    ProbeJob,
+    RenditionSet,
+    WorkerInfo,
+)
 from proxy.rendering.worker import sandbox
+from proxy.rendering.worker.imaging import fonts
 from proxy.rendering.worker.imaging.analysis.analyse import analyse
 from proxy.rendering.worker.imaging.libvips import answered, configure, hello, lock_loaders
 from proxy.rendering.worker.imaging.probe import probe
@@ -29,15 +37,26 @@ def prepare(options: Mapping[str, Any]) -> WorkerInfo:
     """
     configure()
     lock_loaders(tuple(options["source_types"]))
+    draws = "svg" in options["source_types"]
+    font_files = fonts.find(system=options["system_fonts"]) if draws else ()
     if not options["sandbox"]:
         off = dict.fromkeys(sandbox.FEATURES, "switched off by workers.sandbox")
+        if draws:
+            fonts.use(font_files)
         return replace(hello(), sandbox=off)
-    states = sandbox.confine(uid=options["uid"], max_memory_bytes=options["max_memory_bytes"])
+    states = sandbox.confine(
+        uid=options["uid"], max_memory_bytes=options["max_memory_bytes"], readable=font_files
+    )
     # `hello` decodes a sample of each type. That starts the threads of libvips, which must inherit
     # Landlock, and shows that no codec has to open a file later. So it runs between the two steps.
     info = hello()
     os.environ.clear()
-    return replace(info, sandbox={**states, **sandbox.seal()})
+    # Without Landlock every file could be read.
+    limited = states["landlock"] == HOLDS
+    if draws:
+        fonts.use(font_files, refused=None if limited else f"no Landlock: {states['landlock']}")
+    reading = bool(font_files) and limited
+    return replace(info, sandbox={**states, **sandbox.seal(reading=reading)})
 
 
 def run(job: Job[Any], source: int, target: int) -> Any:

@@ -355,6 +355,9 @@ async def _file_answer(request: web.Request, opened: OpenUpload, name: str) -> A
     # By the first bytes: the type that the uploading client declared cannot be trusted. As an
     # attachment no browser renders the file in this origin.
     kind = SOURCE_MEDIA_TYPES.get(sniff(opened.file.head) or "", "application/octet-stream")
+    if kind == SOURCE_MEDIA_TYPES["svg"]:
+        # It may have scripts, which a viewer would run.
+        kind = "application/octet-stream"
     headers += [
         ("Content-Type", kind),
         ("Content-Disposition", f'attachment; filename="{name}"'),

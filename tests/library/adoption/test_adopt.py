@@ -225,13 +225,16 @@ async def test_equal_originals_are_one_medium(server: Serving) -> None:
     assert [(one.media_id, one.known) for one in outcomes] == [(1, False), (1, True)]
 
 
+ACCEPTED = "accepted are jpeg, png, webp, avif, heic, gif, tiff, svg"
+
+
 async def test_files_that_are_not_images_are_reported_and_hidden_ones_ignored(
     server: Serving,
 ) -> None:
     folder = root(server) / LIBRARY
     save(photo(), folder / "a.jpg")
     (folder / "notes.txt").write_text("about a.jpg")
-    (folder / "icon.svg").write_text("<svg/>")
+    (folder / "icon.svg").write_text("<SVG/>")
     (folder / "empty.jpg").touch()
     (folder / "link.jpg").symlink_to(SAMPLES / "logo.png")
     (folder / "up").symlink_to(root(server))
@@ -243,9 +246,9 @@ async def test_files_that_are_not_images_are_reported_and_hidden_ones_ignored(
     assert [one.path for one in adopted(outcomes)] == [f"{LIBRARY}/a.jpg"]
     reasons = {path.rpartition("/")[2]: reason for path, reason in skipped(outcomes).items()}
     assert reasons == {
-        "notes.txt": "is not an image; accepted are jpeg, png, webp, avif, heic, gif, tiff",
-        "icon.svg": "is svg; accepted are jpeg, png, webp, avif, heic, gif, tiff",
-        "empty.jpg": "is not an image; accepted are jpeg, png, webp, avif, heic, gif, tiff",
+        "notes.txt": f"is not an image; {ACCEPTED}",
+        "icon.svg": "the source is an XML document of <SVG>, not an SVG",
+        "empty.jpg": f"is not an image; {ACCEPTED}",
         "link.jpg": "is a symbolic link",
         "up": "is a symbolic link",
         "fifo.jpg": "is not a regular file",

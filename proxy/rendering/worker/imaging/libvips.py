@@ -38,6 +38,7 @@ _FAMILIES: Mapping[str, str] = MappingProxyType(
         "heic": "VipsForeignLoadHeif",
         "gif": "VipsForeignLoadNsgif",
         "tiff": "VipsForeignLoadTiff",
+        "svg": "VipsForeignLoadSvg",
     }
 )
 
@@ -112,7 +113,10 @@ def loaders_of(source_type: str) -> frozenset[str]:
 
 @cache
 def loadable_types() -> tuple[str, ...]:
-    """Return the source types that can be decoded: a sample of each is decoded once."""
+    """Return the source types that can be decoded: a sample of each is decoded once.
+
+    No SVG is drawn for it, which would take 3 MB.
+    """
     return tuple(name for name in _FAMILIES if _decodes_sample(name))
 
 
@@ -177,6 +181,8 @@ def _decodes_sample(source_type: str) -> bool:
             pyvips.Image.new_from_buffer(_HEIC_SAMPLE, "")  # libvips reads the header
             decode_heic(_HEIC_SAMPLE).avg()
             return True
+        if source_type == "svg":
+            return not loaders_of(source_type).isdisjoint(open_loaders())
         sample = pyvips.Image.black(16, 16).write_to_buffer(f".{source_type}")
         pyvips.Image.new_from_buffer(sample, "").avg()
     except pyvips.Error:

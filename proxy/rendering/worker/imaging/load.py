@@ -15,7 +15,7 @@ from pyvips.vimage import FORMAT_TO_TYPESTR
 from proxy.domain.formats import SNIFF_BYTES, sniff
 from proxy.domain.variant import Gamut
 from proxy.domain.worker_protocol import Limits
-from proxy.rendering.worker.imaging import colour, file_structure
+from proxy.rendering.worker.imaging import colour, file_structure, svg
 from proxy.rendering.worker.imaging.libvips import (
     SourceRefused,
     decode_heic,
@@ -82,6 +82,8 @@ class OpenedSource:
     header: Header
     descriptor: int
     """Of the caller; open as long as the source is in use."""
+    drawing: svg.Drawing | None = None
+    """Of an SVG, which has no ``source``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,8 @@ def open_source(descriptor: int, limits: Limits) -> OpenedSource:
         raise SourceRefused("unsupported", "the source is not an accepted image type")
     if source_type not in limits.source_types or source_type not in loadable_types():
         raise SourceRefused("unsupported", f"{source_type} is not accepted")
+    if source_type == "svg":
+        return _open_drawing(descriptor, limits)
     # Before libvips opens the file, which would list all frames.
     most = limits.max_pages + 1
     pages = file_structure.count_frames(descriptor, source_type, most=most)
@@ -138,6 +142,14 @@ def open_source(descriptor: int, limits: Limits) -> OpenedSource:
     return OpenedSource(source, replace(header, colour=found), descriptor)
 
 
+def _open_drawing(descriptor: int, limits: Limits) -> OpenedSource:
+    drawing = svg.read(os.pread(descriptor, os.fstat(descriptor).st_size, 0), limits)
+    width, height = drawing.size(limits)
+    header = Header("svg", width, height, bands=_RGBA, band_bytes=1, pages=1, rotated=False)
+    check_header(header, limits)
+    return OpenedSource(None, header, descriptor, drawing)
+
+
 def check_header(header: Header, limits: Limits) -> None:
     """Check a header against the limits, in Python integers, which do not overflow.
 
@@ -161,6 +173,16 @@ def check_header(header: Header, limits: Limits) -> None:
             )
 
 
+def limited(opened: OpenedSource, side: int) -> OpenedSource:
+    """Return a drawing as if its longer side had at most ``side`` pixels; others as they are."""
+    width, height = opened.header.upright
+    if opened.drawing is None or max(width, height) <= side:
+        return opened
+    scale = side / max(width, height)
+    width, height = (max(1, round(length * scale)) for length in (width, height))
+    return replace(opened, header=replace(opened.header, width=width, height=height))
+
+
 def shrunk(opened: OpenedSource, size: Size, gamut: Gamut = Gamut.SRGB) -> Any:
     """Return the first page at exactly this size: upright, 8 bits, grey or in this gamut.
 
@@ -168,6 +190,8 @@ def shrunk(opened: OpenedSource, size: Size, gamut: Gamut = Gamut.SRGB) -> Any:
     The image is lazy; its pixels are decoded once, from top to bottom, when they are read.
     """
     header, (width, height) = opened.header, size
+    if opened.drawing is not None:
+        return opened.drawing.drawn(size)
     if header.source_type == "heic":
         return scaled(whole(opened, fail_on="none"), header, size, gamut)
     if header.colour.space or header.colour.narrow or header.first_page:
@@ -261,6 +285,8 @@ def whole(opened: OpenedSource, *, fail_on: str) -> Any:
     ``fail_on`` is the damage that stops the decoder: ``none``, ``truncated``, ``error``,
     ``warning``.
     """
+    if opened.drawing is not None:
+        return opened.drawing.drawn(opened.header.upright)
     if opened.header.source_type == "heic":
         size = os.fstat(opened.descriptor).st_size
         return decode_heic(os.pread(opened.descriptor, size, 0))

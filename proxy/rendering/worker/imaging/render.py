@@ -285,6 +285,9 @@ class DecodeCache:
         same whether or not other outputs share the base, so keys do not depend on the set.
         """
         size = _scaled_size(geometry)
+        if self._opened.drawing is not None:
+            # Drawn again it is sharper than scaled, and as fast.
+            base = None
         earlier_s = self._cpu_s.get((base or size, gamut), 0.0)
         # A single output streams: keeping its pages in memory would delay the first byte.
         if base is None and not self._shared:

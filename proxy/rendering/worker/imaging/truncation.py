@@ -60,6 +60,9 @@ def check_pixels(opened: load.OpenedSource, descriptor: int, reduce: Reduce = _d
                 _check_png(opened, file)
             case "webp":
                 _check_webp(opened, file, descriptor)
+            case "svg":
+                # Its end has been read, and its preview shows that it can be drawn.
+                pass
             case "avif" | "heic":
                 _check_zeros(file, _boxes(file)[1])
                 _decode(opened)

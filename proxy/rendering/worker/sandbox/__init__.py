@@ -19,16 +19,17 @@ FEATURES = ("no_new_privs", "rlimits", "capabilities", "user", "landlock", "secc
 """All features, as named in metrics and logs."""
 
 
-def confine(*, uid: int, max_memory_bytes: int) -> Mapping[str, str]:
+def confine(*, uid: int, max_memory_bytes: int, readable: Iterable[str] = ()) -> Mapping[str, str]:
     """Give up privileges, files and the network. Call it before there is a second thread.
 
     Landlock applies to the calling thread and the threads it creates. All modules must have been
-    imported: afterwards no file can be opened.
+    imported: afterwards only files at and below ``readable`` can be opened, and none after `seal`
+    without ``reading``.
     """
     return _give_up(
         uid,
         limit=lambda: restrictions.limit_resources(max_memory_bytes=max_memory_bytes),
-        restrict=restrictions.restrict_access,
+        restrict=lambda: restrictions.restrict_access(readable=readable),
     )
 
 
@@ -62,13 +63,14 @@ def _give_up(
     return {feature: _state(step) for feature, step in steps.items()}
 
 
-def seal() -> Mapping[str, str]:
+def seal(*, reading: bool = False) -> Mapping[str, str]:
     """Block the system calls that a worker does not need, in all its threads.
 
-    Afterwards opening, executing and connecting fail with EPERM. Threads can still be started.
+    Afterwards opening, executing and connecting fail with EPERM. Threads can still be started. With
+    ``reading`` files can be opened for reading: pass it only if Landlock limits which.
     """
     # Checked by an attempt: older kernels have no other protection of a server with the same user.
-    filtered = _state(seccomp.filter_all_threads)
+    filtered = _state(lambda: seccomp.filter_all_threads(reading=reading))
     return {"seccomp": filtered, "signals": _state(seccomp.check_signals)}
 
 

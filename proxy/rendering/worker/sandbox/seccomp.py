@@ -6,7 +6,6 @@ import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterable
-from functools import partial
 from itertools import product
 from types import ModuleType
 from typing import Any
@@ -42,19 +41,17 @@ _ALLOWED = (
     *("rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack"),
 )
 
+# In addition for a process that reads files: fonts are opened when a text needs them.
+_READING = (
+    *("access", "faccessat", "faccessat2", "getcwd", "getdents64", "readlink", "readlinkat"),
+    *("stat", "stat64", "lstat", "lstat64", "newfstatat", "fstatat64", "statx"),
+    *("fstatfs", "fstatfs64"),
+)
+
 # In addition for a program that is executed: the loader maps libraries.
 _PROGRAM_START = (
-    *(
-        "execve",
-        "access",
-        "faccessat",
-        "faccessat2",
-        "getcwd",
-        "getdents64",
-        "readlink",
-        "readlinkat",
-    ),
-    *("stat", "stat64", "lstat", "lstat64", "newfstatat", "fstatat64", "statx"),
+    *_READING,
+    "execve",
     *("mmap", "mmap2", "mprotect", "arch_prctl", "set_tid_address", "set_tls"),
 )
 
@@ -80,14 +77,19 @@ _Rule = tuple[Any, ...]
 """The name of a system call, and conditions on its arguments."""
 
 
-def filter_all_threads() -> None:
+def filter_all_threads(*, reading: bool = False) -> None:
     """Make all other system calls fail with EPERM, in every thread of this process.
+
+    With ``reading`` files can be opened for reading. Which those are is for Landlock to limit.
 
     Raises:
         OSError: the kernel has no seccomp, or it refuses.
         RuntimeError: libseccomp is missing.
     """
-    _load(_ALLOWED, _restricted)
+    if reading:
+        _load((*_ALLOWED, *_READING), _restricted_reader)
+    else:
+        _load(_ALLOWED, _restricted)
 
 
 def filter_program() -> None:
@@ -134,16 +136,28 @@ def check_signals() -> None:
 
 def _restricted(seccomp: ModuleType) -> Iterable[_Rule]:
     """Yield the system calls that are allowed with certain arguments only."""
-    masked = partial(_masked, seccomp)
+    yield from _restricted_memory(seccomp)
+    # fstat of glibc 2.33 and later: a descriptor with an empty path.
+    yield "newfstatat", _masked(seccomp, 3, _AT_EMPTY_PATH, _AT_EMPTY_PATH)
+
+
+def _restricted_reader(seccomp: ModuleType) -> Iterable[_Rule]:
+    yield from _restricted_memory(seccomp)
+    yield from _opening(seccomp)
+
+
+def _restricted_memory(seccomp: ModuleType) -> Iterable[_Rule]:
     yield from _restricted_always(seccomp)
     for name in ("mmap", "mmap2", "mprotect"):
-        yield name, masked(2, _PROT_EXEC, 0)
-    # fstat of glibc 2.33 and later: a descriptor with an empty path.
-    yield "newfstatat", masked(3, _AT_EMPTY_PATH, _AT_EMPTY_PATH)
+        yield name, _masked(seccomp, 2, _PROT_EXEC, 0)
 
 
 def _restricted_program(seccomp: ModuleType) -> Iterable[_Rule]:
     yield from _restricted_always(seccomp)
+    yield from _opening(seccomp)
+
+
+def _opening(seccomp: ModuleType) -> Iterable[_Rule]:
     for name, flags in (("open", 1), ("openat", 2)):
         yield name, _masked(seccomp, flags, os.O_ACCMODE | os.O_CREAT | os.O_TRUNC, os.O_RDONLY)
 

@@ -31,6 +31,7 @@ _THUMBHASH_SIDE = 64
 _BLURHASH_SIDE = 32
 # Longer side in pixels of the image whose colours are compared with a gamut.
 _GAMUT_SIDE = 512
+_DRAWING_SIDE = 1200
 
 
 def analyse(job: AnalyseJob, source_fd: int) -> AnalysisResult:
@@ -49,10 +50,12 @@ class _Analyser:
         self._stages: dict[str, float] = {}
         self._opened = load.open_source(source_fd, job.limits)
         self._preview = self._timed("look", lambda: probe.preview(self._opened))
-        self._detail = self._timed("detail", lambda: quality.detail(self._opened))
+        # At the size of a photograph, not at the largest one that a drawing can have.
+        moderate = load.limited(self._opened, _DRAWING_SIDE)
+        self._detail = self._timed("detail", lambda: quality.detail(moderate))
         if not self._measured():
             # A drawing may have nothing in its middle, and a photograph only sky.
-            self._detail = self._timed("detail", lambda: quality.richest(self._opened))
+            self._detail = self._timed("detail", lambda: quality.richest(moderate))
             self._measured()
         self._opaque = load.flatten(self._preview).copy_memory()
         self._has_alpha = background_removal.is_cut_out(self._preview)

@@ -23,7 +23,6 @@ from tests.support.photos import case, photo
 REFUSED = {
     "corrupt-header.jpg": "undecodable",
     "giant.jpg": "too_large",
-    "icon.svg": "unsupported",
 }
 
 
