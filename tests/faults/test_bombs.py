@@ -150,7 +150,7 @@ async def test_bombs_of_references_are_refused_before_a_worker_draws_them(
     assert await server.metric("smartserve_worker_restarts_total") == 0
 
 
-async def test_a_drawing_that_takes_for_ever_costs_one_worker_and_nobody_else(
+async def test_a_drawing_that_takes_for_ever_occupies_one_worker_and_is_quarantined(
     data_dir: Path, launch: Launch, library: Library
 ) -> None:
     """Its patterns contain each other through a style sheet, which is not followed in advance."""
@@ -172,4 +172,5 @@ async def test_a_drawing_that_takes_for_ever_costs_one_worker_and_nobody_else(
     assert statuses[0] == 504
     assert set(statuses) <= {503, 504}
     assert good.status == 200
-    assert await server.metric("smartserve_worker_restarts_total") == 1
+    # A job that loses its worker is repeated once; further requests reach none.
+    assert await server.metric("smartserve_worker_restarts_total", reason="deadline") <= 2

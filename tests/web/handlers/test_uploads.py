@@ -33,7 +33,7 @@ from tests.support.uploads import (
 )
 from tests.web.wire import answers, exchange, until
 
-BMP = b"BM" + bytes(60)
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><rect/></svg>'
 PDF = b"%PDF-1.7\n" + bytes(600)
 
 
@@ -95,14 +95,21 @@ async def test_an_upload_wakes_the_embedded_worker(server: Serving) -> None:
     assert server.services.upload_arrived.is_set()
 
 
-@pytest.mark.parametrize(
-    ("body", "kind"), [(BMP, "bmp"), (PDF, "not an image"), (b"x", "not an image")]
-)
+@pytest.mark.parametrize(("body", "kind"), [(PDF, "not an image"), (b"x", "not an image")])
 async def test_the_type_is_detected_from_the_bytes(server: Serving, body: bytes, kind: str) -> None:
     status, detail = await refused(server, form({"profile_image": PHOTO, "logo_image": body}))
     assert status == 415
     assert f"is {kind}" in detail
     assert server.metric("smartserve_upload_refusals_total", reason="unsupported") == 1
+
+
+async def test_an_svg_is_accepted_unless_the_settings_exclude_it(serve: Serve) -> None:
+    strict = await serve(main=MAIN, users=USERS, limits={"source_types": ["jpeg", "png"]})
+    status, detail = await refused(strict, form({"logo_image": SVG}))
+    assert (status, "is svg. Accepted: jpeg, png" in detail) == (415, True)
+    server = await serve(main=MAIN, users=USERS)
+    await upload(server, {"logo_image": SVG})
+    assert [path.suffix for path in temp_files(server)] == [".svg"]
 
 
 async def test_a_file_of_the_limit_is_accepted_and_one_byte_more_is_not(server: Serving) -> None:

@@ -41,6 +41,7 @@ _LONGER_SIDE, _SHORTER_SIDE = 7680, 1600
 _MAX_SIDE = 16383
 _ROUNDING = 1e-6
 _RGBA = 4
+_BLANK = b"\xef\xbb\xbf \t\r\n"
 _GZIP, _GZIP_WINDOW = b"\x1f\x8b", 31
 
 _SVG = "http://www.w3.org/2000/svg"
@@ -147,7 +148,8 @@ def read(content: bytes, limits: Limits) -> Drawing:
     Raises:
         SourceRefused: it is damaged, refers to other files, or exceeds a limit.
     """
-    content = _plain(content)
+    # Some programs write blank lines before the declaration, which XML forbids.
+    content = _plain(content).lstrip(_BLANK)
     if len(content) > MAX_BYTES:
         _refuse("too_large", f"has more than {MAX_BYTES:,} bytes: simplify its paths")
     builder = _Builder(limits, references=content.count(b"&") + content.count(b"&\0"))
