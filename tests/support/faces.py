@@ -29,6 +29,13 @@ ADMIRAL = Path(mpl.get_data_path()) / "sample_data" / "grace_hopper.jpg"
 
 _IMAGES = "scikit-image==0.26.0"
 """Its wheel contains test images, of which each has a free licence; its code is not used."""
+PEOPLE_FREE = (
+    *("brick", "cell", "chelsea", "chessboard_GRAY", "chessboard_RGB", "clock_motion", "coffee"),
+    *("color", "grass", "gravel", "horse", "ihc", "logo", "microaneurysms", "moon"),
+    *("motorcycle_left", "motorcycle_right", "page", "phantom", "text"),
+    *("hubble_deep_field", "retina", "rocket"),
+)
+"""Of scikit-image's: a cat, textures, things, drawings, scans. Coins show faces."""
 
 
 @cache

@@ -15,7 +15,7 @@ from proxy.domain.media import Face
 from proxy.domain.worker_protocol import FaceJob
 from proxy.rendering import face_model
 from tests.rendering.worker.imaging import studio
-from tests.support.faces import ADMIRAL, GIRL, images, models
+from tests.support.faces import ADMIRAL, GIRL, PEOPLE_FREE, images, models
 from tests.support.server import SAMPLES
 
 PORTRAITS = (GIRL, ADMIRAL)
@@ -153,20 +153,11 @@ def test_a_truncated_portrait_is_searched_as_far_as_it_can_be_decoded(find: Find
     assert len(find(content[: len(content) * 3 // 4])) == 1
 
 
-WITHOUT_PEOPLE = (
-    *("brick", "cell", "chelsea", "chessboard_GRAY", "chessboard_RGB", "clock_motion", "coffee"),
-    *("color", "grass", "gravel", "horse", "ihc", "logo", "microaneurysms", "moon"),
-    *("motorcycle_left", "motorcycle_right", "page", "phantom", "text"),
-    *("hubble_deep_field", "retina", "rocket"),
-)
-"""Of scikit-image's: a cat, textures, things, drawings, scans. Coins show faces."""
-
-
 def test_no_face_is_found_on_images_without_people(find: Find) -> None:
     folder = images()
     found = {
         path.name: faces
-        for path in (next(folder.glob(f"{name}.[pj]*g")) for name in WITHOUT_PEOPLE)
+        for path in (next(folder.glob(f"{name}.[pj]*g")) for name in PEOPLE_FREE)
         if (faces := find(path))
     }
     assert found == {}
