@@ -6,6 +6,8 @@ import asyncio
 import io
 import os
 import signal
+from collections import Counter
+from itertools import count
 from pathlib import Path
 
 import aiohttp
@@ -13,7 +15,7 @@ import pytest
 
 from tests.benchmarks.processes import family, peak_bytes, resident_bytes
 from tests.faults.conftest import Launch
-from tests.faults.hostile_metadata import REFUSED
+from tests.faults.hostile_metadata import NAMES, REFUSED, fuzzed, mutants
 from tests.faults.server import Server
 from tests.metadata.files import MAKE, jpeg, require_exiftool
 from tests.platform.sending import SECRET, token
@@ -58,6 +60,23 @@ async def post(server: Server, content: bytes, name: str) -> tuple[int, dict[str
         client.post("/api/extract", data=form, headers=headers) as answer,
     ):
         return answer.status, await answer.json(content_type=None)
+
+
+async def post_raw(server: Server, content: bytes, name: bytes) -> int:
+    """Send a form whose file name is not escaped; return the status of the answer."""
+    disposition = b'Content-Disposition: form-data; name="file"; filename="' + name + b'"'
+    form = b"--x\r\n" + disposition + b"\r\n\r\n" + content + b"\r\n--x--\r\n"
+    headers = {
+        "Authorization": f"Bearer {token(1)}",
+        "Content-Type": "multipart/form-data; boundary=x",
+    }
+    timeout = aiohttp.ClientTimeout(total=None)
+    async with (
+        server.client(timeout=timeout) as client,
+        client.post("/api/extract", data=form, headers=headers) as answer,
+    ):
+        await answer.read()
+        return answer.status
 
 
 def engines(server: Server) -> list[int]:
@@ -130,4 +149,32 @@ async def test_an_engine_that_is_killed_during_a_file_is_replaced(
     restarts = "smartserve_metadata_engine_restarts_total"
     assert await server.metric(restarts, reason="crash") == 1
     assert await server.metric("smartserve_metadata_fallbacks_total", reason="died") == 1
+    await assert_healthy(server, pid, tmp_path)
+
+
+async def test_hostile_names_and_mutants_are_refused_or_read_and_leave_nothing(
+    server: Server, tmp_path: Path
+) -> None:
+    """One after the other: several at once would be answered with 429."""
+    pid = server.pid
+    statuses: Counter[int] = Counter()
+    # Extractions are cached by content.
+    contents = (jpeg(comment=f"{number}".encode()) for number in count())
+    for name in NAMES:
+        raw = name.encode(errors="surrogatepass")
+        # As browsers escape it (WHATWG HTML, multipart/form-data).
+        escaped = raw.replace(b"\r", b"%0D").replace(b"\n", b"%0A").replace(b'"', b"%22")
+        assert await post_raw(server, next(contents), escaped) in (200, 400), name
+        statuses[await post_raw(server, next(contents), raw)] += 1
+        # The name ends the header, and begins another one or the content.
+        for tail in (b'"\r\nContent-Type: text/html\r\n\r\n', b"\"; filename*=UTF-8''%00", b"\\"):
+            statuses[await post_raw(server, b"x" * 100, raw + tail)] += 1
+    for number, content in enumerate([*mutants(16, 60), *fuzzed(16, 20)]):
+        name = NAMES[number % len(NAMES)].encode(errors="surrogatepass")
+        statuses[await post_raw(server, content, name.replace(b"\n", b"%0A"))] += 1
+    assert max(statuses) < 500, statuses
+    assert statuses[200] > 0
+    assert not Path("/tmp/injected").exists()
+    restarts = "smartserve_metadata_worker_restarts_total"
+    assert await server.metric(restarts, reason="crash") == 0
     await assert_healthy(server, pid, tmp_path)
