@@ -89,13 +89,15 @@ async def test_lean_images_have_copies_of_their_own_or_none(
     started: Started, photo: str, tmp_path: Path, *, enabled: bool
 ) -> None:
     server = await started({"client_hints": {"enabled": True}})
+    async with server.client() as client:
+        direct = header(await fetch(client, photo, Accept=AVIF_TOO), "ETag")
     async with in_front_of(server, tmp_path, CLIENT_HINTS if enabled else ()) as pair:
-        usual = await pair.fetch(photo)
+        # First, so that its image would be the one that is stored.
         for hint in ({"Save-Data": "on"}, {"ECT": "2g"}, {"ECT": "3g", "Save-Data": "off"}):
             lean = await pair.fetch(photo, **hint)
-            assert (header(lean, "ETag") == header(usual, "ETag")) is not enabled
+            assert (header(lean, "ETag") == direct) is not enabled
         for hint in ({}, {"ECT": "4g"}, {"Save-Data": "only"}):
-            assert (await pair.fetch(photo, **hint)).body == usual.body
+            assert header(await pair.fetch(photo, **hint), "ETag") == direct
         assert await pair.fetches.count() == 1 + enabled
 
 
