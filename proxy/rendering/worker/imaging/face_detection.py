@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
+from proxy.domain.formats import SNIFF_BYTES, sniff
 from proxy.domain.media import Face
 from proxy.domain.worker_protocol import FaceJob, FacesFound
 from proxy.rendering.worker.imaging import load
@@ -104,6 +105,9 @@ def detect(job: FaceJob, source_fd: int, model: FaceModel) -> FacesFound:
     Raises:
         SourceRefused, OSError, pyvips.Error: as `load.open_source`, or the pixels are damaged.
     """
+    if sniff(os.pread(source_fd, SNIFF_BYTES, 0)) == "svg":
+        # A drawing; this process has no fonts for its text.
+        return FacesFound(())
     opened = load.open_source(source_fd, job.limits)
     width, height = opened.header.upright
     scale = min(1.0, _WORKING_SIDE / max(width, height))

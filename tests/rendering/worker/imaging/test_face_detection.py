@@ -186,3 +186,8 @@ def test_no_face_is_found_on_samples_and_drawn_textures(find: Find) -> None:
         },
     }
     assert {name: faces for name, source in sources.items() if (faces := find(source))} == {}
+
+
+def test_a_drawing_has_no_faces_also_if_it_has_text(find: Find) -> None:
+    drawing = b'<svg xmlns="http://www.w3.org/2000/svg"><text y="20">Logo</text></svg>'
+    assert find(drawing) == ()
