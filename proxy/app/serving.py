@@ -118,6 +118,7 @@ def _build(
         dispatcher=rendering.dispatcher,
         facts=facts,
         analyses=storage.analyses,
+        alt_texts=storage.alt_texts,
         limits=rules.limits,
     )
     renderer = Renderer(

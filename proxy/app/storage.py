@@ -22,7 +22,7 @@ from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervi
 from proxy.serving.purge import PurgeService
 from proxy.serving.purge_feed import PurgeFeed
 from proxy.settings import Settings
-from proxy.storage.database.choices import ChoicesRepository
+from proxy.storage.database.choices import AltTextRepository, ChoicesRepository
 from proxy.storage.database.driver_errors import driver_error
 from proxy.storage.database.embeddings import EmbeddingRepository
 from proxy.storage.database.leased_writer import LeasedWriter
@@ -71,7 +71,7 @@ class StorageServices:
     embeddings: EmbeddingRepository
     metadata: MetadataStore
     choices: ChoicesRepository
-    """Its changes are purged here by `purger.apply_recorded`."""
+    alt_texts: AltTextRepository
 
 
 def _values_of_answers(columns: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,6 +163,7 @@ async def open_storage(
             embeddings=EmbeddingRepository(writer),
             metadata=metadata,
             choices=ChoicesRepository(writer, server=table.server),
+            alt_texts=AltTextRepository(reader=repository, writer=writer, server=table.server),
         )
 
 

@@ -29,6 +29,7 @@ from proxy.telemetry.service_metrics import ServiceCollector
 from proxy.web.auth import AuthFailure, KeyGuard, TokenVerifier
 from proxy.web.forward import MediaForwarder
 from proxy.web.handlers.admin import AdminHandler
+from proxy.web.handlers.choices import ChoicesHandler
 from proxy.web.handlers.forwarding import ForwardedImages
 from proxy.web.handlers.health import ApiHealthHandler, HealthHandler, ServerInfoHandler
 from proxy.web.handlers.images import ImageHandler
@@ -117,6 +118,7 @@ def build_http_server(services: Services, uploads: UploadServices | None = None)
         health,
         ServerInfoHandler(services.metrics, partial(describe, settings)),
         _admin(services),
+        _choices(services),
         _analyses(services, forwarder),
         _info(services),
         _oembed(services),
@@ -173,6 +175,21 @@ def _admin(services: Services) -> AdminHandler | None:
         sizes=settings.size_specs(),
         database=services.storage.database,
         duplicates=NearDuplicateSearch(services.storage.analyses, services.serving.image_info),
+    )
+
+
+def _choices(services: Services) -> ChoicesHandler | None:
+    settings, storage = services.settings, services.storage
+    if not settings.admin.enabled:
+        return None
+    return ChoicesHandler(
+        guard=new_guard(settings, services.metrics, admin_key(settings.admin)),
+        database=storage.database,
+        choices=storage.choices,
+        alts=storage.alt_texts,
+        purger=storage.purger,
+        sizes=settings.size_specs(),
+        stall_s=settings.server.header_timeout_s or settings.server.keepalive_s,
     )
 
 
@@ -298,6 +315,7 @@ def _info(services: Services) -> InfoHandler:
         describer=services.serving.image_info,
         planner=services.serving.planner,
         lifetimes=services.settings.lifetimes,
+        language=server.language,
         # A body needs a deadline, even if 0 disables that of the head.
         stall_s=server.header_timeout_s or server.keepalive_s,
         local=services.settings.page.enabled == "auto",
@@ -308,6 +326,8 @@ def _oembed(services: Services) -> OembedHandler:
     return OembedHandler(
         database=services.storage.database,
         inspector=services.serving.facts,
+        describer=services.serving.image_info,
+        language=services.settings.server.language,
         public_url=services.settings.server.public_url,
         lifetimes=services.settings.lifetimes,
     )
@@ -332,6 +352,9 @@ def _fresh_until(database: CachedMediaRepository) -> Callable[[Media], float]:
         known = database.peek(media.id)
         # A cached response of an older row is never fresh, even if the row cache is.
         if known is None or known[0].updated_at != media.updated_at:
+            return 0.0
+        # A change of the choices does not change the row.
+        if known[0].choices != media.choices:
             return 0.0
         return known[1]
 

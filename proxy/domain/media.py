@@ -341,7 +341,7 @@ def stored_faces(value: object) -> tuple[Face, ...]:
         faces = tuple(Face(*one) for one in found)  # type: ignore[union-attr]
     except (TypeError, RecursionError) as error:
         raise ValueError("faces") from error
-    if not all(_is_fraction(value) for face in faces for value in astuple(face)):
+    if not all(is_fraction(value) for face in faces for value in astuple(face)):
         raise ValueError("faces")
     return faces
 
@@ -353,7 +353,7 @@ def stored_choices(values: Mapping[str, Any], report: Callable[[str], object]) -
     it may be one that a newer version has stored.
     """
     x, y, focus = values["focus_x"], values["focus_y"], None
-    if _is_fraction(x) and _is_fraction(y):
+    if is_fraction(x) and is_fraction(y):
         focus = Focus(x, y)
     elif x is not None or y is not None:
         report("focus_x")
@@ -385,16 +385,16 @@ def _crops(value: object, report: Callable[[str], object]) -> tuple[tuple[str, C
         return ()
     crops: list[tuple[str, CropBox]] = []
     for name, sides in sorted(found.items()):
-        if isinstance(sides, list) and _is_crop(sides):
+        if isinstance(sides, list) and is_crop(sides):
             crops.append((name, CropBox(*sides)))
         else:
             report("crops")
     return tuple(crops)
 
 
-def _is_crop(sides: Sequence[Any]) -> bool:
+def is_crop(sides: Sequence[Any]) -> bool:
     """Return whether the values are a region within the image; see `MIN_CROP`."""
-    if len(sides) != len(CropBox._fields) or not all(map(_is_fraction, sides)):
+    if len(sides) != len(CropBox._fields) or not all(map(is_fraction, sides)):
         return False
     left, top, width, height = sides
     # Sums may exceed 1 by the rounding of floating-point numbers.
@@ -402,6 +402,7 @@ def _is_crop(sides: Sequence[Any]) -> bool:
     return inside and bool(min(width, height) >= MIN_CROP)
 
 
-def _is_fraction(value: object) -> bool:
+def is_fraction(value: object) -> bool:
+    """Return whether a value is a number from 0 to 1."""
     # False for NaN, too; a bool is an int.
     return type(value) in (int, float) and 0 <= value <= 1  # type: ignore[operator]

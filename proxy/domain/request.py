@@ -62,6 +62,8 @@ FOREIGN_PARAMETERS = frozenset(_FOREIGN.split())
 """Names, in lower case, of parameters that change the image at other servers and have no effect
 here. Left out are names that usually sign a URL or bypass caches: ``s``, ``t``, ``d``, ``p``."""
 
+_BACKGROUNDS = {"original": False, "removed": True}
+
 _T = TypeVar("_T")
 
 # A `?` separates parameters like `&`, also percent-encoded: front ends append `?size=thumbnail` to
@@ -78,7 +80,8 @@ class VariantRequest:
     box: SizeSpec
     format: Format | None = None
     """None: negotiated by the Accept header."""
-    remove_background: bool = False
+    remove_background: bool | None = None
+    """None: what the medium's choices say, by default not."""
     version: str | None = None
     """The ``v`` token. Only its presence has an effect, on the cache lifetime."""
     lean: bool | None = None
@@ -148,7 +151,7 @@ def parse_request(
     fmt = None if extension is None else _choice("extension", extension, NAMES)
     if "format" in values:
         fmt = _choice("format", values["format"], {"auto": None, **NAMES})
-    removed = _choice("bg", values.get("bg", "original"), {"original": False, "removed": True})
+    removed = _choice("bg", values["bg"], _BACKGROUNDS) if "bg" in values else None
     # Negotiation never selects JPEG for a transparent image: only an explicit format conflicts.
     if removed and fmt is Format.JPEG:
         raise BadParameter(

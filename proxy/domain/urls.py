@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import lru_cache
+from hashlib import blake2b
 from ipaddress import IPv6Address, ip_address
 from urllib.parse import quote, urlsplit
 
-from proxy.domain.media import MediaFacts
+from proxy.domain.media import NO_CHOICES, MediaChoices, MediaFacts
 from proxy.domain.request import WIDTHS, width_box
 from proxy.domain.variant import plan_geometry
 
@@ -158,9 +159,17 @@ def parse_image_path(path: str) -> tuple[str, int] | None:
     return (match[1], int(match[2])) if match else None
 
 
-def version_of(facts: MediaFacts) -> str:
-    """Return the ``v`` token: the first 16 digits of the content hash of the source."""
-    return facts.content_hash[:_VERSION_DIGITS]
+def version_of(facts: MediaFacts, choices: MediaChoices = NO_CHOICES) -> str:
+    """Return the ``v`` token, 16 digits: of the content hash of the source, and of the choices.
+
+    Responses to addresses with it are immutable, so it changes with everything that people choose
+    about the pixels.
+    """
+    shown = (choices.focus, choices.crops, choices.background)
+    if not any(shown):
+        return facts.content_hash[:_VERSION_DIGITS]
+    text = f"{facts.content_hash} {shown}"
+    return blake2b(text.encode(), digest_size=_VERSION_DIGITS // 2).hexdigest()
 
 
 # A description needs the widths five times, for each format and for `sizes`.
@@ -182,9 +191,11 @@ def srcset_widths(
     return tuple((parameter, width) for width, parameter in (large or parameters).items())
 
 
-def srcset(media_id: int, facts: MediaFacts, fmt: str | None = None) -> str:
-    """Return a ``srcset``; without a format each browser receives the best one it accepts."""
-    version = version_of(facts)
+def srcset(media_id: int, facts: MediaFacts, version: str, fmt: str | None = None) -> str:
+    """Return a ``srcset``; without a format each browser receives the best one it accepts.
+
+    ``version`` comes from `version_of`.
+    """
     return ", ".join(
         f"{image_url(media_id, width=parameter, fmt=fmt, version=version)} {width}w"
         for parameter, width in srcset_widths(facts)

@@ -123,7 +123,7 @@ def _kept(
     that a person set for this size, the point that a person set, the detected faces, the detected
     point, the centre.
     """
-    crop = choices.crop(box.name)
+    crop = choices.crop(box.name) if choices.crops else None
     if crop is None:
         whole = facts.width, facts.height
         if choices.focus is not None or box.gravity is not Gravity.ATTENTION:

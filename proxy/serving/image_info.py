@@ -26,6 +26,7 @@ from proxy.domain.worker_protocol import AnalyseJob, Limits, RenderOutput, Rendi
 from proxy.runtime.single_flight import SharedResults
 from proxy.serving.job_dispatch import JobDispatcher
 from proxy.serving.source_facts import SourceFactsService
+from proxy.storage.database.choices import AltTextRepository
 from proxy.storage.database.media_repository import AnalysisRepository
 
 MAX_DATA_URI = 700
@@ -80,6 +81,8 @@ class ImageInfo:
     facts: MediaFacts
     pixels: PixelFacts
     analysis: AnalysisFacts
+    alt_texts: Mapping[str, str] = field(default_factory=dict)
+    """Written by people, by language."""
 
 
 class ImageInfoService:
@@ -91,6 +94,7 @@ class ImageInfoService:
         dispatcher: JobDispatcher,
         facts: SourceFactsService,
         analyses: AnalysisRepository,
+        alt_texts: AltTextRepository,
         limits: Limits,
         concurrency: int = 2,
         slow_s: float = 1.0,
@@ -103,12 +107,15 @@ class ImageInfoService:
         self._dispatcher = dispatcher
         self._facts = facts
         self._analyses = analyses
+        self._alt_texts = alt_texts
         self._limits = limits
         self._semaphore = asyncio.Semaphore(concurrency)
         self._slow_s = slow_s
         self._placeholders: LRUCache[tuple[int, str], str] = LRUCache(_MAX_ITEMS)
         self._results: LRUCache[tuple[int, str], AnalysisResult] = LRUCache(_MAX_ITEMS)
         self._stored: TTLCache[int, Analysis | None] = TTLCache(_MAX_ITEMS, _STORED_S, timer=clock)
+        self._changes = 0
+        self._texts: TTLCache[int, Mapping[str, str]] = TTLCache(_MAX_ITEMS, _STORED_S, timer=clock)
         self._shared: SharedResults[tuple[str, AnalysisResult | None]] = SharedResults()
 
     async def describe(self, media: Media) -> ImageInfo:
@@ -130,7 +137,12 @@ class ImageInfoService:
                 pixels = _with_columns(pixels, stored.columns)
         else:
             pixels = _pixels_of_stored(cast("Analysis", stored), data_uri)
-        return ImageInfo(facts, pixels, _analysis_facts(stored))
+        return ImageInfo(facts, pixels, _analysis_facts(stored), await self._find_texts(media.id))
+
+    async def alt_texts(self, media_id: int) -> tuple[Mapping[str, str], str | None]:
+        """Return the alternative texts of people by language, and that of a model, if any."""
+        stored = await self._find_stored(media_id)
+        return await self._find_texts(media_id), _analysis_facts(stored).alt
 
     async def result(self, media: Media) -> AnalysisResult:
         """Return the analysis of an image's pixels; raises as `describe`."""
@@ -166,18 +178,21 @@ class ImageInfoService:
             return found
 
     async def preload(self, media_ids: Sequence[int]) -> None:
-        """Read the stored analyses of many media by one query; without them if that fails."""
-        missing = [media_id for media_id in media_ids if media_id not in self._stored]
-        if not missing:
-            return
+        """Read the stored analyses and texts of many media by one query each, unless it fails."""
         with suppress(DatabaseUnavailable):
-            found = await self._analyses.find_many(missing)
-            self._stored.update({media_id: found.get(media_id) for media_id in missing})
+            if missing := [media_id for media_id in media_ids if media_id not in self._stored]:
+                found = await self._analyses.find_many(missing)
+                self._stored.update({media_id: found.get(media_id) for media_id in missing})
+            if missing := [media_id for media_id in media_ids if media_id not in self._texts]:
+                texts = await self._alt_texts.find_many(missing)
+                self._texts.update({media_id: texts.get(media_id, {}) for media_id in missing})
 
     def forget(self, media_id: int) -> None:
-        """Drop the cached analysis of a medium, which may have changed."""
+        """Drop the cached analysis and texts of a medium, which may have changed."""
         # The others are kept: their keys contain the content hash, so a new source has a new key.
         self._stored.pop(media_id, None)
+        self._texts.pop(media_id, None)
+        self._changes += 1
 
     async def aclose(self) -> None:
         """Cancel the running computations."""
@@ -202,6 +217,20 @@ class ImageInfoService:
                 return None
         # Not by index: the entry may have expired since the check above.
         return self._stored.get(media_id)
+
+    async def _find_texts(self, media_id: int) -> Mapping[str, str]:
+        known = self._texts.get(media_id)
+        if known is not None:
+            return known
+        changes = self._changes
+        try:
+            found = await self._alt_texts.find(media_id)
+        except DatabaseUnavailable:
+            return {}
+        # Texts that changed during the query are read again by the next request.
+        if changes == self._changes:
+            self._texts[media_id] = found
+        return found
 
     async def _compute(
         self, media: Media, facts: MediaFacts, *, analysed: bool

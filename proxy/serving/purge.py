@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import structlog
 
@@ -25,6 +25,8 @@ from proxy.storage.renditions.tiered_store import TieredStore
 # Rows of one transaction.
 _PAGE = 500
 _DELETE_OLD_EVERY_S = 3600.0
+
+_T = TypeVar("_T")
 
 log = structlog.get_logger(__name__)
 
@@ -71,7 +73,8 @@ class PurgeService:
         """The kept purges that this process has applied."""
         self._unwritten: set[PurgeEntry | UserPurge] = set()
         """Purges that neither the database nor the journal has accepted."""
-        self._recordings: set[asyncio.Task[bool]] = set()
+        # asyncio keeps only weak references to tasks.
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._kept = 0
         self._delete_old_at = 0.0
 
@@ -81,8 +84,8 @@ class PurgeService:
         return self._kept + len(self._unwritten)
 
     async def aclose(self) -> None:
-        """Wait for what is being recorded, and end the access to the journal."""
-        await asyncio.gather(*self._recordings, return_exceptions=True)
+        """Wait for what is being written, and end the access to the journal."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._threads.aclose()
 
     async def medium(self, media_id: int, boxes: Sequence[SizeSpec] = ()) -> PurgeResult:
@@ -124,6 +127,31 @@ class PurgeService:
             for result in await self._purge(known, ()):
                 yield result
             yield PurgeResult(None, 0, recorded=False)
+
+    async def after_write(
+        self, media_id: int, write: Coroutine[Any, Any, _T], *, renditions: bool = True
+    ) -> _T:
+        """Run a transaction that announces a change of a medium; then apply it on this server.
+
+        Both happen even if the caller is cancelled. Without ``renditions`` only what is cached of
+        the row and its texts is out of date.
+        """
+        task = asyncio.create_task(self._after_write(media_id, write, renditions=renditions))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
+    async def _after_write(
+        self, media_id: int, write: Coroutine[Any, Any, _T], *, renditions: bool
+    ) -> _T:
+        try:
+            return await write
+        finally:
+            # Also after an error: the outcome of a commit may be unknown.
+            if renditions:
+                await self.apply_recorded(media_id)
+            else:
+                self._rows.changed(media_id)
 
     async def apply_recorded(self, media_id: int) -> PurgeResult:
         """Delete all renditions of a medium here, after a transaction that announced its purge.
@@ -177,9 +205,8 @@ class PurgeService:
             # Also after an error or a cancellation: what is purged here must be purged elsewhere.
             if entries:
                 recording = asyncio.create_task(self._record(entries))
-                # asyncio keeps only weak references to tasks.
-                self._recordings.add(recording)
-                recording.add_done_callback(self._recordings.discard)
+                self._tasks.add(recording)
+                recording.add_done_callback(self._tasks.discard)
                 recorded = await asyncio.shield(recording)
         return [
             PurgeResult(entry.media_id, count, recorded, error)

@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from proxy.domain.language import LANGUAGE_ADVICE, canonical_tag
 from proxy.domain.urls import check_base_url
 from proxy.domain.variant import MAX_SIDE, Fit, Gravity
 from proxy.domain.worker_protocol import Limits
@@ -52,6 +53,17 @@ def _check_network(text: str) -> str:
 Network = Annotated[str, AfterValidator(_check_network)]
 """An IP address, or a network in CIDR form."""
 
+
+def _check_language(text: str) -> str:
+    language = canonical_tag(text)
+    if language is None:
+        raise ValueError(f"must be {LANGUAGE_ADVICE}")
+    return language
+
+
+Language = Annotated[str, AfterValidator(_check_language)]
+"""A language tag (BCP 47), in canonical case."""
+
 # Header names and values (RFC 9110, 5.1 and 5.5), without the obsolete forms.
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 _HEADER_VALUE = re.compile(r"[ -~]*")
@@ -85,6 +97,9 @@ class ServerSettings(Section):
     """Address that users see, for example "https://img.example.org". Used in the output of `serve`
     and `import`, in profiles, in addresses sent to other servers, by /oembed and by `smartserve
     doctor`. If empty, host and port; then no addresses are written into profiles."""
+    language: Language = "en"
+    """Language (BCP 47) of alternative texts in /info and /oembed for requests without `lang`, and
+    for images that have no text in the wanted language."""
     # nginx closes idle connections to its upstreams after 60 s.
     trusted_proxies: Annotated[tuple[Network, ...], Field(max_length=1000)] = (
         "127.0.0.0/8",

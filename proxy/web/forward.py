@@ -81,7 +81,7 @@ class ForwardedRequest:
             version=f"forwarded-{blake2b(meaning.encode(), digest_size=16).hexdigest()}",
             geometry=box_geometry(box),
             profile=EncoderProfile(wanted.format or Format.JPEG, ()),
-            background_removed=wanted.remove_background,
+            background_removed=bool(wanted.remove_background),
             animated=False,
             recipe="forwarded",
         )

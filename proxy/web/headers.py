@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from enum import StrEnum
@@ -119,10 +119,20 @@ def last_modified(plan: RenderPlan, variant: Variant, origin: Origin) -> datetim
     return None if plan.media.choices.changed_at else plan.media.updated_at
 
 
+def media_tag(media_id: int) -> str:
+    """Return the tag by which a CDN purges all responses about a medium."""
+    return f"m-{media_id}"
+
+
+def tag_headers(names: Sequence[str]) -> list[Header]:
+    """Return the headers that name tags: of Cloudflare and Bunny, of Fastly and others."""
+    return [("Cache-Tag", ",".join(names)), ("Surrogate-Key", " ".join(names))]
+
+
 def tags(plan: RenderPlan) -> tuple[str, ...]:
     """Return the tags by which a CDN purges: media, user, size."""
     return (
-        f"m-{plan.media.id}",
+        media_tag(plan.media.id),
         f"u-{plan.media.user_id}",
         f"s-{plan.request.box.name}",
     )
@@ -147,15 +157,13 @@ def validators(
 ) -> list[Header]:
     """Return the headers that 200 and 304 share (RFC 9110, 15.4.5), without Cache-Status."""
     draft = variant is plan.draft
-    names = tags(plan)
     headers = [
         (
             "Cache-Control",
             cache_control(plan, origin, route=route, lifetimes=lifetimes, draft=draft),
         ),
         ("ETag", variant.etag),
-        ("Cache-Tag", ",".join(names)),
-        ("Surrogate-Key", " ".join(names)),
+        *tag_headers(tags(plan)),
         *SECURITY,
     ]
     # A draft or fallback has no date. The final has the same Last-Modified, so a client that

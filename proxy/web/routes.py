@@ -10,6 +10,8 @@ from typing import get_args
 from aiohttp import web
 
 from proxy.domain.formats import NAMES, TRAITS
+from proxy.domain.language import TAG_PATTERN
+from proxy.domain.media import MAX_LANGUAGE, Background
 from proxy.domain.request import DEFAULT_SIZE, DPRS, WIDTHS
 from proxy.domain.upload import UPLOAD_FIELDS
 from proxy.domain.urls import API_IMAGES_ROUTE, COMPONENT_PATH, OEMBED_PATH, SERVE_ROUTE
@@ -17,9 +19,18 @@ from proxy.ingest.callbacks import MAX_URL
 from proxy.metadata.extraction import Tier
 from proxy.metadata.progress import SESSION_PATTERN
 from proxy.settings import Settings, has_local_uploads, has_page
+from proxy.storage.database.choices import MAX_TEXTS
 from proxy.storage.database.metadata_store import MAX_TAGS
 from proxy.storage.upload_files import FOLDERS
 from proxy.web.handlers.admin import AdminHandler
+from proxy.web.handlers.choices import (
+    MAX_ALT,
+    BackgroundDefault,
+    ChoicesHandler,
+    CropRegion,
+    FocalPoint,
+    cropping_sizes,
+)
 from proxy.web.handlers.health import ApiHealthHandler, HealthHandler, ServerInfoHandler
 from proxy.web.handlers.images import ImageHandler
 from proxy.web.handlers.info import (
@@ -101,6 +112,16 @@ _WIDTH: Json = {"type": "integer", "minimum": 1, "maximum": WIDTHS[-1]}
 _ONE = {"plain": {"value": "1"}}
 _MEDIA_ID = path("id", "Media id.", examples=_ONE)
 _OBJECT: Json = {"type": "object"}
+_LANGUAGE: Json = {**text(TAG_PATTERN), "maxLength": MAX_LANGUAGE}
+_ALT_SCHEMA: Json = {
+    "type": "object",
+    "propertyNames": _LANGUAGE,
+    "additionalProperties": {"type": "string", "maxLength": MAX_ALT},
+    "minProperties": 1,
+    "maxProperties": MAX_TEXTS,
+    "example": {"en": "A red kite above a beach", "de": "Ein roter Drachen über einem Strand"},
+}
+_ALT_TEXTS: Json = {"application/json": {"schema": _ALT_SCHEMA}}
 _VALID: Json = {"description": "The client's copy is still valid."}
 
 _ANYONE = ("user", "media", "session", "")
@@ -164,6 +185,7 @@ def _operations(settings: Settings) -> Operations:
         yield from _page_local()
     if settings.admin.enabled:
         yield from _admin(settings)
+        yield from _choices(settings)
     if settings.main.enabled:
         yield from _uploads()
     if settings.metadata.enabled:
@@ -178,14 +200,17 @@ def _images(settings: Settings) -> Operations:
     # The patterns repeat the parsers of the handlers; tests compare both.
     names = text(rf"^{ID_PATTERN}(\.({'|'.join(NAMES)}))?$")
     examples = {**_ONE, "webp": {"value": "1.webp"}}
-    bg = "`removed` makes a uniform background transparent; not with JPEG."
+    bg = (
+        "`removed` makes a uniform background transparent; not with JPEG. Default: what an editor"
+        " has set for the image, else `original`."
+    )
     parameters = (
         path("name", "Media id; an extension means `format`.", names, examples=examples),
         query("size", "A preset; never enlarges.", choice(settings.sizes, DEFAULT_SIZE)),
         query("w", "Pixels; rounded up to the next step.", {"anyOf": [_WIDTH, {"const": ""}]}),
         query("dpr", "Device pixels per CSS pixel.", choice(DPRS, "1")),
         query("format", "`auto`: by the Accept header.", choice(["auto", *NAMES], "auto")),
-        query("bg", bg, choice(["original", "removed"], "original")),
+        query("bg", bg, {"type": "string", "enum": [*Background, ""]}),
         query("v", "Changes when the image does; makes it immutable.", {"type": "string"}),
     )
     kinds = sorted({traits.media_type for traits in TRAITS.values()})
@@ -213,18 +238,26 @@ def _images(settings: Settings) -> Operations:
 
 
 def _info() -> Operations:
-    answer, head = cached(ImageDescription), "Return the description's headers."
+    lang = query(
+        "lang", "Preferred language of `alt` (BCP 47).", {"anyOf": [_LANGUAGE, {"const": ""}]}
+    )
     yield operation(
-        "GET /info/{id}", InfoHandler.info, _MEDIA_ID, responses=answer, problems=_INFO, head=head
+        "GET /info/{id}",
+        InfoHandler.info,
+        _MEDIA_ID,
+        lang,
+        responses=cached(ImageDescription),
+        problems=_INFO,
+        head="Return the description's headers.",
     )
     # Duplicates do not count for the limit, which a pattern cannot express.
     pattern = text(f"^{ID_PATTERN}(,{ID_PATTERN}){{0,{MAX_IDS - 1}}}$")
     about = f"At most {MAX_IDS}, separated by commas."
     ids = query("ids", about, pattern, required=True, examples={"two": {"value": "1,2"}})
     answer = cached(ImageDescriptions)
-    yield operation("GET /info", InfoHandler.info_many, ids, responses=answer, problems=[400])
+    yield operation("GET /info", InfoHandler.info_many, ids, lang, responses=answer, problems=[400])
     yield operation(
-        "POST /info", InfoHandler.info_posted, responses=ImageDescriptions, body=InfoQuery
+        "POST /info", InfoHandler.info_posted, lang, responses=ImageDescriptions, body=InfoQuery
     )
     # An empty value counts as not given.
     side = {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 99999}, {"const": ""}]}
@@ -236,6 +269,7 @@ def _info() -> Operations:
         query("url", "Of an image of this server.", absolute, required=True, example=url),
         query("maxwidth", "Pixels.", side),
         query("maxheight", "Pixels.", side),
+        lang,
         query("format", "`xml` is a 501.", choice(["json"], "json")),
         responses=cached(Photo),
         problems=(*_INFO, (501, "The format is not implemented.")),
@@ -323,6 +357,34 @@ def _admin(settings: Settings) -> Operations:
         problems=(*_INFO, (403, "The server has no key.")),
         security="key",
     )
+
+
+def _choices(settings: Settings) -> Operations:
+    media = "/api/media/{id}"
+    crops = cropping_sizes(settings.size_specs())
+    # A crop can be deleted after its size was removed from the settings.
+    size = path("size", 'A size with fit = "cover".', {"type": "string", "enum": crops})
+    lang = query("lang", "Delete only this one (BCP 47).", _LANGUAGE)
+    tables: tuple[tuple[str, Callable[..., object], tuple[Json, ...], Json | type | None], ...] = (
+        (f"GET {media}/choices", ChoicesHandler.get_choices, (), None),
+        (f"GET {media}/focus", ChoicesHandler.get_focus, (), None),
+        (f"PUT {media}/focus", ChoicesHandler.set_focus, (), FocalPoint),
+        (f"DELETE {media}/focus", ChoicesHandler.delete_focus, (), None),
+        (f"GET {media}/crops/{{size}}", ChoicesHandler.get_crop, (size,), None),
+        (f"PUT {media}/crops/{{size}}", ChoicesHandler.set_crop, (size,), CropRegion),
+        (f"DELETE {media}/crops/{{size}}", ChoicesHandler.delete_crop, (size,), None),
+        (f"GET {media}/background", ChoicesHandler.get_background, (), None),
+        (f"PUT {media}/background", ChoicesHandler.set_background, (), BackgroundDefault),
+        (f"DELETE {media}/background", ChoicesHandler.delete_background, (), None),
+        (f"GET {media}/alt", ChoicesHandler.get_alt, (), None),
+        (f"PUT {media}/alt", ChoicesHandler.set_alt, (), _ALT_TEXTS),
+        (f"DELETE {media}/alt", ChoicesHandler.delete_alt, (lang,), None),
+    )
+    problems = (400, 404, 503, (403, "The server has no key."))
+    for route, handler, parameters, body in tables:
+        yield operation(
+            route, handler, _MEDIA_ID, *parameters, problems=problems, body=body, security="key"
+        )
 
 
 def _uploads() -> Operations:

@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from proxy.domain.formats import Format
-from proxy.domain.media import MediaFacts
+from proxy.domain.media import Background, Focus, MediaChoices, MediaFacts
 from proxy.domain.render_plan import RenderPlan, RenderPlanner, RenderRules
-from proxy.domain.request import parse_request
+from proxy.domain.request import VariantRequest, parse_request
+from proxy.domain.variant import Variant, plan_geometry
 from proxy.settings import Settings
 from proxy.settings.client_hints import ClientHintSettings
 from tests.web.plans import FACTS, MEDIA
@@ -177,6 +178,69 @@ def test_a_background_is_kept_if_it_cannot_be_removed() -> None:
     assert not plan_of("").background_kept
 
 
+FLAT = replace(FACTS, flat_background=True)
+CUT = replace(MEDIA, choices=MediaChoices(background=Background.REMOVED))
+"""An image whose background is removed by default."""
+
+
+def parse(query: str) -> VariantRequest:
+    return parse_request(query, sizes=SETTINGS.size_specs())
+
+
+def cut(query: str, accept: str = "*/*") -> Variant:
+    return PLANNER.plan(CUT, FLAT, parse(query), accept).variant
+
+
+@pytest.mark.parametrize(
+    ("query", "accept", "fmt", "removed"),
+    [
+        ("", "*/*", Format.PNG, True),
+        ("", "image/avif", Format.AVIF, True),
+        ("bg=removed", "*/*", Format.PNG, True),
+        ("bg=original", "*/*", Format.JPEG, False),
+        ("bg=", "*/*", Format.PNG, True),
+        ("format=jpeg", "*/*", Format.JPEG, False),
+        ("format=webp", "*/*", Format.WEBP, True),
+    ],
+)
+def test_the_default_background_counts_unless_an_address_names_one(
+    query: str, accept: str, fmt: Format, *, removed: bool
+) -> None:
+    variant = cut(query, accept)
+    assert (variant.format, variant.background_removed) == (fmt, removed)
+
+
+def test_an_address_with_and_without_the_default_background_share_one_rendition() -> None:
+    assert cut("").digest == cut("bg=removed").digest
+    plain = PLANNER.plan(MEDIA, FLAT, parse(""), "*/*").variant
+    assert cut("bg=original").digest == plain.digest
+
+
+def test_a_default_background_that_cannot_be_removed_is_kept() -> None:
+    plan = PLANNER.plan(CUT, replace(FACTS, flat_background=False), parse(""), "*/*")
+    assert (plan.background_kept, plan.variant.format) == (True, Format.JPEG)
+
+
+def test_lists_of_an_image_follow_its_default_background() -> None:
+    plans = PLANNER.all_plans(CUT, FLAT)
+    assert all(plan.variant.background_removed for plan in plans)
+    assert PLANNER.formats(CUT, FLAT) == ("avif", "webp", "png")
+    assert PLANNER.available(CUT, FLAT, {cut("size=grid").digest}) == {"grid": {Format.PNG: True}}
+    explicit = PLANNER.all_plans(CUT, FLAT, remove_background=False)
+    assert not any(plan.variant.background_removed for plan in explicit)
+
+
+def test_renditions_follow_the_choices_of_the_image_and_of_its_fallbacks() -> None:
+    chosen = replace(MEDIA, choices=MediaChoices(focus=Focus(1, 0.5)), fallbacks=(FACTS,))
+    request = parse("size=thumbnail")
+    planned = PLANNER.plan(chosen, FACTS, request, "*/*").variant
+    assert planned.geometry == plan_geometry(request.box, FACTS, chosen.choices)
+    assert planned.geometry != PLANNER.plan(MEDIA, FACTS, request, "*/*").variant.geometry
+    (fallback,) = PLANNER.fallback_plans(chosen, request, "*/*")
+    assert fallback.variant.geometry == planned.geometry
+    assert PLANNER.available(chosen, FACTS, {planned.digest}).keys() == {"thumbnail"}
+
+
 def test_all_plans_cover_every_size_and_format_once() -> None:
     plans = PLANNER.all_plans(MEDIA, FACTS)
     digests = [plan.variant.digest for plan in plans]
@@ -197,7 +261,7 @@ def test_all_plans_cover_every_size_and_format_once() -> None:
 def test_the_formats_of_an_image_can_represent_it(
     facts: MediaFacts, formats: tuple[str, ...]
 ) -> None:
-    assert PLANNER.formats(facts) == formats
+    assert PLANNER.formats(MEDIA, facts) == formats
 
 
 def test_stored_drafts_and_finals_are_listed_by_size_and_format() -> None:

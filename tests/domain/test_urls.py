@@ -12,7 +12,14 @@ import pytest
 
 import proxy
 from proxy.domain.formats import Format
-from proxy.domain.media import MediaFacts
+from proxy.domain.media import (
+    Background,
+    CropBox,
+    Focus,
+    MediaChoices,
+    MediaFacts,
+    Visibility,
+)
 from proxy.domain.request import WIDTHS
 from proxy.domain.urls import (
     check_base_url,
@@ -168,13 +175,32 @@ def test_a_srcset_ends_with_the_width_of_the_image(facts: MediaFacts, widths: li
 
 def test_a_srcset_names_version_and_format() -> None:
     version = version_of(FACTS)
-    assert srcset(5, sized(96, 96), Format.AVIF) == (
+    assert srcset(5, sized(96, 96), version, Format.AVIF) == (
         f"/serve/5?w=64&format=avif&v={version} 64w, /serve/5?w=96&format=avif&v={version} 96w"
     )
 
 
 def test_the_version_is_the_start_of_the_content_hash() -> None:
     assert version_of(FACTS) == "0123456789abcdef"
+
+
+def test_the_version_changes_with_every_choice_about_pixels() -> None:
+    crops = (("thumbnail", CropBox(0, 0, 1, 0.5)),)
+    choices = [
+        MediaChoices(),
+        MediaChoices(focus=Focus(0, 0)),
+        MediaChoices(focus=Focus(0, 0.5)),
+        MediaChoices(crops=crops),
+        MediaChoices(background=Background.REMOVED),
+    ]
+    versions = [version_of(FACTS, one) for one in choices]
+    assert len(set(versions)) == len(choices)
+    assert all(re.fullmatch("[0-9a-f]{16}", version) for version in versions)
+    other = replace(FACTS, content_hash="ab" * 32)
+    assert version_of(other, choices[1]) != versions[1]
+    # Who may see an image does not change it.
+    private = MediaChoices(visibility=Visibility.PRIVATE)
+    assert version_of(FACTS, private) == versions[0]
 
 
 ALLOWED = {

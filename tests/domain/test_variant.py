@@ -522,7 +522,7 @@ def test_random_urls_give_no_more_renditions_than_the_closed_sets() -> None:
             or acceptable(
                 accept,
                 order=(Format.AVIF, Format.WEBP, Format.JPEG),
-                transparent=request.remove_background,
+                transparent=bool(request.remove_background),
                 animated=False,
             )[0]
         )

@@ -32,7 +32,8 @@ _WITH_KEY: Sections = {
 _PATIENCE_S = 110
 # They use the body of the route's own method. With others, such as TRACE, that is a 400 before the
 # method is checked. And no schema can express that two parameters exclude each other: `bg=removed`
-# with `format=jpeg` is a 400. Nor can it say that bytes are an image.
+# with `format=jpeg` is a 400. Nor can it say that bytes are an image, that a crop ends within the
+# image, or how many languages an image has already.
 # Schemathesis cannot open WebSockets.
 _CONFIGURATION = """
 [phases.coverage]
@@ -48,6 +49,12 @@ checks.positive_data_acceptance.expected-statuses = [
 include-path-regex = "^/api/(analyze|extract|images_mvp|metadata|standalone-metadata)"
 checks.positive_data_acceptance.expected-statuses = [
     "2xx", "3xx", "400", "401", "403", "404", "409", "422", "429", "5xx",
+]
+
+[[operations]]
+include-path-regex = "^/api/media/[^/]+/(crops|alt)"
+checks.positive_data_acceptance.expected-statuses = [
+    "2xx", "400", "401", "403", "404", "429", "5xx",
 ]
 
 [[operations]]

@@ -356,6 +356,44 @@ async def test_the_width_and_height_of_a_preset_are_learned(host: Host) -> None:
     assert await image(page, "image.clientWidth") == 480
 
 
+@pytest.mark.parametrize(
+    ("around", "own", "text"),
+    [
+        ("de", "", "Mützen"),
+        ("de-AT", "", "Mützen"),
+        ("de", 'lang="en-GB"', "Caps"),
+        ("it", "", "Caps on a wall"),
+        ("de", 'alt="Given"', "Given"),
+        ("de", 'lang="fr"', ""),
+    ],
+)
+async def test_the_text_of_an_editor_is_in_the_language_of_the_page(
+    host: Host, around: str, own: str, text: str
+) -> None:
+    async def described(route: Route) -> None:
+        answer = await route.fetch()
+        texts = {"de": "Mützen", "en-GB": "Caps", "fr": ""}
+        found = {**await answer.json(), "alts": texts, "alt": "Caps on a wall"}
+        await route.fulfill(response=answer, json=found)
+
+    await host.page.route("**/info/2", described)
+    page = await host.show(
+        f'<div lang="{around}"><smart-image media-id="2" size="small" {own}></smart-image></div>'
+    )
+    # The description comes after the image.
+    await until(page, "document.querySelector('smart-image').shadowRoot.querySelector('.blur')")
+    assert await image(page, "image.alt") == text
+
+
+async def test_a_background_is_requested_only_if_it_is_named(host: Host) -> None:
+    for given, wanted in (("", ""), ("original", "&bg=original"), ("blue", "")):
+        host.asked.clear()
+        await host.show(
+            f'<smart-image media-id="2" size="small" background="{given}" alt=""></smart-image>'
+        )
+        assert host.pictures() == [f"{host.visit.base}/serve/2?size=small{wanted}"]
+
+
 async def test_a_srcset_is_used_as_it_is_given(host: Host) -> None:
     await host.show(
         '<smart-image media-id="2" srcset="/serve/2?w=640&amp;v=ab 640w,'

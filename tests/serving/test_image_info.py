@@ -132,6 +132,24 @@ class Known:
         return dict.fromkeys(media_ids, "c3RvcmVk") if self.there else {}
 
 
+@dataclass
+class Texts:
+    """The alternative texts of people."""
+
+    texts: dict[str, str] = field(default_factory=dict)
+    asked: int = 0
+    down: bool = False
+
+    async def find(self, media_id: int) -> dict[str, str]:
+        return (await self.find_many([media_id])).get(media_id, {})
+
+    async def find_many(self, media_ids: Collection[int]) -> Mapping[int, dict[str, str]]:
+        self.asked += 1
+        if self.down:
+            raise DatabaseUnavailable("down")
+        return {key: dict(self.texts) for key in media_ids} if self.texts else {}
+
+
 class Facts:
     """Knows the facts of media, unless their source is missing."""
 
@@ -158,7 +176,12 @@ class Bench:
     now: list[float]
 
 
-def bench(workers: Workers | None = None, known: Known | None = None, at_once: int = 2) -> Bench:
+def bench(
+    workers: Workers | None = None,
+    known: Known | None = None,
+    at_once: int = 2,
+    texts: Texts | None = None,
+) -> Bench:
     made = workers or Workers()
     stored = known or Known(there=False)
     facts, now = Facts(), [0.0]
@@ -166,6 +189,7 @@ def bench(workers: Workers | None = None, known: Known | None = None, at_once: i
         dispatcher=cast("Any", made),
         facts=cast("Any", facts),
         analyses=cast("Any", stored),
+        alt_texts=cast("Any", texts or Texts()),
         limits=LimitSettings().to_limits(),
         concurrency=at_once,
         slow_s=0.5,
@@ -389,3 +413,37 @@ async def test_at_the_end_what_is_under_way_is_cancelled() -> None:
     await at.describer.aclose()
     with pytest.raises(asyncio.CancelledError):
         await asking
+
+
+async def test_texts_of_people_are_read_once_a_minute_or_after_a_change() -> None:
+    texts = Texts({"en": "A harbour"})
+    at = bench(texts=texts)
+    for _ in range(2):
+        assert (await at.describer.describe(MEDIA)).alt_texts == {"en": "A harbour"}
+    assert texts.asked == 1
+    texts.texts["de"] = "Ein Hafen"
+    at.describer.forget(MEDIA.id)
+    assert await at.describer.alt_texts(MEDIA.id) == ({"en": "A harbour", "de": "Ein Hafen"}, None)
+    assert texts.asked == 2
+    at.now[0] += 61
+    await at.describer.describe(MEDIA)
+    assert texts.asked == 3
+
+
+async def test_texts_of_a_list_are_read_by_one_query() -> None:
+    texts = Texts({"en": "A harbour"})
+    at = bench(texts=texts)
+    ids = [MEDIA.id, MEDIA.id + 1]
+    await at.describer.preload(ids)
+    for media_id in ids:
+        found, _ = await at.describer.alt_texts(media_id)
+        assert found == {"en": "A harbour"}
+    assert texts.asked == 1
+
+
+async def test_without_the_database_an_image_is_described_without_texts() -> None:
+    texts = Texts({"en": "A harbour"}, down=True)
+    at = bench(texts=texts)
+    assert (await at.describer.describe(MEDIA)).alt_texts == {}
+    texts.down = False
+    assert (await at.describer.describe(MEDIA)).alt_texts == {"en": "A harbour"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -274,3 +275,50 @@ async def test_a_purge_that_nothing_accepts_is_kept_in_memory(house: House, tmp_
     house.down = False
     await house.purger.retry()
     assert (house.recorded, house.purger.unrecorded) == ([PurgeEntry(1)], 0)
+
+
+async def test_a_change_is_applied_here_after_its_transaction_and_facts_are_kept(
+    house: House,
+) -> None:
+    async def write() -> str:
+        house.told.append(("written", 1))
+        return "result"
+
+    assert await house.purger.after_write(1, write()) == "result"
+    assert house.told == [("written", 1), ("answers", 1), ("store", 1, None)]
+    # The transaction has announced it.
+    assert house.recorded == []
+    house.told.clear()
+    assert await house.purger.after_write(1, write(), renditions=False) == "result"
+    assert house.told == [("written", 1), ("answers", 1)]
+
+
+async def test_a_change_is_applied_although_its_editor_has_left_or_its_outcome_is_unknown(
+    house: House,
+) -> None:
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def write() -> None:
+        begun.set()
+        await go.wait()
+        raise DatabaseUnavailable("lost")
+
+    request = asyncio.create_task(house.purger.after_write(1, write()))
+    await begun.wait()
+    request.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await request
+    assert house.told == []
+    go.set()
+    await house.purger.aclose()
+    assert house.told == [("answers", 1), ("store", 1, None)]
+
+
+async def test_a_disk_that_fails_does_not_undo_a_change(house: House) -> None:
+    async def write() -> bool:
+        return True
+
+    house.broken = {1}
+    assert await house.purger.after_write(1, write())
+    result = await house.purger.apply_recorded(1)
+    assert (result.dropped, type(result.error)) == (0, StorageError)

@@ -155,7 +155,12 @@ def test_schemathesis_reads_every_operation(description: dict[str, Any]) -> None
         + [f"GET /{page}" for page in ("healthz", "readyz", "metrics", "openapi.json")]
         + [f"DELETE {path}" for path in ADMIN]
         + [f"GET /api/media/{one}/{{media_id}}" for one in ("analysis", "similar")]
-        + ["GET /api/media/{id}/near-duplicates"]
+        + ["GET /api/media/{id}/near-duplicates", "GET /api/media/{id}/choices"]
+        + [
+            f"{method} /api/media/{{id}}/{choice}"
+            for choice in ("focus", "crops/{size}", "background", "alt")
+            for method in ("GET", "PUT", "DELETE")
+        ]
         + ["GET /info/{id}", "HEAD /info/{id}", "GET /oembed"]
         + [f"{method} /info" for method in ("GET", "POST")]
         + [f"GET {path}" for path in PAGE]
@@ -177,6 +182,13 @@ def test_the_document_consists_of_json_values(description: dict[str, Any]) -> No
 
 def test_the_document_has_the_version(description: dict[str, Any]) -> None:
     assert description["info"]["version"] == __version__
+
+
+def test_crops_are_described_for_the_sizes_that_crop() -> None:
+    sizes = {"detail": {"width": 900}, "wide": {"width": 900, "height": 100, "fit": "cover"}}
+    described = describe(Settings.model_validate({"sizes": sizes}))
+    parameters = _parameters(described, "/api/media/{id}/crops/{size}")
+    assert parameters["size"]["enum"] == ["wide"]
 
 
 def test_operation_ids_are_unique(description: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ export function pictureUrl(base, id, operations = {}) {
   else if (size) query.set("size", size);
   if (dpr && Number(dpr) !== 1) query.set("dpr", dpr);
   if (formatOf(format)) query.set("format", formatOf(format));
-  if (background === "removed") query.set("bg", "removed");
+  if (background === "removed" || background === "original") query.set("bg", background);
   if (version) query.set("v", version);
   const text = query.toString();
   return `${base.replace(/\/$/, "")}/serve/${id}${text && `?${text}`}`;

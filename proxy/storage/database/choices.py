@@ -1,8 +1,8 @@
-"""Writes what people decide about media: focal point, crops, background and visibility."""
+"""Stores what people decide about media, and the alternative texts that they write."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from proxy.domain.errors import BadParameter
 from proxy.domain.media import (
     NO_CHOICES,
     Background,
@@ -17,15 +18,25 @@ from proxy.domain.media import (
     Focus,
     MediaChoices,
     Visibility,
+    readable_text,
     stored_choices,
 )
 from proxy.domain.variant import PurgeEntry
-from proxy.storage.database.media_repository import CHOICES
+from proxy.storage.database.media_repository import CHOICES, replace_into
 from proxy.storage.database.purge_table import announcement
-from proxy.storage.database.tables import DatabaseClock, media_choices, media_files, raw
+from proxy.storage.database.tables import (
+    DatabaseClock,
+    media_alt_texts,
+    media_choices,
+    media_files,
+    raw,
+)
 from proxy.storage.database.transactions import SqlDatabase
 
-_stored, _files = media_choices.c, media_files.c
+MAX_TEXTS = 50
+"""Languages in which a medium can have alternative texts."""
+
+_stored, _files, _alts = media_choices.c, media_files.c, media_alt_texts.c
 _MEDIUM = sa.select(_files.id, DatabaseClock().label("now")).where(
     _files.id == sa.bindparam("media_id")
 )
@@ -41,6 +52,7 @@ _ADD = (
     .prefix_with("IGNORE", dialect="mysql")
     .prefix_with("OR IGNORE", dialect="sqlite")
 )
+_SAVE_ALT = replace_into(media_alt_texts)
 _SAVE = sa.update(media_choices).where(_stored.media_id == sa.bindparam("medium"))
 
 
@@ -48,7 +60,7 @@ class ChoicesRepository:
     """Writes ``media_choices``. Each value has its own last writer, who wins.
 
     A method stores one value and announces a purge of the medium to all other servers in the same
-    transaction; the caller purges on this server (`PurgeService.apply_recorded`). It returns all
+    transaction; the caller purges on this server (`PurgeService.after_write`). It returns all
     choices as they are then, or None if there is no such medium. A value that is None is deleted.
 
     Raises:
@@ -129,3 +141,79 @@ def _columns(choices: MediaChoices) -> dict[str, Any]:
         "background": choices.background,
         "visibility": choices.visibility,
     }
+
+
+class AltTextRepository:
+    """Reads and writes ``media_alt_texts``; each text has its own last writer, who wins.
+
+    A change announces in its transaction that what servers know of the medium is out of date.
+    Methods raise DatabaseUnavailable.
+    """
+
+    def __init__(self, *, reader: SqlDatabase, writer: SqlDatabase, server: str = "") -> None:
+        """Use connections that the caller closes; ``server`` is `PurgeTable.server`."""
+        self._reader = reader
+        self._writer = writer
+        self._server = server
+
+    async def find(self, media_id: int) -> dict[str, str]:
+        """Return the texts of a medium by language, in alphabetical order."""
+        return (await self.find_many([media_id])).get(media_id, {})
+
+    async def find_many(self, media_ids: Collection[int]) -> Mapping[int, dict[str, str]]:
+        """Return the texts of media that have any."""
+        query = (
+            sa.select(_alts.media_id, raw(_alts.language), raw(_alts.alt))
+            .where(_alts.media_id.in_(media_ids))
+            .order_by(_alts.media_id, _alts.language)
+        )
+        found: dict[int, dict[str, str]] = {}
+        for row in await self._reader.read(query):
+            language, text = readable_text(row.language), readable_text(row.alt)
+            if language is not None and text is not None:
+                found.setdefault(row.media_id, {})[language] = text
+        return found
+
+    async def set_texts(self, media_id: int, texts: Mapping[str, str]) -> bool:
+        """Set texts by canonical language; return False if there is no such medium.
+
+        Raises:
+            BadParameter: the medium would have more than `MAX_TEXTS`.
+        """
+
+        async def work(connection: AsyncConnection) -> bool:
+            values = {"media_id": media_id}
+            medium = (await connection.execute(_MEDIUM, values)).one_or_none()
+            if medium is None:
+                return False
+            known = sa.select(_alts.language).where(_alts.media_id == media_id)
+            before = set((await connection.execute(known)).scalars())
+            if len(before | set(texts)) > MAX_TEXTS:
+                allowed = f"texts in at most {MAX_TEXTS} languages; delete others first"
+                raise BadParameter("the body", allowed)
+            for language, text in texts.items():
+                row = {"language": language, "alt": text, "updated_at": medium.now}
+                await connection.execute(_SAVE_ALT, {**values, **row})
+            await connection.execute(self._announcement(media_id))
+            return True
+
+        return await self._writer.run(work)
+
+    async def delete(self, media_id: int, language: str | None = None) -> bool:
+        """Delete the text in a language, or all; return False if there is no such medium."""
+
+        async def work(connection: AsyncConnection) -> bool:
+            if (await connection.execute(_MEDIUM, {"media_id": media_id})).one_or_none() is None:
+                return False
+            texts = sa.delete(media_alt_texts).where(_alts.media_id == media_id)
+            if language is not None:
+                texts = texts.where(_alts.language == language)
+            if (await connection.execute(texts)).rowcount:
+                await connection.execute(self._announcement(media_id))
+            return True
+
+        return await self._writer.run(work)
+
+    def _announcement(self, media_id: int) -> sa.Insert:
+        # No rendition depends on a text.
+        return announcement([PurgeEntry(media_id, frozenset())], server=self._server)

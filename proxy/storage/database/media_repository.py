@@ -86,7 +86,8 @@ def _page(query: sa.Select[Any]) -> sa.Select[Any]:
     return rows.limit(sa.bindparam("limit"))
 
 
-def _replace_into(table: sa.Table, *omitted: str) -> sa.TextClause:
+def replace_into(table: sa.Table, *omitted: str) -> sa.TextClause:
+    """Return the statement that inserts a row, or replaces the one with the same primary key."""
     # REPLACE is one statement that SQLite, MariaDB and MySQL all accept. DELETE and INSERT would
     # deadlock in InnoDB: two deletes of a missing row lock the same gap, and then neither
     # transaction may insert into it.
@@ -141,9 +142,9 @@ _SQLITE = sqlite.dialect(paramstyle="qmark")
 _PLAIN_BY_ID, _PLAIN_FALLBACKS = (str(one.compile(dialect=_SQLITE)) for one in (_BY_ID, _FALLBACKS))
 _PlainRow: Any = namedtuple("_PlainRow", list(_SELECT.selected_columns.keys()))  # type: ignore[misc]  # noqa: PYI024
 _PlainFacts: Any = namedtuple("_PlainFacts", list(_FALLBACKS.selected_columns.keys()))  # type: ignore[misc]  # noqa: PYI024
-_SAVE_FACTS = _replace_into(media_facts, "learned_at")
-_SAVE_FALLBACK = _replace_into(media_fallbacks, "adopted_at")
-_SAVE_FACES = _replace_into(media_faces, "detected_at")
+_SAVE_FACTS = replace_into(media_facts, "learned_at")
+_SAVE_FALLBACK = replace_into(media_fallbacks, "adopted_at")
+_SAVE_FACES = replace_into(media_faces, "detected_at")
 
 
 class SqlMediaRepository(SqlDatabase):

@@ -124,7 +124,7 @@ _OF_MEDIUM = {
     "user_id": "user_id",
 }
 _OF_FILE = [one.name for one in _stored if one.name not in {*_OF_MEDIUM, "extracted_at"}]
-# REPLACE: see `media_repository._replace_into`.
+# REPLACE: see `media_repository.replace_into`.
 _SAVE = sa.text(
     f"REPLACE INTO {media_metadata.name} ({', '.join([*_OF_MEDIUM, *_OF_FILE])})"  # noqa: S608
     f" SELECT {', '.join([*_OF_MEDIUM.values(), *(f':{name}' for name in _OF_FILE)])}"

@@ -13,6 +13,7 @@ from aiohttp import web
 from pydantic import Field
 
 from proxy.domain.errors import AccessDisabled, BadParameter, SmartserveError
+from proxy.domain.language import LANGUAGE_ADVICE, best_language, canonical_tag
 from proxy.domain.media import MAX_MEDIA_ID, Media
 from proxy.domain.render_plan import RenderPlanner
 from proxy.domain.request import Outcome, last_values
@@ -26,7 +27,7 @@ from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.web.auth import names_loopback
 from proxy.web.handlers.images import servable
 from proxy.web.handlers.info_json import ImageDescription, describe_image
-from proxy.web.headers import NO_STORE, PRIVATE, SECURITY, Header
+from proxy.web.headers import NO_STORE, PRIVATE, SECURITY, Header, media_tag, tag_headers
 from proxy.web.json_response import cached_json, json_route, problem, uncached_json
 from proxy.web.request_input import DIGITS, ID, parse_id, read_json, require_json, whole_number
 from proxy.web.responses import Answer, BufferedResponse
@@ -104,6 +105,8 @@ class InfoHandler:
     describer: ImageInfoService
     planner: RenderPlanner
     lifetimes: LifetimeSettings
+    language: str
+    """Of alternative texts, for requests that name none."""
     stall_s: float
     """A request body must arrive completely within this time."""
     local: bool = False
@@ -116,12 +119,15 @@ class InfoHandler:
             media_id = parse_id("media_id", request.match_info["id"])
             # Before the look-up: the access log names the image of an error too.
             outcome = outcome._replace(media_id=media_id)
+            language = wanted_language(request)
             media = await find_servable(self.database, media_id, self.lifetimes)
-            description = await self._describe(media)
+            description = await self._describe(media, language)
         except SmartserveError as error:
             return problem(error, outcome=outcome, not_found_s=self.lifetimes.not_found_s)
         lifetime = self._lifetime() if media.completed else _public(self.lifetimes.processing_s)
-        return cached_json(request, description, lifetime=lifetime, outcome=outcome)
+        return cached_json(
+            request, description, lifetime=lifetime, outcome=outcome, security=_tagged(media_id)
+        )
 
     @json_route("info_many", security=SECURITY)
     async def info_many(self, request: web.Request) -> Answer:
@@ -129,13 +135,14 @@ class InfoHandler:
         texts = last_values(request.rel_url.raw_query_string).get("ids", "").split(",")
         # Duplicates do not count: a page may show one image several times.
         allowed = f"1 to {MAX_IDS} media ids without leading zeros, separated by commas"
-        found = await self._describe_all(_ids(list(dict.fromkeys(texts)), allowed))
+        ids = _ids(list(dict.fromkeys(texts)), allowed)
+        found = await self._describe_all(ids, wanted_language(request))
         return cached_json(
             request,
             found,
             lifetime=self._list_lifetime(found.missing),
             outcome=Outcome("info_many"),
-            security=(*SECURITY, *_retry_after(found.missing)),
+            security=(*_tagged(*ids), *_retry_after(found.missing)),
         )
 
     @json_route("info_many", security=SECURITY)
@@ -147,7 +154,7 @@ class InfoHandler:
         listed = body.get("ids")
         texts = [str(whole_number(one)) for one in listed] if isinstance(listed, list) else []
         allowed = f"a list of 1 to {MAX_IDS} media ids, whole numbers of 1 to {DIGITS} digits"
-        found = await self._describe_all(_ids(texts, allowed))
+        found = await self._describe_all(_ids(texts, allowed), wanted_language(request))
         headers = (*SECURITY, *_retry_after(found.missing))
         return uncached_json(found, outcome=Outcome("info_many"), security=headers)
 
@@ -169,7 +176,7 @@ class InfoHandler:
         outcome = Outcome("gallery")
         return cached_json(request, page, lifetime="no-cache", outcome=outcome, security=PRIVATE)
 
-    async def _describe_all(self, ids: Sequence[int]) -> ImageDescriptions:
+    async def _describe_all(self, ids: Sequence[int], language: str | None) -> ImageDescriptions:
         async def describe(media_id: int) -> ImageDescription | MissingImage:
             try:
                 media = rows.get(media_id)
@@ -177,7 +184,8 @@ class InfoHandler:
                     # Raises the reason: there is no such row, or it could not be read.
                     media = await find_servable(self.database, media_id, self.lifetimes)
                 retry_after_s = self.lifetimes.not_ready_retry_s
-                return await self._describe(servable(media, retry_after_s=retry_after_s))
+                media = servable(media, retry_after_s=retry_after_s)
+                return await self._describe(media, language)
             # One image that fails costs only itself, never the list.
             except SmartserveError as error:
                 return MissingImage(media_id, error.status, error.detail)
@@ -204,14 +212,16 @@ class InfoHandler:
             [one for one in found if isinstance(one, MissingImage)],
         )
 
-    async def _describe(self, media: Media) -> ImageDescription:
+    async def _describe(self, media: Media, wanted: str | None) -> ImageDescription:
         # None during a render of the image; then no format is reported as ready. First, because
         # all images of a list come here together and share one look-up.
         stored = await self.delivery.stored(media.id) or ()
         info = await self.describer.describe(media)
         ready = self.planner.available(media, info.facts, frozenset(stored))
-        formats = self.planner.formats(info.facts)
-        return describe_image(media.id, info, self.planner.rules.sizes, formats, ready)
+        formats = self.planner.formats(media, info.facts)
+        language = best_language(info.alt_texts, wanted, self.language)
+        sizes = self.planner.rules.sizes
+        return describe_image(media, info, sizes, formats, ready, language=language)
 
     def _list_lifetime(self, missing: Sequence[MissingImage]) -> str:
         # A server-side failure may be over at the next request; a 404 lasts a while.
@@ -237,6 +247,25 @@ async def find_servable(
     return servable(media, retry_after_s=lifetimes.not_ready_retry_s)
 
 
+def wanted_language(request: web.Request) -> str | None:
+    """Return the parameter ``lang`` in canonical case; None if it is absent or empty.
+
+    Accept-Language does not count: one address would have a response for each of its values, which
+    caches would have to keep apart.
+    """
+    text = last_values(request.rel_url.raw_query_string).get("lang")
+    if not text:
+        return None
+    language = canonical_tag(text)
+    if language is None:
+        raise BadParameter("lang", LANGUAGE_ADVICE)
+    return language
+
+
+def _tagged(*media_ids: int) -> Sequence[Header]:
+    return (*SECURITY, *tag_headers([media_tag(media_id) for media_id in media_ids]))
+
+
 def _retry_after(missing: Sequence[MissingImage]) -> Sequence[Header]:
     """Return Retry-After if a later request may describe more images."""
     later = any(one.status == HTTPStatus.SERVICE_UNAVAILABLE for one in missing)
@@ -253,7 +282,7 @@ def _listed(media: Media, thumbhash: str | None) -> ListedImage:
         media.id,
         media.original_name,
         media.completed,
-        version=None if facts is None else version_of(facts),
+        version=None if facts is None else version_of(facts, media.choices),
         width=None if facts is None else facts.width,
         height=None if facts is None else facts.height,
         thumbhash=thumbhash,

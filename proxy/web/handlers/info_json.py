@@ -10,7 +10,8 @@ from pydantic import Field
 
 from proxy.domain.analysis import Likelihood, SourceGamut
 from proxy.domain.formats import Format
-from proxy.domain.media import MediaFacts
+from proxy.domain.media import NO_CHOICES, Background, Media, MediaChoices, MediaFacts
+from proxy.domain.render_plan import is_transparent
 from proxy.domain.urls import (
     COMPONENT_PATH,
     OEMBED_PATH,
@@ -126,7 +127,17 @@ class ImageDescription:
         Sequence[Mapping[str, Any]], Field(description="`hex`, `percent`; most frequent first.")
     ]
     gamut: Annotated[GamutReport | None, Field(description="Null: not measured.")]
-    alt: Annotated[str | None, Field(description="Text for the alt attribute.")]
+    alt: Annotated[
+        str | None,
+        Field(description="Text for the alt attribute: of a person, else of a model, else null."),
+    ]
+    alt_language: Annotated[
+        str | None, Field(description="Language of `alt` (BCP 47); null: of a model, or no text.")
+    ]
+    alts: Annotated[
+        Mapping[str, str], Field(description="Texts that people wrote, by language (BCP 47).")
+    ]
+    background: Annotated[Background, Field(description="`bg` of addresses without it.")]
     analysis: AnalysisSummary
     urls: Annotated[Mapping[str, Path], Field(description="URL by size.")]
     dimensions: Annotated[Mapping[str, Dimensions], Field(description="By size.")]
@@ -138,9 +149,9 @@ class ImageDescription:
     links: Mapping[str, Path]
 
 
-def dimensions(size: SizeSpec, facts: MediaFacts) -> Dimensions:
+def dimensions(size: SizeSpec, facts: MediaFacts, choices: MediaChoices = NO_CHOICES) -> Dimensions:
     """Return the dimensions that a rendition of this size has."""
-    geometry = plan_geometry(size, facts)
+    geometry = plan_geometry(size, facts, choices)
     return Dimensions(geometry.width, geometry.height)
 
 
@@ -156,15 +167,20 @@ def _gamut_report(found: SourceGamut) -> GamutReport:
 
 
 def describe_image(
-    media_id: int,
+    media: Media,
     info: ImageInfo,
     sizes: Mapping[str, SizeSpec],
     formats: tuple[Format, ...],
     ready: Mapping[str, Mapping[Format, bool]],
+    *,
+    language: str | None = None,
 ) -> ImageDescription:
-    """Return the description; ``ready`` says for each stored rendition whether it is final."""
+    """Return the description; ``ready`` says for each stored rendition whether it is final.
+
+    ``language`` is that of the alternative text of a person; None: that of a model.
+    """
     facts, pixels, analysis = info.facts, info.pixels, info.analysis
-    version = version_of(facts)
+    media_id, version = media.id, version_of(facts, media.choices)
     return ImageDescription(
         id=media_id,
         version=version,
@@ -172,11 +188,14 @@ def describe_image(
         height=facts.height,
         ratio=round(facts.width / facts.height, 4),
         animated=facts.animated,
-        transparent=facts.has_alpha,
+        transparent=is_transparent(media, facts),
         placeholders=Placeholders(pixels.thumbhash, pixels.blurhash, pixels.data_uri),
         dominant_colors=list(pixels.dominant_colours),
         gamut=None if pixels.gamut is None else _gamut_report(pixels.gamut),
-        alt=analysis.alt,
+        alt=analysis.alt if language is None else info.alt_texts[language],
+        alt_language=language,
+        alts=info.alt_texts,
+        background=media.choices.background or Background.ORIGINAL,
         analysis=AnalysisSummary(
             kind=pixels.kind,
             style=analysis.style,
@@ -187,11 +206,11 @@ def describe_image(
             **analysis.details,
         ),
         urls={name: image_url(media_id, size=name, version=version) for name in sizes},
-        dimensions={name: dimensions(size, facts) for name, size in sizes.items()},
+        dimensions={name: dimensions(size, facts, media.choices) for name, size in sizes.items()},
         srcset={
             # Without a format in its URLs: the Accept header decides.
-            "auto": srcset(media_id, facts),
-            **{fmt.value: srcset(media_id, facts, fmt) for fmt in formats},
+            "auto": srcset(media_id, facts, version),
+            **{fmt.value: srcset(media_id, facts, version, fmt) for fmt in formats},
         },
         sizes=sizes_advice(facts),
         formats=ImageFormats(

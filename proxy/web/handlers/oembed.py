@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -13,15 +13,18 @@ from aiohttp import web
 from pydantic import Field
 
 from proxy.domain.errors import BadParameter, MediaNotFound, SmartserveError
-from proxy.domain.media import MediaFacts
+from proxy.domain.language import best_language
+from proxy.domain.media import Media, MediaFacts
 from proxy.domain.request import Outcome, last_values
 from proxy.domain.urls import image_url, parse_image_path, srcset_widths, version_of
 from proxy.domain.variant import SizeSpec
+from proxy.serving.image_info import ImageInfoService
 from proxy.serving.source_facts import SourceFactsService
 from proxy.settings import LifetimeSettings
 from proxy.storage.database import MediaRepository
-from proxy.web.handlers.info import find_servable
+from proxy.web.handlers.info import find_servable, wanted_language
 from proxy.web.handlers.info_json import Dimensions, Side, dimensions
+from proxy.web.headers import SECURITY, media_tag, tag_headers
 from proxy.web.json_response import Problem, cached_json, problem, render_problem
 from proxy.web.responses import BufferedResponse
 
@@ -38,6 +41,9 @@ class Photo:
 
     version: Literal["1.0"] = "1.0"
     type: Literal["photo"] = "photo"
+    title: Annotated[str | None, Field(description="Alternative text. Absent: there is none.")] = (
+        None
+    )
     url: AbsoluteUrl
     width: Side
     height: Side
@@ -55,6 +61,9 @@ class OembedHandler:
 
     database: MediaRepository
     inspector: SourceFactsService
+    describer: ImageInfoService
+    language: str
+    """Of alternative texts, for requests that name none."""
     public_url: str
     """The server's URL as clients see it. If empty, only the Host header is compared."""
     lifetimes: LifetimeSettings
@@ -74,15 +83,26 @@ class OembedHandler:
             base, media_id = self._parse(values.get("url", ""), request.headers.get("Host", ""))
             # Before the look-up: the access log names the image of an error too.
             outcome = outcome._replace(media_id=media_id)
+            language = wanted_language(request)
             media = await find_servable(self.database, media_id, self.lifetimes)
             facts = await self.inspector.facts(media)
-            photo = _photo(base, media_id, facts, values, self.lifetimes.api_s)
+            photo = _photo(base, media, facts, values, self.lifetimes.api_s)
+            title = await self._title(media_id, language)
         except SmartserveError as error:
             return problem(error, outcome=outcome, not_found_s=self.lifetimes.not_found_s)
         # The size may change while the image is being processed.
         max_age = self.lifetimes.api_s if media.completed else self.lifetimes.processing_s
         lifetime = f"public, max-age={max_age}"
-        return cached_json(request, photo, lifetime=lifetime, outcome=outcome)
+        # oEmbed has no null: what is unknown is left out.
+        members = asdict(replace(photo, title=title)).items()
+        sent = {name: value for name, value in members if value is not None}
+        security = (*SECURITY, *tag_headers([media_tag(media_id)]))
+        return cached_json(request, sent, lifetime=lifetime, outcome=outcome, security=security)
+
+    async def _title(self, media_id: int, wanted: str | None) -> str | None:
+        texts, described = await self.describer.alt_texts(media_id)
+        language = best_language(texts, wanted, self.language)
+        return described if language is None else texts[language]
 
     def _parse(self, url: str, host: str) -> tuple[str, int]:
         """Return the server's base URL and the media id of an image's URL.
@@ -117,10 +137,11 @@ def _limit(values: Mapping[str, str], name: str, default: int) -> int:
 
 
 def _photo(
-    base: str, media_id: int, facts: MediaFacts, values: Mapping[str, str], cache_age: int
+    base: str, media: Media, facts: MediaFacts, values: Mapping[str, str], cache_age: int
 ) -> Photo:
     max_width = _limit(values, "maxwidth", _DEFAULT_MAX_WIDTH)
     max_height = _limit(values, "maxheight", sys.maxsize)
+    version = version_of(facts, media.choices)
 
     def largest(max_width: int) -> tuple[str, Dimensions]:
         """Return the URL and the dimensions of the largest rendition within both limits."""
@@ -129,7 +150,7 @@ def _photo(
             if size.width <= max_width and size.height <= max_height:
                 break
         # If even the smallest one, which is the last here, exceeds them, it is used nevertheless.
-        return image_url(media_id, base=base, width=width, version=version_of(facts)), size
+        return image_url(media.id, base=base, width=width, version=version), size
 
     url, size = largest(max_width)
     thumbnail, thumbnail_size = largest(min(max_width, _THUMBNAIL_WIDTH))

@@ -39,6 +39,7 @@ _BODY_PATHS = re.compile(
     r"/info|/users/me|/api/media/complete/[^/?]+|/api/metadata/moderate"
     r"|/api/(?:standalone-metadata/analyze|analyze|extract(?:/(?:batch|advanced|jobs))?)"
     r"|/api/images_mvp/extract"
+    r"|/api/media/[^/?]+/(?:focus|crops/[^/?]+|background|visibility|alt)"
 )
 """Paths that accept a body. The application decides with which method, by a 405."""
 PROBES = frozenset(("/healthz", "/readyz", "/metrics"))

@@ -31,6 +31,14 @@ function thumbnail(image) {
   return `/serve/${image.id}?size=thumbnail${version}`;
 }
 
+// Show the thumbnail of another version of an image.
+export function replaceThumbnail(id, version) {
+  const image = find(id);
+  if (!image) return;
+  image.version = version;
+  tiles.get(id).querySelector("img").src = thumbnail(image);
+}
+
 function name(image) {
   return image.name || `Image ${image.id}`;
 }

@@ -1,6 +1,7 @@
 // The inspector: one image, the request parameters, and the response.
 
 import * as compare from "./compare.js";
+import * as editor from "./editor.js";
 import { announce, byId, chosen, json, make, option, segments } from "./dom.js";
 import { NAMES, bytes, formatOf, origin, percent, time } from "./format.js";
 import { explainFormat, fetchImage, imageUrl, waitForFinal } from "./requests.js";
@@ -16,6 +17,9 @@ let running = new AbortController();
 let shown = null;
 let listed = () => [];
 let onClose = () => {};
+let onChange = () => {};
+// Whether the user has chosen a background: until then it is the default of each image.
+let choseBackground = false;
 
 function fact(name, text) {
   dialog.querySelector(`[data-fact="${name}"]`).textContent = text;
@@ -46,6 +50,7 @@ function parameters() {
     w: size === "" ? byId("width").value : null,
     dpr: chosen(byId("dpr")),
     bg: chosen(byId("bg")),
+    defaultBg: info.background,
     format: chosen(byId("format")),
     v: info.version,
   };
@@ -166,7 +171,12 @@ function enableCopying() {
   for (const button of dialog.querySelectorAll("[data-copy]")) button.disabled = !info;
 }
 
+function showDefaultBackground() {
+  if (!choseBackground) byId("bg").querySelector(`[value="${info.background}"]`).checked = true;
+}
+
 function changed(event) {
+  if (event?.target.name === "bg") choseBackground = true;
   byId("width-field").hidden = byId("size").value !== "";
   const removed = chosen(byId("bg")) === "removed";
   const jpeg = byId("format").querySelector('[value="jpeg"]');
@@ -292,6 +302,7 @@ function clear() {
   for (const id of ["colours", "analysis"]) byId(id).replaceChildren();
   compare.stop();
   snippets.clear();
+  editor.clear();
   byId("copy-fault").hidden = true;
   enableCopying();
 }
@@ -319,10 +330,8 @@ export async function open(one) {
     signal.throwIfAborted();
     info = found;
     if (!one.thumbhash) placeholder({ ...one, ...info, thumbhash: info.placeholders.thumbhash });
-    fillSizes();
-    showAnalysis();
+    showDescription();
     enableCopying();
-    changed();
   } catch (error) {
     if (signal.aborted) return;
     stage("none", "");
@@ -330,8 +339,27 @@ export async function open(one) {
   }
 }
 
+function showDescription() {
+  fillSizes();
+  showAnalysis();
+  showDefaultBackground();
+  changed();
+  editor.show(info);
+}
+
+// Show the open image again after its editor has changed it.
+export async function refresh() {
+  const { id } = current;
+  const found = await json(`/info/${id}`);
+  onChange(id, found.version);
+  if (shownId() !== id) return;
+  info = found;
+  choseBackground = false;
+  showDescription();
+}
+
 function keys(event) {
-  const usesArrows = event.target.closest("input, select, .pairing, pre, .scroll");
+  const usesArrows = event.target.closest("input, select, textarea, .pairing, pre, .scroll");
   const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
   if (!usesArrows && by && !event.altKey && !event.ctrlKey && !event.metaKey) step(by);
 }
@@ -377,9 +405,10 @@ async function copy(event) {
   }, 1500);
 }
 
-export function start(list, close) {
+export function start(list, close, change) {
   listed = list;
   onClose = close;
+  onChange = change;
   segments(byId("format"), "format", [["auto", "auto"], ...["avif", "webp", "jpeg", "png"].map((one) => [one, NAMES[one]])], "auto");
   segments(byId("dpr"), "dpr", ["1", "1.5", "2", "3"].map((one) => [one, `${one}×`]), "1");
   segments(byId("bg"), "bg", [["original", "original"], ["removed", "removed"]], "original");

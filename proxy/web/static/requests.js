@@ -33,13 +33,14 @@ export async function explainFormat({ transparent, animated }, signal) {
   return { ...(await json(url, options)), exact };
 }
 
-export function imageUrl(id, { size, w, dpr, format, bg, v }) {
+// `defaultBg`: the background that the image has without `bg`.
+export function imageUrl(id, { size, w, dpr, format, bg, defaultBg = "original", v }) {
   const query = new URLSearchParams();
   if (w) query.set("w", w);
   else if (size) query.set("size", size);
   if (dpr && dpr !== "1") query.set("dpr", dpr);
   if (format && format !== "auto") query.set("format", format);
-  if (bg && bg !== "original") query.set("bg", bg);
+  if (bg && bg !== defaultBg) query.set("bg", bg);
   if (v) query.set("v", v);
   return `/serve/${id}?${query}`;
 }

@@ -40,7 +40,7 @@ const load = async (base, batch, turn = 0) => {
     if (response.ok) body = await response.json();
     status = response.status;
   } catch {
-    // Network errors count as 503.
+    // As a 503.
   }
   const later = batch.filter((one) => {
     const same = ({ id }) => `${id}` === one.id;
@@ -48,7 +48,7 @@ const load = async (base, batch, turn = 0) => {
     if (found) return one.resolve(found);
     const code = body.missing?.find(same)?.status ?? status;
     if (/429|50[234]/.test(code) && turn < RETRIES) return true;
-    // One id may be the reason why the list is rejected.
+    // One id may spoil the list.
     if (ids[1] && !body.missing) load(base, [one]);
     else one.reject(code);
   });
@@ -74,7 +74,6 @@ const info = (id, base) => {
   return cache[key];
 };
 
-// One check for each draft.
 const finals = {};
 const checkLater = async (url) => {
   await sleep(FINAL_S);
@@ -97,7 +96,7 @@ const isParsed = (node) =>
 
 class MediaElement extends HTMLElement {
   static observedAttributes =
-    "media-id size alt background preferred-formats version priority show-analysis width height srcset base".split(" ");
+    "media-id size alt lang background preferred-formats version priority show-analysis width height srcset base".split(" ");
 
   #version = 0;
 
@@ -152,7 +151,7 @@ class SmartImage extends MediaElement {
     reserve(given("width"), given("height"));
     if (!isId(id)) return this.#fail(box, id);
     const candidates = (tail = "") => {
-      if (given("background") === "removed") tail += "&bg=removed";
+      if (/^(original|removed)$/.test(given("background"))) tail += `&bg=${given("background")}`;
       if (given("version")) tail += `&v=${given("version")}`;
       const url = (query) => `${this.base}/serve/${id}?${query}${tail}`;
       if (size) return `${url(`size=${size}`)}, ${url(`size=${size}`)}&dpr=2 2x`;
@@ -180,8 +179,9 @@ class SmartImage extends MediaElement {
     const describe = (media) => {
       const { width, height } = media.dimensions[size] ?? media;
       reserve(width, height);
-      image.alt = given("alt") ?? media.alt ?? "";
-      // No AVIF for animations.
+      const { alt, alts } = media;
+      const lang = this.closest("[lang]")?.lang ?? "";
+      image.alt = given("alt") ?? alts?.[lang] ?? alts?.[lang.split("-")[0]] ?? alt ?? "";
       for (const one of sources) if (!media.formats.served.includes(one.type.slice(6))) one.remove();
       box.prepend(make("img", { className: "blur", alt: "", src: media.placeholders.data_uri }));
     };
@@ -198,7 +198,7 @@ class SmartImage extends MediaElement {
       if (replaced) this.#enter("final");
       if (this.getAttribute("state") !== "loading") return;
       const url = image.currentSrc;
-      // Server-Timing is all that a page can read.
+      // All that a page can read.
       const draft = /"(draft|fallback)"/.test(JSON.stringify(performance.getEntriesByName(url).at(-1)));
       this.#enter(draft ? "draft" : "final", "load");
       if (!draft) return;

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from structlog.testing import capture_logs
 
+from proxy.domain.errors import BadParameter
 from proxy.domain.media import (
     NO_CHOICES,
     Background,
@@ -20,7 +21,7 @@ from proxy.domain.media import (
 )
 from proxy.domain.variant import PurgeEntry
 from proxy.storage.database import NewMedia
-from proxy.storage.database.choices import ChoicesRepository
+from proxy.storage.database.choices import MAX_TEXTS, AltTextRepository, ChoicesRepository
 from proxy.storage.database.leased_writer import LeasedWriter
 from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.storage.database.purge_table import PurgeTable
@@ -206,3 +207,65 @@ async def test_choices_of_a_deleted_medium_are_deleted_with_its_purge(
     backend.run(url, "DELETE FROM media_files; SELECT 1")
     await table.record([PurgeEntry(media_id)])
     assert backend.run(url, "SELECT COUNT(*) FROM media_choices") == ["0"]
+
+
+@pytest.fixture
+def alts(database: SqlMediaRepository, writer: LeasedWriter) -> AltTextRepository:
+    return AltTextRepository(reader=database, writer=writer)
+
+
+async def test_texts_are_stored_by_language_and_leave_the_others_as_they_are(
+    alts: AltTextRepository, media_id: int
+) -> None:
+    assert await alts.find(media_id) == {}
+    assert await alts.set_texts(media_id, {"en": "A ship", "de": "Ein Schiff 🚢"})
+    assert await alts.set_texts(media_id, {"en": "A large ship", "zh-Hant": ""})
+    stored = {"de": "Ein Schiff 🚢", "en": "A large ship", "zh-Hant": ""}
+    assert list((await alts.find(media_id)).items()) == list(stored.items())
+    assert await alts.find_many([media_id, 999]) == {media_id: stored}
+    assert await alts.delete(media_id, "en")
+    assert await alts.delete(media_id, "fr")
+    assert (await alts.find(media_id)).keys() == {"de", "zh-Hant"}
+    assert await alts.delete(media_id)
+    assert await alts.find(media_id) == {}
+
+
+async def test_a_text_announces_that_rows_and_descriptions_are_out_of_date(
+    alts: AltTextRepository, writer: LeasedWriter, media_id: int
+) -> None:
+    there = PurgeTable(reader=writer, writer=writer, retention_days=1)
+    before = await there.now() - 1
+    await alts.set_texts(media_id, {"en": "A ship"})
+    await alts.delete(media_id)
+    # There is nothing left to delete.
+    await alts.delete(media_id)
+    entry = PurgeEntry(media_id, frozenset())
+    assert [purge.entry for purge in await there.read(before)] == [entry] * 2
+
+
+async def test_a_medium_has_texts_in_a_limited_number_of_languages(
+    alts: AltTextRepository, media_id: int
+) -> None:
+    assert await alts.set_texts(media_id, {f"de-x-{at}": "x" for at in range(MAX_TEXTS)})
+    with pytest.raises(BadParameter, match="delete others first"):
+        await alts.set_texts(media_id, {"en": "One more"})
+    assert len(await alts.find(media_id)) == MAX_TEXTS
+
+
+async def test_texts_of_an_unknown_or_deleted_medium_are_not_kept(
+    alts: AltTextRepository, writer: LeasedWriter, backend: Backend, url: str, media_id: int
+) -> None:
+    assert not await alts.set_texts(999, {"en": "Nothing"})
+    assert not await alts.delete(999)
+    await alts.set_texts(media_id, {"en": "A ship"})
+    backend.run(url, "DELETE FROM media_files; SELECT 1")
+    table = PurgeTable(reader=writer, writer=writer, retention_days=1)
+    await table.record([PurgeEntry(media_id)])
+    assert backend.run(url, "SELECT COUNT(*) FROM media_alt_texts") == ["0"]
+
+
+async def test_editors_who_write_the_same_text_at_once_do_not_collide(
+    alts: AltTextRepository, media_id: int
+) -> None:
+    await asyncio.gather(*(alts.set_texts(media_id, {"en": f"Text {at}"}) for at in range(10)))
+    assert (await alts.find(media_id))["en"].startswith("Text ")

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.domain.analysis import SourceGamut
 from proxy.domain.formats import Format
-from proxy.domain.media import MediaFacts
+from proxy.domain.media import NO_CHOICES, Background, CropBox, Focus, MediaChoices, MediaFacts
 from proxy.domain.variant import Fit, SizeSpec
 from proxy.serving.image_info import AnalysisFacts, ImageInfo, PixelFacts
 from proxy.web.handlers.info_json import (
@@ -20,7 +20,7 @@ from proxy.web.handlers.info_json import (
     dimensions,
     sizes_advice,
 )
-from tests.support.requests import facts
+from tests.support.requests import facts, media
 
 PIXELS = PixelFacts(
     thumbhash="aGFzaA==",
@@ -34,14 +34,24 @@ PIXELS = PixelFacts(
 SIZES = {"small": SizeSpec("small", 400, None), "cover": SizeSpec("cover", 300, 300, Fit.COVER)}
 
 
-def described(analysis: AnalysisFacts | None = None, **changes: object) -> ImageDescription:
+TEXTS = {"de": "Ein Hafen", "en": "A harbour"}
+
+
+def described(
+    analysis: AnalysisFacts | None = None,
+    *,
+    language: str | None = None,
+    choices: MediaChoices = NO_CHOICES,
+    **changes: object,
+) -> ImageDescription:
     source: MediaFacts = replace(facts(), **changes)  # type: ignore[arg-type]
     return describe_image(
-        7,
-        ImageInfo(source, PIXELS, analysis or AnalysisFacts()),
+        replace(media(7), choices=choices),
+        ImageInfo(source, PIXELS, analysis or AnalysisFacts(), TEXTS if language else {}),
         sizes=SIZES,
         formats=(Format.AVIF, Format.JPEG),
         ready={"small": {Format.AVIF: True, Format.JPEG: False}},
+        language=language,
     )
 
 
@@ -79,9 +89,34 @@ def test_the_share_of_clipped_colours_and_the_gain_map_are_reported() -> None:
     assert described().gamut is None
     pixels = replace(PIXELS, gamut=SourceGamut(0.25, 0.01, gain_map=True))
     found = describe_image(
-        7, ImageInfo(facts(), pixels, AnalysisFacts()), SIZES, (Format.AVIF,), ready={}
+        media(7), ImageInfo(facts(), pixels, AnalysisFacts()), SIZES, (Format.AVIF,), ready={}
     )
     assert found.gamut == GamutReport(0.25, 0.01, gain_map=True)
+
+
+def test_a_text_of_a_person_comes_before_that_of_a_model() -> None:
+    model = AnalysisFacts(alt="boats, water")
+    found = described(model, language="de")
+    assert (found.alt, found.alt_language, found.alts) == ("Ein Hafen", "de", TEXTS)
+    found = described(model)
+    assert (found.alt, found.alt_language, found.alts) == ("boats, water", None, {})
+
+
+def test_addresses_follow_the_choices_of_editors() -> None:
+    chosen = described(
+        choices=MediaChoices(Focus(0, 0), background=Background.REMOVED), flat_background=True
+    )
+    assert (chosen.background, chosen.transparent) == ("removed", True)
+    assert chosen.version != described().version
+    assert chosen.version in chosen.urls["small"]
+    assert (described().background, described().transparent) == ("original", False)
+
+
+def test_the_dimensions_of_a_size_are_those_of_its_crop() -> None:
+    crops = (("cover", CropBox(0, 0, 0.01, 0.01)),)
+    assert described(width=4000, height=3000).dimensions["cover"] == Dimensions(300, 300)
+    found = described(width=4000, height=3000, choices=MediaChoices(crops=crops))
+    assert found.dimensions["cover"] == Dimensions(40, 40)
 
 
 def test_links_lead_to_the_image_and_its_description() -> None:

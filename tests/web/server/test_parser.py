@@ -673,6 +673,10 @@ async def test_what_came_before_it_is_answered(shared: Serving) -> None:
         b"PATCH //users/me",
         b"POST /api/media/complete/",
         b"POST /api/media/complete/1/2",
+        b"DELETE /api/media/1/focus",
+        b"PUT /api/media/1/choices",
+        b"PUT /api/media/1/crops",
+        b"PUT /api/media/1/crops/thumbnail/2",
     ],
 )
 async def test_only_the_addresses_that_take_a_body_get_one(server: Serving, line: bytes) -> None:
@@ -687,6 +691,7 @@ async def test_only_the_addresses_that_take_a_body_get_one(server: Serving, line
         (b"PUT /users/me", "GET,HEAD,PATCH"),
         (b"PATCH /api/media/complete/1", "POST"),
         (b"PUT /info", "GET,HEAD,OPTIONS,POST"),
+        (b"POST /api/media/1/focus", "DELETE,GET,HEAD,PUT"),
     ],
 )
 async def test_there_another_method_is_told_which_is_right(
@@ -701,7 +706,9 @@ async def test_there_another_method_is_told_which_is_right(
 
 @pytest.mark.parametrize(
     ("line", "status"),
-    [(b"PATCH /users/me", 401), (b"POST /api/media/complete/1?x=y", 401), (b"POST /info", 415)],
+    [(b"PATCH /users/me", 401), (b"POST /api/media/complete/1?x=y", 401), (b"POST /info", 415)]
+    # No admin key is set.
+    + [(b"PUT /api/media/1/" + what, 403) for what in (b"focus", b"crops/thumbnail", b"alt")],
 )
 @pytest.mark.parametrize("step", [1, 10_000])
 async def test_a_body_that_is_let_through_hides_no_request(
