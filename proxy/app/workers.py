@@ -8,11 +8,16 @@ from dataclasses import dataclass
 from functools import partial
 
 from proxy.rendering import face_model
+from proxy.rendering.pool.decoder_pool import DecoderPool
+from proxy.rendering.pool.on_demand import OnDemandPool
 from proxy.rendering.pool.pool import WorkerPool
 from proxy.rendering.pool.worker_start import WorkerStartOptions, start_worker
 from proxy.runtime.supervised_task import UNCOUNTED, TaskSupervisor
 from proxy.settings import Settings
 from proxy.telemetry.metrics import Metrics
+
+# Seconds without a job after which the workers with other decoders end.
+_DECODERS_IDLE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +87,18 @@ def _with_one_worker(settings: Settings) -> Settings:
 
 
 def _new_pool(settings: Settings, supervisor: TaskSupervisor, *, idle: bool = False) -> WorkerPool:
-    return WorkerPool(
-        settings.workers,
-        source_types=settings.limits.source_types,
-        max_output_bytes=settings.renditions.max_rendition_bytes,
-        # Above every deadline: the kernel's limit only matters if the server cannot enforce them.
-        max_cpu_s=2 * max(settings.workers.deadline_s, settings.upgrades.deadline_s),
-        idle=idle,
-        supervisor=supervisor,
+    pool, decoders = (
+        kind(
+            settings.workers,
+            source_types=settings.limits.source_types,
+            max_output_bytes=settings.renditions.max_rendition_bytes,
+            # Above every deadline: the kernel's limit only matters if the server cannot enforce
+            # them.
+            max_cpu_s=2 * max(settings.workers.deadline_s, settings.upgrades.deadline_s),
+            idle=idle,
+            supervisor=supervisor,
+        )
+        for kind in (WorkerPool, DecoderPool)
     )
+    pool.pass_on_to(OnDemandPool(decoders, idle_s=_DECODERS_IDLE_S))
+    return pool

@@ -21,8 +21,8 @@ _SAMPLES = Path(proxy.__file__).parent / "samples"
 _SAMPLE_OF: Mapping[str, str] = {"png": "badge.png", "jpeg": "kodak-23.jpg"}
 _SIDE = 64
 _SLOW_S = 1.0
-_OPTIONAL = frozenset({"heic", "bmp"})
-"""Types that the libvips of pyvips[binary] cannot load."""
+_OPTIONAL = frozenset({"heic", "jxl"})
+"""Types whose decoder is an extra."""
 _CHECK_CONFIG = "'smartserve check-config' prints the worker's output"
 
 
@@ -108,12 +108,12 @@ def judge_sandbox(settings: Settings, info: WorkerInfo, gaps: Mapping[str, str])
 
 
 def judge_formats(settings: Settings, info: WorkerInfo) -> Finding:
-    """Report source types that the settings allow and libvips cannot load."""
+    """Report source types that the settings allow and no decoder loads."""
     allowed = settings.limits.source_types
     absent = [kind for kind in allowed if kind not in info.source_types]
     text = f"loads {', '.join(kind for kind in allowed if kind not in absent)}"
     if absent:
         text = f"{text}; not {', '.join(absent)}"
     advice = "install pyvips[binary] (requirements.lock), or remove them from limits.source_types"
-    # The optional ones are allowed by default, for a libvips that has them.
+    # The optional ones are allowed by default, for installations that have them.
     return fail(text, advice, when=not set(absent) <= _OPTIONAL)

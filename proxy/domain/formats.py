@@ -45,14 +45,52 @@ NAMES: Mapping[str, Format] = MappingProxyType(
 """Names in ``format=`` and file extensions."""
 
 
-SOURCE_MEDIA_TYPES: Mapping[str, str] = MappingProxyType(
+@dataclass(frozen=True, slots=True)
+class SourceTraits:
+    """What is supported of a type of accepted files."""
+
+    title: str
+    media_type: str
+    decoder: str
+    animation: str = "none"
+    """What a file with several frames or pages becomes."""
+    alpha: bool = True
+    wide_gamut: str = "ICC"
+    """By what colours outside of sRGB are recognised."""
+    extra: str = ""
+    """The extra of the package that contains the decoder."""
+
+
+SOURCE_TRAITS: Mapping[str, SourceTraits] = MappingProxyType(
     {
-        **{fmt.value: traits.media_type for fmt, traits in TRAITS.items()},
-        "heic": "image/heic",
-        "tiff": "image/tiff",
-        "svg": "image/svg+xml",
-        "bmp": "image/bmp",
+        "avif": SourceTraits(
+            "AVIF", "image/avif", "libvips; frames: Pillow", "moves", wide_gamut="ICC, nclx"
+        ),
+        "webp": SourceTraits("WebP", "image/webp", "libvips", "moves"),
+        "jpeg": SourceTraits("JPEG", "image/jpeg", "libvips", alpha=False),
+        "png": SourceTraits(
+            "PNG, APNG", "image/png", "libvips", "moves", wide_gamut="ICC, cICP, cHRM"
+        ),
+        "gif": SourceTraits("GIF", "image/gif", "libvips", "moves", wide_gamut="none"),
+        "heic": SourceTraits(
+            "HEIC", "image/heic", "pi-heif", "primary image", wide_gamut="ICC, nclx", extra="heic"
+        ),
+        "tiff": SourceTraits("TIFF", "image/tiff", "libvips", "first page"),
+        "bmp": SourceTraits("BMP", "image/bmp", "Pillow"),
+        "ico": SourceTraits(
+            "ICO", "image/vnd.microsoft.icon", "Pillow", "largest image", wide_gamut="none"
+        ),
+        "jp2": SourceTraits("JPEG 2000", "image/jp2", "Pillow"),
+        "jxl": SourceTraits("JPEG XL", "image/jxl", "pyjpegxl", "last frame", extra="jxl"),
+        "svg": SourceTraits(
+            "SVG", "image/svg+xml", "libvips (librsvg)", wide_gamut="none", extra="svg"
+        ),
     }
+)
+"""Accepted files, by the names that `sniff` returns."""
+
+SOURCE_MEDIA_TYPES: Mapping[str, str] = MappingProxyType(
+    {name: traits.media_type for name, traits in SOURCE_TRAITS.items()}
 )
 """Media types of accepted files, by the names that `sniff` returns."""
 
@@ -81,30 +119,51 @@ SNIFF_BYTES = 4096
 """Number of leading bytes that `sniff` needs: comments may precede the root of an SVG."""
 
 
-def sniff(head: bytes) -> str | None:  # noqa: PLR0911 - a flat table
+_SIGNATURES: tuple[tuple[bytes, str], ...] = (
+    (b"\xff\xd8\xff", "jpeg"),
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"GIF87a", "gif"),
+    (b"GIF89a", "gif"),
+    # Classic TIFF and BigTIFF in both byte orders.
+    *((start, "tiff") for start in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
+    # A file, or a bare codestream (ISO/IEC 15444-1, I.5.1 and A.4.1; ISO/IEC 18181-2).
+    *((start, "jp2") for start in (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")),
+    *((start, "jxl") for start in (b"\0\0\0\x0cJXL \r\n\x87\n", b"\xff\x0a")),
+)
+_BMP_BYTES = 26
+
+
+def sniff(head: bytes) -> str | None:
     """Return the type of a file by its first bytes, or None if it is not a known image type.
 
-    The result is one of ``jpeg png webp avif heic gif tiff bmp svg``. Declared media types and file
-    names are ignored: clients choose them. Of a file compressed by gzip only a worker can find out
-    whether it is an SVG.
+    The result is a key of `SOURCE_MEDIA_TYPES`. Declared media types and file names are ignored:
+    clients choose them. Of a file compressed by gzip only a worker can find out whether it is an
+    SVG.
     """
-    match head[:4]:
-        case _ if head[:3] == b"\xff\xd8\xff":
-            return "jpeg"
-        case b"\x89PNG" if head[:8] == b"\x89PNG\r\n\x1a\n":
-            return "png"
-        case b"RIFF" if head[8:12] == b"WEBP":
-            return "webp"
-        case b"GIF8" if head[:6] in (b"GIF87a", b"GIF89a"):
-            return "gif"
-        # Classic TIFF and BigTIFF in both byte orders.
-        case b"II*\0" | b"MM\0*" | b"II+\0" | b"MM\0+":
-            return "tiff"
-        # Two letters alone would match any text that starts with them.
-        case _ if head[:2] == b"BM" and len(head) > 26:  # noqa: PLR2004 - header of a BMP
-            return "bmp"
-        case _:
-            return _sniff_heif(head) or _sniff_svg(head)
+    for signature, name in _SIGNATURES:
+        if head.startswith(signature):
+            return name
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "webp"
+    # Two letters alone would match any text that starts with them.
+    if head[:2] == b"BM" and len(head) > _BMP_BYTES:
+        return "bmp"
+    if head[:4] == b"\0\0\1\0" and _is_icon(head):
+        return "ico"
+    return _sniff_heif(head) or _sniff_svg(head)
+
+
+# Header of an icon file, and of each image in it.
+_ICON_HEADER, _ICON_ENTRY = 6, 16
+
+
+def _is_icon(head: bytes) -> bool:
+    """Return whether the first image of an icon file is where one can be."""
+    count = int.from_bytes(head[4:6], "little")
+    at = int.from_bytes(head[18:22], "little")
+    # The fourth byte of an entry is reserved.
+    is_entry = len(head) >= _ICON_HEADER + _ICON_ENTRY and not head[_ICON_HEADER + 3]
+    return is_entry and count > 0 and at >= _ICON_HEADER + count * _ICON_ENTRY
 
 
 # What may precede the root of an XML document, besides a document type.

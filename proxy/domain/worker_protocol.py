@@ -68,14 +68,16 @@ _ERRORS: Mapping[str, Callable[[str], SmartserveError]] = {
     "too_large": SourceTooLarge,
     "unreadable": SourceUnavailable,
     "fault": RenderFault,
+    "other_decoder": UnsupportedSource,
     "unknown_format": UnknownImageFormat,
     "metadata_too_large": MetadataTooLarge,
     "unread": ExtractionFailed,
 }
 
 FAILURE_KINDS = tuple(_ERRORS)
-"""Not an accepted type; corrupt; over a limit; the descriptor failed; a fault of this server. Then,
-of metadata: not a format with metadata; over a limit; no engine could read the file."""
+"""Not an accepted type; corrupt; over a limit; the descriptor failed; a fault of this server; a
+worker with other decoders is needed. Then, of metadata: not a format with metadata; over a limit;
+no engine could read the file."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,7 +109,9 @@ def detect(head: bytes) -> str | None:
     if head[4:12] == b"ftypcrx ":
         return "cr3"
     # A generic HEIF brand without a codec's brand: the codec is in the item's properties.
-    return rendered.sniff(head) or ("heif" if _is_heif(head) else None)
+    found = rendered.sniff(head) or ("heif" if _is_heif(head) else None)
+    # JPEG 2000 is rendered, but its metadata is not read.
+    return found if found in FORMATS else None
 
 
 def _is_heif(head: bytes) -> bool:

@@ -358,7 +358,9 @@ class WorkerSettings(Section):
         return self.count or len(os.sched_getaffinity(0))
 
 
-SourceType = Literal["jpeg", "png", "webp", "avif", "heic", "gif", "tiff", "bmp", "svg"]
+SourceType = Literal[
+    "jpeg", "png", "webp", "avif", "heic", "gif", "tiff", "bmp", "ico", "jp2", "jxl", "svg"
+]
 
 
 class LimitSettings(Section):
@@ -380,8 +382,8 @@ class LimitSettings(Section):
     max_animation_pixels: int = Field(100_000_000, ge=1, le=MAX_BYTES)
     """Maximum number of pixels of all frames together."""
     source_types: tuple[SourceType, ...] = get_args(SourceType)
-    """Accepted file types, detected by content. Other types, and types that libvips cannot load,
-    are answered with 415."""
+    """Accepted file types, detected by content. Other types, and types whose decoder is not
+    installed, are answered with 415."""
 
     def to_limits(self) -> Limits:
         """Return the limits as the value that travels with each job."""

@@ -15,7 +15,8 @@ from tests.support.server import make_settings
 async def test_a_worker_tells_what_it_is_made_of(tmp_path: Path) -> None:
     hello = await worker_info(make_settings(tmp_path / "data"))
     check_worker(hello)
-    assert {"pyvips", "pyvips-binary"} == set(hello.codecs) - {"pi-heif", "manimgx-fonts"}
+    optional = {"pi-heif", "manimgx-fonts", "pyjpegxl"}
+    assert {"pyvips", "pyvips-binary", "pillow"} == set(hello.codecs) - optional
 
 
 def originals(settings: Settings) -> LocalOriginals:

@@ -26,7 +26,7 @@ async def test_a_sound_worker_renders_every_output_format(settings: Settings) ->
     for fmt in (Format.AVIF, Format.WEBP, Format.JPEG, Format.PNG):
         assert f"{fmt} " in found["worker"].seen
     assert {"seccomp", "landlock", "rlimits"} <= set(found["worker sandbox"].seen.split(", "))
-    assert re.search("; not (heic, )?bmp$", found["worker formats"].seen)
+    assert re.search("bmp, ico, jp2, (jxl, )?svg(; not .*)?$", found["worker formats"].seen)
     assert found["worker formats"].verdict is Verdict.OK
 
 

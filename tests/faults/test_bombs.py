@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -87,6 +88,42 @@ async def test_bombs_are_refused_without_growth_of_the_workers(
         await refused(server, media_id)
         assert peak_bytes(worker) - before < GROWTH_BYTES, name
     assert server.workers() == [worker]
+    assert await server.metric("smartserve_worker_restarts_total") == 0
+
+
+def icon(image: bytes) -> bytes:
+    return struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(image), 22) + image
+
+
+def bitmap(side: int) -> bytes:
+    """Return the header of a Windows bitmap, without that of a file."""
+    return struct.pack("<IiiHHIIiiII", 40, side, side, 1, 24, 0, 0, 0, 0, 0, 0)
+
+
+OTHER_DECODERS: Mapping[str, bytes] = {
+    "a BMP": struct.pack("<2sIHHI", b"BM", 54, 0, 0, 54) + bitmap(30_000),
+    "an icon with a PNG": icon(crafted.png(30_000, 30_000)),
+    "an icon with a bitmap": icon(bitmap(30_000) + bytes(64)),
+    "a JPEG 2000": b"\xff\x4f\xff\x51"
+    + struct.pack(">HHIIIIIIIIH", 47, 0, *(30_000, 30_000, 0, 0) * 2, 3)
+    + bytes((7, 1, 1)) * 3
+    + b"\xff\x90",
+}
+
+
+async def test_bombs_for_the_other_decoders_are_refused_without_growth(
+    data_dir: Path, launch: Launch, library: Library
+) -> None:
+    ids = plant(data_dir, OTHER_DECODERS)
+    server = await warm_server(launch, library)
+    await refused(server, ids["a BMP"])
+    workers = sorted(server.workers())
+    assert len(workers) == 2
+    before = sum(map(peak_bytes, workers))
+    for name, media_id in ids.items():
+        await refused(server, media_id)
+        assert sum(map(peak_bytes, workers)) - before < GROWTH_BYTES, name
+    assert sorted(server.workers()) == workers
     assert await server.metric("smartserve_worker_restarts_total") == 0
 
 

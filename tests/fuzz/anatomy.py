@@ -236,6 +236,7 @@ _WALKS: Mapping[str, Callable[[bytes], Iterator[Bone]]] = MappingProxyType(
         "webp": _webp,
         "avif": _heif,
         "heic": _heif,
+        "jp2": _heif,
         "tiff": _tiff,
     }
 )

@@ -8,6 +8,8 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from random import Random
 from types import MappingProxyType
 from typing import Any
@@ -142,6 +144,13 @@ def _encoded(colour: Image.Image) -> Sequence[tuple[str, bytes]]:
         ("sketch.svg", _drawing(colour)),
         ("sketch.svgz", gzip.compress(_drawing(colour), mtime=0)),
         ("sketch-bilevel.tiff", _saved(grey.convert("1"), "TIFF", compression="group4")),
+        ("sketch.bmp", _saved(colour, "BMP")),
+        ("sketch-palette.bmp", _saved(palette, "BMP")),
+        ("sketch.ico", _saved(clear, "ICO", sizes=[(96, 96), (16, 16)])),
+        ("sketch-bitmap.ico", _saved(clear, "ICO", sizes=[(64, 64)], bitmap_format="bmp")),
+        ("sketch.jp2", _saved(colour, "JPEG2000")),
+        ("sketch-tiles.j2k", _saved(clear, "JPEG2000", tile_size=(48, 48), no_jp2=True)),
+        *_jpeg_xl(clear),
     ]
 
 
@@ -160,6 +169,18 @@ def _drawing(colour: Image.Image) -> bytes:
 <use xlink:href="#w" x="5" opacity=".5"/><text x="9" y="70" font-size="12">Aß Ж</text>
 <image x="80" y="40" width="30" height="30" href="data:image/png;base64,{embedded}"/></svg>"""
     return text.encode()
+
+
+def _jpeg_xl(picture: Image.Image) -> Sequence[tuple[str, bytes]]:
+    if find_spec("pyjpegxl") is None:  # the extra "jxl"
+        return ()
+    encoder = import_module("pyjpegxl")
+    pixels = picture.tobytes(), *picture.size
+    options = {"lossless": True, "exif": b"\0\0\0\0" + _exif().tobytes()[6:]}
+    return (
+        ("sketch.jxl", encoder.encode(*pixels)),
+        ("sketch-boxes.jxl", encoder.encode(*pixels, **options)),
+    )
 
 
 def _exif() -> Image.Exif:

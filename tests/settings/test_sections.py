@@ -44,7 +44,7 @@ def test_the_limits_of_a_job_equal_those_of_the_settings() -> None:
 
 
 def test_every_source_type_is_accepted_by_default() -> None:
-    types = "jpeg png webp avif heic gif tiff bmp svg"
+    types = "jpeg png webp avif heic gif tiff bmp ico jp2 jxl svg"
     assert LimitSettings().source_types == tuple(types.split())
 
 

@@ -6,9 +6,10 @@ import asyncio
 import errno
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from contextvars import Context
-from typing import Any, Self, TypeVar, cast
+from types import MappingProxyType
+from typing import Any, Protocol, Self, TypeVar, cast
 
 import structlog
 
@@ -57,11 +58,26 @@ log = structlog.get_logger(__name__)
 Result = TypeVar("Result")
 
 
+class PoolOfDecoders(Protocol):
+    """Workers that decode what the workers of a `WorkerPool` do not."""
+
+    pool: WorkerPool
+
+    def running(self) -> AbstractAsyncContextManager[WorkerPool]:
+        """Context manager for a job: the workers run during the block."""
+
+    async def aclose(self) -> None:
+        """End the workers."""
+
+
 class WorkerPool:
     """Runs jobs in worker processes, one at a time in each.
 
     Use it as an async context manager. Entering returns when the first process is ready.
     """
+
+    _extra: Mapping[str, str] = MappingProxyType({})
+    """Options that only the program of these workers knows."""
 
     def __init__(
         self,
@@ -93,7 +109,9 @@ class WorkerPool:
             nice=settings.nice,
             idle=idle,
             system_fonts=settings.system_fonts,
+            extra=dict(self._extra),
         )
+        self._decoders: PoolOfDecoders | None = None
         self._start_process = start or self._start_worker
         self._max_attempts = max_attempts
         self._max_output_bytes = max_output_bytes
@@ -110,6 +128,10 @@ class WorkerPool:
         self._hello: WorkerInfo | None = None
         self._start_may_succeed = False
         self._start_error = "no worker process started; the log has its error output"
+
+    def pass_on_to(self, decoders: PoolOfDecoders) -> None:
+        """Pass jobs that need other decoders on to these workers, and close them with this pool."""
+        self._decoders = decoders
 
     @property
     def hello(self) -> WorkerInfo:
@@ -226,9 +248,17 @@ class WorkerPool:
                     raise _death_error(death, repeated=repeated) from death
             else:
                 self._log_exceptions(reply)
-                if isinstance(reply, JobFailure):
+                if not isinstance(reply, JobFailure):
+                    return cast(Result, reply)
+                if reply.kind != "other_decoder" or self._decoders is None:
                     raise reply.to_error()
-                return cast(Result, reply)
+                break
+        # The worker has passed on no bytes: it has only read the header of the source.
+        try:
+            async with self._decoders.running() as pool:
+                return await pool.run(job, source, sink, on_start=on_start, deadline_s=deadline_s)
+        except ConfigurationError as error:
+            raise RenderFault("; ".join(error.faults)) from error
 
     def _log_exceptions(self, reply: Any) -> None:
         """Log and count unexpected exceptions that a worker caught."""
@@ -407,6 +437,8 @@ class WorkerPool:
         self._workers.clear()
         self._idle.clear()  # the pool may be entered again
         await asyncio.gather(*self._ending)
+        if self._decoders is not None:
+            await self._decoders.aclose()
 
     @property
     def gaps(self) -> Mapping[str, str]:
@@ -425,7 +457,12 @@ class WorkerPool:
         idle = len(self._idle)
         counts = {"up": up, "idle": idle, "busy": len(self._workers) - idle}
         jobs = {"waiting": len(self._waiting), "jobs": self._jobs, "exceptions": self._exceptions}
-        return {**counts, **jobs, **restarts}
+        found = {**counts, **jobs, **restarts}
+        if self._decoders is not None:
+            others = self._decoders.pool.statistics()
+            # A job that was passed on is counted once.
+            return {name: found[name] + others[name] * (name != "jobs") for name in found}
+        return found
 
 
 def _death_error(death: WorkerDied, *, repeated: bool) -> SmartserveError:

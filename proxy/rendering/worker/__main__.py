@@ -24,6 +24,7 @@ from proxy.rendering.worker import sandbox
 from proxy.rendering.worker.imaging import fonts
 from proxy.rendering.worker.imaging.analysis.analyse import analyse
 from proxy.rendering.worker.imaging.libvips import answered, configure, hello, lock_loaders
+from proxy.rendering.worker.imaging.load import use_decoders
 from proxy.rendering.worker.imaging.probe import probe
 from proxy.rendering.worker.imaging.render import render_set
 from proxy.rendering.worker.job_loop import run_worker
@@ -39,6 +40,11 @@ def prepare(options: Mapping[str, Any]) -> WorkerInfo:
     lock_loaders(tuple(options["source_types"]))
     draws = "svg" in options["source_types"]
     font_files = fonts.find(system=options["system_fonts"]) if draws else ()
+    if options["extra"].get("decoders"):
+        # Here, because a module cannot be imported in the sandbox.
+        from proxy.rendering.worker.imaging.decoders import open_decoded  # noqa: PLC0415
+
+        use_decoders(open_decoded)
     if not options["sandbox"]:
         off = dict.fromkeys(sandbox.FEATURES, "switched off by workers.sandbox")
         if draws:

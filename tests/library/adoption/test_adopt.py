@@ -225,7 +225,7 @@ async def test_equal_originals_are_one_medium(server: Serving) -> None:
     assert [(one.media_id, one.known) for one in outcomes] == [(1, False), (1, True)]
 
 
-ACCEPTED = "accepted are jpeg, png, webp, avif, heic, gif, tiff, svg"
+ACCEPTED = "accepted are jpeg, png, webp, avif, heic, gif, tiff, bmp, ico, jp2, jxl, svg"
 
 
 async def test_files_that_are_not_images_are_reported_and_hidden_ones_ignored(

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 
+from proxy.rendering.worker.imaging.animated_png import animation_of
+
 # Bytes of the signature and the logical screen descriptor (GIF89a, 17 and 18).
 _GIF_HEADER = 13
 _IMAGE, _EXTENSION = 0x2C, 0x21
@@ -20,14 +22,14 @@ _RIFF_HEADER, _CHUNK_HEADER = 12, 8
 
 
 def count_frames(descriptor: int, source_type: str, *, most: int) -> int:
-    """Return the number of frames of a GIF or WebP, at most ``most``; 1 for all other types.
+    """Return the number of frames of a GIF, WebP or PNG, at most ``most``; 1 for all other types.
 
-    Reads the file structure. The loaders of libvips list all frames when they open a file: 30 MB
-    and 70 ms for a GIF of 4 MB with a quarter of a million frames, and a file may have 100 MB. A
-    damaged file is counted up to the damage.
+    2 stands for any number of frames of an AVIF. Reads the file structure: the loaders of libvips
+    list all frames when they open a file, 30 MB and 70 ms for a GIF of 4 MB with a quarter of a
+    million frames, and a file may have 100 MB. A damaged file is counted up to the damage.
     """
     walks: Mapping[str, Callable[[mmap.mmap], Iterator[object]]]
-    walks = {"gif": gif_frames, "webp": _webp_frames}
+    walks = {"gif": gif_frames, "webp": _webp_frames, "png": _png_frames, "avif": _avif_frames}
     walk = walks.get(source_type)
     if walk is None:
         return 1
@@ -66,6 +68,15 @@ def _webp_frames(file: mmap.mmap) -> Iterator[None]:
                 yield
             # Chunks are padded to an even length.
             at += _CHUNK_HEADER + length + length % 2
+
+
+def _png_frames(file: mmap.mmap) -> Iterator[int]:
+    frames, _ = animation_of(file) or (1, 0)
+    return iter(range(frames))
+
+
+def _avif_frames(file: mmap.mmap) -> Iterator[int]:
+    return iter(range(1 + (file[_BRAND] == b"avis")))
 
 
 # ISO/IEC 14496-12, 4.3: the major brand follows the length and the type of the first box.

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import metadata
+from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -28,7 +29,7 @@ except ImportError:  # the extra "heic"
 from proxy.domain.errors import ConfigurationError
 from proxy.domain.worker_protocol import JobFailure, WorkerInfo
 
-# Classes of the loaders of a source type; libvips has no loader for BMP.
+# Classes of the loaders of a source type.
 _FAMILIES: Mapping[str, str] = MappingProxyType(
     {
         "jpeg": "VipsForeignLoadJpeg",
@@ -41,6 +42,15 @@ _FAMILIES: Mapping[str, str] = MappingProxyType(
         "svg": "VipsForeignLoadSvg",
     }
 )
+
+DECODED_ELSEWHERE: Mapping[str, str] = MappingProxyType(
+    {"bmp": "PIL", "ico": "PIL", "jp2": "PIL", "jxl": "pyjpegxl"}
+)
+"""Source types that `decoders` decodes, and the packages that do."""
+# Looked up at import: a sandboxed worker cannot open files any more.
+_ELSEWHERE = tuple(kind for kind, package in DECODED_ELSEWHERE.items() if find_spec(package))
+# Those that the settings accept.
+_elsewhere = list(_ELSEWHERE)
 
 # A grey image of 16 x 16 pixels: this libvips cannot encode HEIC, so a sample is included.
 _HEIC_SAMPLE = base64.b64decode(
@@ -88,6 +98,7 @@ def lock_loaders(source_types: Sequence[str]) -> None:
         ConfigurationError: a loader that is not on the list remains enabled.
     """
     wanted = [name for name in source_types if name in _FAMILIES]
+    _elsewhere[:] = [kind for kind in source_types if kind in _ELSEWHERE]
     # A sample decodes only with an open loader.
     loadable_types.cache_clear()
     pyvips.operation_block_set("VipsForeignLoad", state=True)
@@ -113,11 +124,11 @@ def loaders_of(source_type: str) -> frozenset[str]:
 
 @cache
 def loadable_types() -> tuple[str, ...]:
-    """Return the source types that can be decoded: a sample of each is decoded once.
+    """Return the source types that can be decoded: here, or in a worker with other decoders.
 
-    No SVG is drawn for it, which would take 3 MB.
+    A sample of each type that libvips loads is decoded once, but no SVG, which would take 3 MB.
     """
-    return tuple(name for name in _FAMILIES if _decodes_sample(name))
+    return (*(name for name in _FAMILIES if _decodes_sample(name)), *_elsewhere)
 
 
 def hello() -> WorkerInfo:
@@ -193,7 +204,7 @@ def _decodes_sample(source_type: str) -> bool:
 def _package_versions() -> dict[str, str]:
     """Return the versions of the packages with codecs; a system libvips has no pyvips-binary."""
     versions = {}
-    for name in ("pyvips", "pyvips-binary", "pi-heif"):
+    for name in ("pyvips", "pyvips-binary", "pi-heif", "pillow", "pyjpegxl"):
         with suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     return versions

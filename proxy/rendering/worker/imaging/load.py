@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -15,8 +17,9 @@ from pyvips.vimage import FORMAT_TO_TYPESTR
 from proxy.domain.formats import SNIFF_BYTES, sniff
 from proxy.domain.variant import Gamut
 from proxy.domain.worker_protocol import Limits
-from proxy.rendering.worker.imaging import colour, file_structure, svg
+from proxy.rendering.worker.imaging import animated_png, colour, file_structure, svg
 from proxy.rendering.worker.imaging.libvips import (
+    DECODED_ELSEWHERE,
     SourceRefused,
     decode_heic,
     loadable_types,
@@ -84,6 +87,8 @@ class OpenedSource:
     """Of the caller; open as long as the source is in use."""
     drawing: svg.Drawing | None = None
     """Of an SVG, which has no ``source``."""
+    decode: Decode | None = None
+    """Decodes the source in place of libvips."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +100,22 @@ class LoadedFrames:
     """Milliseconds for each frame."""
     loop: int = 0
     """Number of repetitions; 0: endless."""
+
+
+Decode = Callable[[int, str], LoadedFrames]
+"""Returns at most so many pages, in memory and upright. The second argument is as in `whole`:
+``none`` returns what can be decoded, with everything else damage is an error (pyvips.Error)."""
+
+OpenElsewhere = Callable[[int, str, Limits], OpenedSource]
+"""As `open_source`, with the source type."""
+
+# Filled in workers that are started for the types of `DECODED_ELSEWHERE`.
+_decoders: list[OpenElsewhere] = []
+
+
+def use_decoders(open_elsewhere: OpenElsewhere) -> None:
+    """Open the types of `DECODED_ELSEWHERE`, and animated AVIF, in this process."""
+    _decoders[:] = [open_elsewhere]
 
 
 def open_source(descriptor: int, limits: Limits) -> OpenedSource:
@@ -115,11 +136,16 @@ def open_source(descriptor: int, limits: Limits) -> OpenedSource:
         raise SourceRefused("unsupported", f"{source_type} is not accepted")
     if source_type == "svg":
         return _open_drawing(descriptor, limits)
+    if source_type in DECODED_ELSEWHERE:
+        return _open_elsewhere(descriptor, source_type, limits)
     # Before libvips opens the file, which would list all frames.
     most = limits.max_pages + 1
     pages = file_structure.count_frames(descriptor, source_type, most=most)
     if pages == most:
         raise SourceRefused("too_large", f"the source has more than {limits.max_pages:,} pages")
+    if source_type == "avif" and pages > 1:
+        with suppress(pyvips.Error):
+            return _open_elsewhere(descriptor, source_type, limits)
     if source_type == "tiff" and (lab := colour.unreadable_lab(descriptor)):
         detail = f"the source is a TIFF in {lab}, which is not supported: save it as RGB"
         raise SourceRefused("unsupported", detail)
@@ -134,12 +160,43 @@ def open_source(descriptor: int, limits: Limits) -> OpenedSource:
     else:
         source = pyvips.Source.new_from_memory(content)
     image = pyvips.Image.new_from_source(source, "")
-    header = _read_header(image, source_type)
+    header = _read_header(image, source_type, pages)
     if content is not None and source_type == "gif":
         header = replace(header, pages=header.pages - 1, first_page=1)
     check_header(header, limits)
     found = colour.read(image, descriptor, source_type)
-    return OpenedSource(source, replace(header, colour=found), descriptor)
+    header = replace(header, colour=found)
+    decode = _own_decoder(descriptor, header)
+    return OpenedSource(source, header, descriptor, decode=decode)
+
+
+def _open_elsewhere(descriptor: int, source_type: str, limits: Limits) -> OpenedSource:
+    if not _decoders:
+        # The server passes the job on to a worker that has the decoders.
+        raise SourceRefused("other_decoder", f"{source_type} is not accepted")
+    return _decoders[0](descriptor, source_type, limits)
+
+
+def _own_decoder(descriptor: int, header: Header) -> Decode | None:
+    """Return the decoder of a source of which libvips reads the header only."""
+    if header.source_type == "heic":
+        return lambda _most, _fail_on: LoadedFrames([decode_heic(content_of(descriptor))])
+    if header.source_type == "png" and header.pages > 1:
+        return partial(_animated_png, descriptor)
+    return None
+
+
+def _animated_png(descriptor: int, most: int, fail_on: str) -> LoadedFrames:
+    content = content_of(descriptor)
+    strict = fail_on != "none"
+    found = list(animated_png.decoded_frames(content, most=most, strict=strict))
+    _, loop = animated_png.animation_of(content) or (0, 0)
+    return LoadedFrames([page for page, _ in found], [delay for _, delay in found], loop)
+
+
+def content_of(descriptor: int) -> bytes:
+    """Return a whole file; the offset of the descriptor is not used."""
+    return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
 
 
 def _open_drawing(descriptor: int, limits: Limits) -> OpenedSource:
@@ -192,8 +249,8 @@ def shrunk(opened: OpenedSource, size: Size, gamut: Gamut = Gamut.SRGB) -> Any:
     header, (width, height) = opened.header, size
     if opened.drawing is not None:
         return opened.drawing.drawn(size)
-    if header.source_type == "heic":
-        return scaled(whole(opened, fail_on="none"), header, size, gamut)
+    if opened.decode is not None:
+        return scaled(opened.decode(1, "none").pages[0], header, size, gamut)
     if header.colour.space or header.colour.narrow or header.first_page:
         page = pyvips.Image.new_from_source(
             opened.source, "", access="sequential", fail_on="none", **_first_page(header)
@@ -268,15 +325,25 @@ def frames(
     duration of the animation does not change.
     """
     header = opened.header
+    found = _frames_as_stored(opened)
+    kept = _thinned(list(_distinct(found.pages, _shown_delays(found.delays))), most)
+    pages = [scaled(page, header, size, gamut) for page, _ in kept]
+    return LoadedFrames(pages, [delay for _, delay in kept], found.loop)
+
+
+def _frames_as_stored(opened: OpenedSource) -> LoadedFrames:
+    header = opened.header
+    if opened.decode is not None:
+        return opened.decode(header.pages, "none")
     # Opened with the exact page count: n=-1 overflows 32-bit heights on crafted GIFs.
     roll = whole(opened, fail_on="none").copy_memory()
     pages = [
         roll.crop(0, index * header.height, header.width, header.height)
         for index in range(header.pages)
     ]
-    kept = _thinned(list(_distinct(pages, _delays(roll, header))), most)
-    pages = [scaled(page, header, size, gamut) for page, _ in kept]
-    return LoadedFrames(pages, [delay for _, delay in kept], _field(roll, "loop", 0))
+    stored = list(_field(roll, "delay", []))[header.first_page :][: header.pages]
+    delays = [*stored, *[0] * (header.pages - len(stored))]
+    return LoadedFrames(pages, delays, _field(roll, "loop", 0))
 
 
 def whole(opened: OpenedSource, *, fail_on: str) -> Any:
@@ -287,9 +354,9 @@ def whole(opened: OpenedSource, *, fail_on: str) -> Any:
     """
     if opened.drawing is not None:
         return opened.drawing.drawn(opened.header.upright)
-    if opened.header.source_type == "heic":
-        size = os.fstat(opened.descriptor).st_size
-        return decode_heic(os.pread(opened.descriptor, size, 0))
+    if opened.decode is not None:
+        pages = opened.decode(opened.header.pages, fail_on).pages
+        return pyvips.Image.arrayjoin(pages, across=1) if len(pages) > 1 else pages[0]
     options = _first_page(opened.header)
     if opened.header.pages > 1:
         options["n"] = opened.header.pages
@@ -315,7 +382,7 @@ def _first_page(header: Header) -> dict[str, int]:
     return {"page": header.first_page} if header.first_page else {}
 
 
-def _read_header(image: Any, source_type: str) -> Header:
+def _read_header(image: Any, source_type: str, counted: int) -> Header:
     # Refuse a file that has one type by its first bytes and another according to libvips.
     agreed = image.get("vips-loader") in loaders_of(source_type)
     compression = _COMPRESSIONS.get(source_type)
@@ -324,13 +391,16 @@ def _read_header(image: Any, source_type: str) -> Header:
             "unsupported", f"the source starts like {source_type} but is something else"
         )
     orientation = _field(image, "orientation", 1)
+    pages = counted if source_type == "png" else 1
+    if source_type in _ANIMATED:
+        pages = _field(image, "n-pages", 1)
     return Header(
         source_type,
         image.width,
         image.height,
         image.bands,
         band_bytes=int(FORMAT_TO_TYPESTR[image.format][2:]),
-        pages=_field(image, "n-pages", 1) if source_type in _ANIMATED else 1,
+        pages=pages,
         rotated=orientation in _ROTATED,
         orientation=orientation,
     )
@@ -350,9 +420,7 @@ def _colour_options(header: Header, gamut: Gamut) -> dict[str, str]:
     return {"output_profile": gamut.value, "intent": "relative"}
 
 
-def _delays(roll: Any, header: Header) -> list[int]:
-    stored = list(_field(roll, "delay", []))[header.first_page :][: header.pages]
-    delays = [*stored, *[0] * (header.pages - len(stored))]
+def _shown_delays(delays: Sequence[int]) -> list[int]:
     return [delay if delay > _IGNORED_DELAY_MS else _DEFAULT_DELAY_MS for delay in delays]
 
 

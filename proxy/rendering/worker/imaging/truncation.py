@@ -56,7 +56,7 @@ def check_pixels(opened: load.OpenedSource, descriptor: int, reduce: Reduce = _d
                 return _check_jpeg(opened, file, reduce)
             case "gif":
                 _check_gif(opened, file)
-            case "png":
+            case "png" if opened.header.pages == 1:
                 _check_png(opened, file)
             case "webp":
                 _check_webp(opened, file, descriptor)

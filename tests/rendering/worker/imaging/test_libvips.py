@@ -6,6 +6,8 @@ import io
 import os
 import struct
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +74,9 @@ def test_the_capabilities_name_the_types_that_decode() -> None:
     said = hello()
     assert said.libvips == ".".join(str(pyvips.version(part)) for part in range(3))
     assert set(said.source_types) >= {"jpeg", "png", "webp", "avif", "gif", "tiff"}
-    assert "bmp" not in said.source_types
+    # These are decoded in other workers.
+    assert set(said.source_types) >= {"bmp", "ico", "jp2"}
+    assert ("jxl" in said.source_types) == bool(find_spec("pyjpegxl"))
 
 
 def test_heic_is_unsupported_where_the_codec_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,8 +142,10 @@ def test_a_heic_that_ends_early_is_undecodable(length: int) -> None:
     assert (answer.kind, answer.traceback) == ("undecodable", "")
 
 
-def test_a_bmp_is_unsupported() -> None:
-    answer = studio.refused_or_known(studio.saved(Image.new("RGB", (8, 8)), "BMP"))
+def test_a_type_that_the_settings_exclude_is_unsupported() -> None:
+    limits = replace(studio.LIMITS, source_types=("png",))
+    source = studio.saved(Image.new("RGB", (8, 8)), "BMP")
+    answer = studio.refused_or_known(source, limits=limits)
     assert answer == JobFailure("unsupported", "bmp is not accepted")
 
 
@@ -171,7 +177,7 @@ def small_job(fmt: Format = Format.JPEG) -> RenditionSet:
         (b"<SVG/>", "unsupported"),
         (b"<svg><g></svg>", "undecodable"),
         (b"%PDF-1.7\n", "unsupported"),
-        (b"BM" + bytes(60), "unsupported"),
+        (b"BM" + bytes(60), "undecodable"),
         (b"\x89PNG\r\n\x1a\n" + bytes(40), "undecodable"),
         (b"\xff\xd8\xff\xe0" + bytes(40), "undecodable"),
         (b"GIF89a" + bytes(40), "undecodable"),
