@@ -123,7 +123,7 @@ async def test_a_main_database_that_is_away_fails_the_schema(
 _READS = "GRANT SELECT ON {name}.* TO reader@'%' IDENTIFIED BY 'secret-of-reader';"
 _FACTS = "".join(
     f"GRANT SELECT, INSERT, DELETE ON {{name}}.{table} TO reader@'%';"
-    for table in ("media_facts", "purges")
+    for table in ("media_facts", "media_faces", "purges")
 )
 _METADATA = "".join(
     f"GRANT DELETE ON {{name}}.{table} TO reader@'%';" for table in ("media_metadata", "media_tags")

@@ -23,7 +23,9 @@ BEARER = {"Authorization": f"Bearer {KEY}"}
 def desk(library: Library, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Run a server with an admin key, on images of its own; return its address."""
     data_dir = library.copy(tmp_path_factory.mktemp("desk") / "data")
-    with smartserve(data_dir, settings={**SETTINGS, "ADMIN__KEY": KEY}) as running:
+    # On a busy machine a query may take longer than the default of 5 s; a 503 would be a fault.
+    settings = {**SETTINGS, "ADMIN__KEY": KEY, "DATABASE__QUERY_TIMEOUT_S": "60"}
+    with smartserve(data_dir, settings=settings) as running:
         yield f"http://127.0.0.1:{running.address[1]}"
 
 
