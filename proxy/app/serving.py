@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager, nullcontext
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from proxy.app.rendering import RenderingServices
 from proxy.app.storage import StorageServices
 from proxy.app.workers import face_worker
 from proxy.domain.render_plan import RenderPlanner
+from proxy.domain.signature import MediaAccess, Refusal
 from proxy.rendering.pool.on_demand import OnDemandPool
 from proxy.runtime.supervised_task import TaskSupervisor
 from proxy.serving.delivery import Delivery
@@ -22,7 +24,7 @@ from proxy.serving.renderer import EncodeCostModel, Renderer
 from proxy.serving.source_facts import SourceFactsService
 from proxy.serving.stored_lookup import StoredLookup
 from proxy.serving.warm import RenditionWarmer
-from proxy.settings import Settings
+from proxy.settings import Settings, url_keys
 from proxy.telemetry.metrics import Metrics
 from proxy.web.server.load_shedding import LoadShedder
 
@@ -44,6 +46,7 @@ class ServingServices:
     stored_lookup: StoredLookup
     faces: FaceFinder | None
     """None if no faces are detected."""
+    access: MediaAccess
 
 
 @asynccontextmanager
@@ -55,9 +58,20 @@ async def open_serving(
     metrics: Metrics,
     supervisor: TaskSupervisor,
 ) -> AsyncIterator[ServingServices]:
-    """Build the services, and end the work under way after the block."""
+    """Build the services, and end the work under way after the block.
+
+    Raises:
+        ConfigurationError: a key of signed URLs cannot be read.
+    """
+    access = MediaAccess(
+        # In a thread, because it may read files.
+        await asyncio.to_thread(url_keys, settings.access),
+        settings.access.visibility_by_type(),
+        ttl_s=settings.access.ttl_s,
+        on_refusal=metrics.signature_refusals(Refusal),
+    )
     faces = _open_faces(settings, storage, rendering, supervisor)
-    services = _build(settings, storage, rendering, metrics, supervisor, faces)
+    services = _build(settings, storage, rendering, metrics, supervisor, faces, access)
     # A purged or replaced image must not be rendered from its old facts.
     forget = (services.finals_queue.forget, services.image_info.forget)
     storage.invalidators.extend(forget)
@@ -81,6 +95,7 @@ def _build(
     metrics: Metrics,
     supervisor: TaskSupervisor,
     faces: FaceFinder | None,
+    access: MediaAccess,
 ) -> ServingServices:
     # Renders for clients and finals teach one model what an encode costs.
     rules, costs = rendering.rules, EncodeCostModel()
@@ -161,7 +176,9 @@ def _build(
             read_rows=repository.find_blocking if repository.reads_in_threads else None,
             planner=planner,
             store=storage.renditions,
+            access=access,
         ),
+        access=access,
         faces=faces,
     )
 

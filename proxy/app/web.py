@@ -26,7 +26,7 @@ from proxy.storage.database.row_cache import CachedMediaRepository
 from proxy.telemetry.logging import OUTPUT, AccessLog
 from proxy.telemetry.metrics import Statistics
 from proxy.telemetry.service_metrics import ServiceCollector
-from proxy.web.auth import AuthFailure, KeyGuard, TokenVerifier
+from proxy.web.auth import AuthFailure, KeyGuard, KeyHolders, TokenVerifier
 from proxy.web.forward import MediaForwarder
 from proxy.web.handlers.admin import AdminHandler
 from proxy.web.handlers.choices import ChoicesHandler
@@ -41,7 +41,9 @@ from proxy.web.handlers.metadata_moderation import ModerationHandler
 from proxy.web.handlers.metadata_search import MetadataSearchHandler
 from proxy.web.handlers.metadata_sockets import MetadataSocketHandler, OpenSockets
 from proxy.web.handlers.oembed import OembedHandler
+from proxy.web.handlers.original import OriginalHandler
 from proxy.web.handlers.page import LocalPageHandler, PageHandler
+from proxy.web.handlers.visibility import VisibilityHandler
 from proxy.web.media_server import MediaServer
 from proxy.web.metadata_files import StoredFiles
 from proxy.web.metadata_input import CallerGuard, FormReceiver
@@ -104,6 +106,7 @@ def build_http_server(services: Services, uploads: UploadServices | None = None)
         telemetry=services.metrics,
         parse_query=parse_query,
         lifetimes=settings.lifetimes,
+        access=services.serving.access,
         forwarded=None if forwarder is None else ForwardedImages(forwarder, settings.lifetimes),
     )
     access_log = AccessLog(settings.log) if settings.log.access else None
@@ -119,6 +122,8 @@ def build_http_server(services: Services, uploads: UploadServices | None = None)
         ServerInfoHandler(services.metrics, partial(describe, settings)),
         _admin(services),
         _choices(services),
+        _visibility(services),
+        _original(services),
         _analyses(services, forwarder),
         _info(services),
         _oembed(services),
@@ -193,6 +198,34 @@ def _choices(services: Services) -> ChoicesHandler | None:
     )
 
 
+def _visibility(services: Services) -> VisibilityHandler | None:
+    settings, storage = services.settings, services.storage
+    if not settings.admin.enabled:
+        return None
+    return VisibilityHandler(
+        guard=new_guard(settings, services.metrics, admin_key(settings.admin)),
+        choices=storage.choices,
+        purger=storage.purger,
+        database=storage.database,
+        access=services.serving.access,
+        stall_s=settings.server.header_timeout_s or settings.server.keepalive_s,
+    )
+
+
+def _original(services: Services) -> OriginalHandler:
+    settings, storage = services.settings, services.storage
+    key = media_api_key(settings.main, settings.key_directory)
+    return OriginalHandler(
+        guard=new_guard(settings, services.metrics, key),
+        viewers=_viewers(services),
+        access=services.serving.access,
+        database=storage.database,
+        originals=storage.originals,
+        dispatcher=services.rendering.dispatcher,
+        lifetimes=settings.lifetimes,
+    )
+
+
 def _forwarder(services: Services, uploads: UploadServices) -> MediaForwarder | None:
     settings = services.settings
     target, derived = forward_target(settings)
@@ -223,6 +256,7 @@ def _analyses(services: Services, forwarder: MediaForwarder | None) -> AnalysisH
         describer=services.serving.image_info,
         embeddings=services.storage.embeddings,
         metadata=services.storage.metadata,
+        access=services.serving.access,
         retry_after_s=settings.lifetimes.not_ready_retry_s,
         forwarder=forwarder,
     )
@@ -318,6 +352,8 @@ def _info(services: Services) -> InfoHandler:
         language=server.language,
         # A body needs a deadline, even if 0 disables that of the head.
         stall_s=server.header_timeout_s or server.keepalive_s,
+        access=services.serving.access,
+        viewers=_viewers(services),
         local=services.settings.page.enabled == "auto",
     )
 
@@ -330,7 +366,17 @@ def _oembed(services: Services) -> OembedHandler:
         language=services.settings.server.language,
         public_url=services.settings.server.public_url,
         lifetimes=services.settings.lifetimes,
+        access=services.serving.access,
     )
+
+
+def _viewers(services: Services) -> KeyHolders:
+    """Return who may see private images: holders of the admin key or the media key."""
+    settings = services.settings
+    keys = [media_api_key(settings.main, settings.key_directory)]
+    if settings.admin.enabled:
+        keys.append(admin_key(settings.admin))
+    return KeyHolders(tuple(new_guard(settings, services.metrics, key) for key in keys))
 
 
 def _page_local(services: Services, uploads: UploadServices | None) -> LocalPageHandler | None:
@@ -344,13 +390,15 @@ def _page_local(services: Services, uploads: UploadServices | None) -> LocalPage
         users=settings.users,
         database=uploads.queue.database,
         catalogue=services.storage.repository,
+        access=services.serving.access,
     )
 
 
 def _fresh_until(database: CachedMediaRepository) -> Callable[[Media], float]:
     def until(media: Media) -> float:
         known = database.peek(media.id)
-        # A cached response of an older row is never fresh, even if the row cache is.
+        # A cached response of an older row is never fresh, even if the row cache is. What people
+        # decide, for example who may see it, does not change the date of the row.
         if known is None or known[0].updated_at != media.updated_at:
             return 0.0
         # A change of the choices does not change the row.

@@ -35,6 +35,7 @@ MODULES: Mapping[str, str] = {
     "retry-uploads": "ingest",
     "serve": "serve",
     "settings": "installation",
+    "sign": "signing",
     "similar": "images",
     "status": "ingest",
     "token": "uploads",
@@ -67,6 +68,7 @@ SUMMARIES: Mapping[str, str] = {
     ),
     "replace-urls": "Replace the temporary URLs of processed uploads in the profiles.",
     "token": ("Print a token that lets a user upload, for the header Authorization: Bearer TOKEN."),
+    "sign": "Print the signed address of an image, and until when it is valid.",
     "settings": "Print every setting with its default, allowed values and description.",
     "check-config": (
         "Check the settings, and the files and addresses that they name; print all faults."

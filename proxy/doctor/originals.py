@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
+from proxy.doctor.access import without_keys
 from proxy.doctor.check import Finding, Findings, area, counted, fail, ok, reason_of, skip, warn
 from proxy.doctor.installation import Installation
 from proxy.domain.errors import (
@@ -86,7 +87,9 @@ async def check_files(installation: Installation, newest: Sequence[Media]) -> Fi
         # Whatever the error of another path is, the server uses the one that can be opened.
         failed = missing if isinstance(error, SourceMissing) else unreadable
         (found if path else failed).append(media)
-    installation.media = found[0] if found else None
+    # The server and the proxy are asked for it without a signature.
+    access = without_keys(installation.settings)
+    installation.media = next((one for one in found if not access.is_private(one)), None)
     count = len(newest)
     # Worse than missing: permissions or the disk, which affect all other files too.
     if unreadable:
@@ -123,6 +126,8 @@ async def check_image(installation: Installation) -> Findings:
         yield fail(f"media_files has no row with id {media_id}", advice)
         return
     yield judge_row(media)
+    if without_keys(installation.settings).is_private(media):
+        installation.media = None
     path, error = await open_first(installation.sources, media)
     yield await check_original(installation, media, path, error)
     yield await check_decode(installation, path) if path else skip("there is no file to decode")

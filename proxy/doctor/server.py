@@ -41,7 +41,7 @@ async def check_server(installation: Installation) -> Findings:
     yield judge_readiness(await server.request("/readyz"))
     yield judge_version(await server.request("/metrics"))
     if installation.media is None:
-        yield skip("there is no image whose original can be opened")
+        yield skip("there is no public image whose original can be opened")
     else:
         yield await check_formats(installation, installation.media)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from proxy.doctor.access import check_access
 from proxy.doctor.check import Finding
 from proxy.doctor.database import check_database
 from proxy.doctor.faces import check_faces
@@ -18,6 +19,7 @@ AREAS = (
     check_settings,
     check_database,
     check_originals,
+    check_access,
     check_renditions,
     check_workers,
     check_faces,

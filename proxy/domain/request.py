@@ -12,6 +12,7 @@ from urllib.parse import unquote_plus
 
 from proxy.domain.errors import BadParameter
 from proxy.domain.formats import NAMES, Format
+from proxy.domain.signature import UrlSignature, read_signature, rendition_text
 from proxy.domain.variant import SizeSpec, Variant
 
 DEFAULT_SIZE = "detail"
@@ -86,6 +87,8 @@ class VariantRequest:
     """The ``v`` token. Only its presence has an effect, on the cache lifetime."""
     lean: bool | None = None
     """Whether client hints request fewer bytes; None: client hints are disabled."""
+    signature: UrlSignature | None = None
+    """Not checked by the parser. A plan has it only if it opened a private medium."""
 
     @property
     def negotiated(self) -> bool:
@@ -120,8 +123,11 @@ def ignored_parameters(raw_query: str) -> str:
 
     They have no effect here. Empty values count as not given.
     """
-    found = {name for name, value in _pairs(raw_query) if value} & FOREIGN_PARAMETERS
-    return ", ".join(sorted(found))
+    found = {name for name, value in _pairs(raw_query) if value}
+    # Exposure at imgix; beside a signature it is the expiry.
+    if "sig" in found:
+        found.discard("exp")
+    return ", ".join(sorted(found & FOREIGN_PARAMETERS))
 
 
 def parse_request(
@@ -143,10 +149,12 @@ def parse_request(
     dpr = _choice("dpr", values.get("dpr", "1"), DPRS)
     size = _choice("size", values.get("size", DEFAULT_SIZE), sizes)
     box = size if dpr == 1 else size.scaled(dpr)
+    by_width = False
     if "w" in values:
         # `w` is validated even if a later `size` replaces it: a bad value is always a 400.
         snapped = width_box(_width(values["w"]) * dpr)
-        if [name for name in values if name in ("size", "w")][-1] == "w":
+        by_width = [name for name in values if name in ("size", "w")][-1] == "w"
+        if by_width:
             box = snapped
     fmt = None if extension is None else _choice("extension", extension, NAMES)
     if "format" in values:
@@ -157,7 +165,14 @@ def parse_request(
         raise BadParameter(
             "format", "avif, webp, png or auto with bg=removed: JPEG has no transparency"
         )
-    return VariantRequest(box, fmt, removed, values.get("v"), lean)
+    signature = None
+    if "sig" in values:
+        named = f"size={size.name}&dpr={values.get('dpr', '1')}"
+        covers = rendition_text(
+            box=f"w={box.width}" if by_width else named, fmt=fmt, bg=values.get("bg", "").lower()
+        )
+        signature = read_signature(values, raw_query, covers)
+    return VariantRequest(box, fmt, removed, values.get("v"), lean, signature)
 
 
 def parse_boxes(raw_query: str, *, sizes: Mapping[str, SizeSpec]) -> tuple[SizeSpec, ...]:

@@ -7,14 +7,15 @@ ignored. An empty base gives an absolute path, which a browser resolves against 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
 from hashlib import blake2b
 from ipaddress import IPv6Address, ip_address
 from urllib.parse import quote, urlsplit
 
 from proxy.domain.media import NO_CHOICES, MediaChoices, MediaFacts
-from proxy.domain.request import WIDTHS, width_box
+from proxy.domain.request import DEFAULT_SIZE, DPRS, WIDTHS, width_box
+from proxy.domain.signature import Scope, original_text, rendition_text
 from proxy.domain.variant import plan_geometry
 
 SERVE_ROUTE = "/serve/{name}"
@@ -24,11 +25,20 @@ API_IMAGES_ROUTE = "/api/images/{name}"
 COMPONENT_PATH = "/static/smart-image.js"
 OEMBED_PATH = "/oembed"
 
+Signer = Callable[[int, str], str]
+"""Returns the parameters that sign an address, by media id and what the signature has to cover."""
+
 _VERSION_DIGITS = 16
 # Smaller widths are for icons; a page does not request them through ``srcset``.
 _MIN_SRCSET_WIDTH = 64
 _IMAGE_PATH = re.compile(
     r"(.*)/(?:serve|api/images|info)/(0|[1-9][0-9]{0,18})(?:\.[A-Za-z0-9]{1,8})?", re.ASCII
+)
+_SIGNABLE = re.compile(
+    r"(?:https?://[^/?#]+)?(?:/[^?#]*)?/(?:"
+    r"(?:serve|api/images)/(?P<image>0|[1-9][0-9]{0,18})(?:\.(?P<extension>[A-Za-z0-9]{1,8}))?"
+    r"|api/media/(?P<original>0|[1-9][0-9]{0,18})/original)",
+    re.ASCII,
 )
 _TEMPFILE_PATH = re.compile(r"(/[^/\\\x00-\x1f\x7f]+)+")
 _MAX_TEMPFILE_PATH = 500
@@ -118,11 +128,47 @@ def image_url(
     fmt: str | None = None,
     version: str | None = None,
     extra: Mapping[str, str] | None = None,
+    signer: Signer | None = None,
 ) -> str:
-    """Return the ``/serve`` address of an image; parameters that are None are left out."""
+    """Return the ``/serve`` address of an image; parameters that are None are left out.
+
+    ``signer`` signs the address of a private image.
+    """
     path = f"{base.rstrip('/')}/serve/{media_id}"
     query = {"size": size, "w": width, **(extra or {}), "format": fmt, "v": version}
-    return _with_query(path, query)
+    address = _with_query(path, query)
+    if signer is None:
+        return address
+    return _and(address, signer(media_id, covered_text(size, width, fmt, extra or {})))
+
+
+def covered_text(
+    size: str | None, width: int | None, fmt: str | None, extra: Mapping[str, str]
+) -> str:
+    """Return what the signature of an image's address covers."""
+    dpr = extra.get("dpr", "1")
+    box = f"size={size or DEFAULT_SIZE}&dpr={dpr}"
+    if width is not None:
+        box = f"w={width_box(width * DPRS[dpr]).width}"
+    return rendition_text(box=box, fmt=fmt, bg=extra.get("bg"))
+
+
+def original_url(
+    media_id: int, *, base: str = "", metadata: str | None = None, signer: Signer | None = None
+) -> str:
+    """Return the address of an original; ``metadata`` is ``kept``, the default, or ``stripped``."""
+    path = f"{base.rstrip('/')}/api/media/{media_id}/original"
+    address = _with_query(path, {"metadata": metadata})
+    if signer is None:
+        return address
+    return _and(address, signer(media_id, original_text(metadata=metadata or "kept")))
+
+
+def _and(address: str, parameters: str) -> str:
+    # Without a key nothing is signed.
+    if not parameters:
+        return address
+    return f"{address}{'&' if '?' in address else '?'}{parameters}"
 
 
 def images_base(configured: str, base: str) -> str:
@@ -151,6 +197,15 @@ def tempfile_url(base: str, image_path: str) -> str | None:
     )
     # `?` and `#` are quoted too, so that they stay part of the path.
     return f"{base.rstrip('/')}{quote(image_path, safe='/')}" if safe else None
+
+
+def parse_signable(address: str) -> tuple[Scope, int, str | None] | None:
+    """Return what an address without its query opens, its media id and its extension, or None."""
+    match = _SIGNABLE.fullmatch(address)
+    if match is None:
+        return None
+    scope = Scope.RENDITION if match["original"] is None else Scope.ORIGINAL
+    return scope, int(match["image"] or match["original"]), match["extension"]
 
 
 def parse_image_path(path: str) -> tuple[str, int] | None:
@@ -191,14 +246,21 @@ def srcset_widths(
     return tuple((parameter, width) for width, parameter in (large or parameters).items())
 
 
-def srcset(media_id: int, facts: MediaFacts, version: str, fmt: str | None = None) -> str:
+def srcset(
+    media_id: int,
+    facts: MediaFacts,
+    version: str,
+    fmt: str | None = None,
+    *,
+    signer: Signer | None = None,
+) -> str:
     """Return a ``srcset``; without a format each browser receives the best one it accepts.
 
     ``version`` comes from `version_of`.
     """
+    url = partial(image_url, media_id, fmt=fmt, version=version, signer=signer)
     return ", ".join(
-        f"{image_url(media_id, width=parameter, fmt=fmt, version=version)} {width}w"
-        for parameter, width in srcset_widths(facts)
+        f"{url(width=parameter)} {width}w" for parameter, width in srcset_widths(facts)
     )
 
 

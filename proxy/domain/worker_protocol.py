@@ -270,6 +270,51 @@ class RenditionSet(Job[RenditionSetResult]):
         return self.framed or self.outputs[0].streams
 
 
+@dataclass(frozen=True, slots=True)
+class KeptRange:
+    """A range of a source that stays, after bytes that are new."""
+
+    start: int
+    stop: int
+    before: str = ""
+    """Hexadecimal digits."""
+
+    @property
+    def new(self) -> bytes:
+        """The new bytes."""
+        return bytes.fromhex(self.before)
+
+
+@dataclass(frozen=True, slots=True)
+class RemovalPlan:
+    """A source without its metadata: its ranges in ascending order."""
+
+    kept: tuple[KeptRange, ...]
+
+    def check(self, byte_size: int) -> None:
+        """Return if the plan can be carried out with a source of this size.
+
+        Raises:
+            ValueError: it cannot. A worker that read a hostile file may send anything.
+        """
+        at = 0
+        for one in self.kept:
+            if not at <= one.start <= one.stop <= byte_size:
+                raise ValueError("not a range of the source")
+            at = one.stop
+            bytes.fromhex(one.before)
+
+    @property
+    def length(self) -> int:
+        """Number of bytes of the result."""
+        return sum(one.stop - one.start + len(one.before) // 2 for one in self.kept)
+
+
+@dataclass(frozen=True, slots=True)
+class RemovalJob(Job[RemovalPlan]):
+    """Plan how the metadata of a source is removed without encoding its pixels again."""
+
+
 class FrameDecoder:
     """Splits the byte stream of a framed `RenditionSet` into renditions."""
 
@@ -312,17 +357,18 @@ class FrameDecoder:
         return not self._pending and [not length for length in self._lengths] == empty
 
 
-_JOBS = (Ping, ProbeJob, AnalyseJob, RenditionSet, MetadataJob, FaceJob)
+_JOBS = (Ping, ProbeJob, AnalyseJob, RenditionSet, MetadataJob, FaceJob, RemovalJob)
 _REPLY_TYPES: Mapping[type[Job[Any]], type] = {
     Ping: WorkerInfo,
     ProbeJob: ProbeResult,
     AnalyseJob: AnalysisResult,
     MetadataJob: MetadataRead,
     FaceJob: FacesFound,
+    RemovalJob: RemovalPlan,
 }
 _REPLIES = (
     *(WorkerInfo, ProbeResult, AnalysisResult, RenderResult, RenditionSetResult, MetadataRead),
-    *(FacesFound, JobFailure),
+    *(FacesFound, RemovalPlan, JobFailure),
 )
 _MESSAGES: Mapping[str, Any] = {kind.__name__: kind for kind in (*_JOBS, *_REPLIES)}
 

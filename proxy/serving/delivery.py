@@ -221,6 +221,9 @@ class Delivery:
         self, plan: RenderPlan, stored: AbstractSet[str] | None
     ) -> DeliveryResult | None:
         """Return the stored size of the same image that is nearest to the requested one."""
+        # It may be larger, or show what a crop leaves out: a signature covers one size only.
+        if plan.request.signature is not None:
+            return None
         # One look-up first: under overload most images have nothing stored, and rejecting a
         # request must cost less than serving it.
         if stored is None:

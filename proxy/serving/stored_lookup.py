@@ -11,14 +11,16 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from functools import partial
 from resource import RUSAGE_THREAD, getrusage
 from typing import NamedTuple
 
 from proxy.domain.errors import DatabaseUnavailable, MediaRowInvalid, SmartserveError
-from proxy.domain.media import MAX_MEDIA_ID, Media
+from proxy.domain.media import MAX_MEDIA_ID, Media, Visibility
 from proxy.domain.render_plan import RenderPlan, RenderPlanner
 from proxy.domain.request import VariantRequest
+from proxy.domain.signature import OPEN_ACCESS, MediaAccess, Scope
 from proxy.runtime.supervised_task import cancel
 from proxy.storage.database.row_cache import CachedMediaRepository
 from proxy.storage.renditions.rendition import MemoryRendition
@@ -100,12 +102,14 @@ class StoredLookup:
         read_rows: ReadRows | None,
         planner: RenderPlanner,
         store: TieredStore,
+        access: MediaAccess = OPEN_ACCESS,
     ) -> None:
         """``read_rows`` reads rows in a thread; None: the database is a server."""
         self._rows = rows
         self._read_rows = read_rows
         self._planner = planner
         self._store = store
+        self._access = access
         self._open: dict[tuple[int, VariantRequest, str], _LookUp] = {}
         """Look-ups that have not ended."""
         self._waiting: deque[_LookUp] = deque()
@@ -123,8 +127,8 @@ class StoredLookup:
     ) -> asyncio.Future[StoredRendition | None]:
         """Return the final of a plain request, or that nothing is stored.
 
-        None says nothing: the row may be missing, the image not ready, its faces unknown, the final
-        too long for memory, a draft stored, or the database may fail.
+        None says nothing: the row may be missing, the image private or not ready, its faces
+        unknown, the final too long for memory, a draft stored, or the database may fail.
         """
         waiter: asyncio.Future[StoredRendition | None] = asyncio.get_running_loop().create_future()
         if media_id > MAX_MEDIA_ID:
@@ -137,7 +141,9 @@ class StoredLookup:
             lookup = _LookUp(media_id, wanted, accept, since=since, puts=self._store.puts)
             lookup.media = self._rows.current(media_id)
             lookup.known = lookup.media is not None
-            if not lookup.known and not self._rows.may_read(media_id):
+            # Without a thread job for a request that the handler refuses.
+            refused = lookup.media is not None and self._permitted(lookup.media, wanted) is None
+            if refused or (not lookup.known and not self._rows.may_read(media_id)):
                 waiter.set_result(None)
                 return waiter
             self._open[media_id, wanted, accept] = lookup
@@ -234,11 +240,23 @@ class StoredLookup:
     ) -> tuple[RenderPlan, Found | OSError, bool] | None:
         if not isinstance(media, Media) or not media.servable or media.known_facts is None:
             return None
-        plan = self._planner.plan(media, media.known_facts, lookup.wanted, lookup.accept)
+        wanted = self._permitted(media, lookup.wanted)
+        if wanted is None:
+            return None
+        plan = self._planner.plan(media, media.known_facts, wanted, lookup.accept)
         # What is stored was cropped before faces were detected.
         if plan.provisional:
             return None
         return plan, *self._store.look_up(plan.stages)
+
+    def _permitted(self, media: Media, wanted: VariantRequest) -> VariantRequest | None:
+        """Return what is planned of a request, or None if it may not see the image."""
+        # Not `is_private`, a call into another module for each request.
+        visibility = media.choices.visibility or self._access.defaults.get(media.data_type)
+        if visibility is Visibility.PRIVATE:
+            opened = self._access.opens(Scope.RENDITION, media.id, wanted.signature)
+            return wanted if opened else None
+        return wanted if wanted.signature is None else replace(wanted, signature=None)
 
     def _end(self, lookup: _LookUp, result: StoredRendition | None) -> None:
         key = lookup.media_id, lookup.wanted, lookup.accept

@@ -7,6 +7,7 @@ from ipaddress import IPv6Address, ip_address
 from urllib.parse import urlsplit
 
 from proxy.domain.errors import ConfigurationError
+from proxy.settings.access import url_keys
 from proxy.settings.root import Settings
 from proxy.settings.secrets import MAKE_KEY, stored_key
 from proxy.settings.sections import AdminSettings
@@ -32,6 +33,7 @@ def access_faults(settings: Settings) -> list[str]:
     """Return why the server must not listen with these settings. May resolve a host name."""
     try:
         forward_target(settings)
+        url_keys(settings.access)
         # Only the admin routes can be without a key: the keys of all others are generated.
         if not settings.admin.enabled:
             return []

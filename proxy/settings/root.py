@@ -13,6 +13,7 @@ from proxy.domain.request import DEFAULT_SIZE
 from proxy.domain.urls import check_public_url, images_base, local_base
 from proxy.domain.variant import Fit, SizeSpec
 from proxy.settings import sections
+from proxy.settings.access import AccessSettings
 from proxy.settings.client_hints import ClientHintSettings
 from proxy.settings.encoders import EncoderSettings
 from proxy.settings.metadata import MetadataSettings
@@ -46,6 +47,7 @@ class Settings(Section):
     originals, the renditions, the keys. Created if it does not exist."""
     server: sections.ServerSettings = sections.ServerSettings()
     admin: sections.AdminSettings = sections.AdminSettings()
+    access: AccessSettings = AccessSettings()
     page: sections.PageSettings = sections.PageSettings()
     log: sections.LogSettings = sections.LogSettings()
     tracing: sections.TracingSettings = sections.TracingSettings()

@@ -471,6 +471,10 @@ class LifetimeSettings(Section):
     draft_stale_s: Lifetime = 600
     """Time after draft_s in which a cache may deliver the draft while it revalidates it
     (stale-while-revalidate)."""
+    signed_shared: bool = False
+    """Lets CDNs and other shared caches keep the responses to signed URLs until these expire
+    (public, s-maxage). If false, only the browser may (private). A cache in front must have the
+    whole URL in its key, with the signature: see deploy/PRIVATE.md."""
     not_found_s: Lifetime = 60
     """Responses with status 404."""
     not_ready_retry_s: int = Field(10, ge=1, le=3600)

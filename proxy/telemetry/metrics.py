@@ -162,6 +162,11 @@ class Metrics:
         self._refused = counter(
             "auth_failures", "Requests rejected for a missing or invalid key or token.", ["reason"]
         )
+        self._signatures = counter(
+            "signature_refusals",
+            "Requests for private images without a valid signature.",
+            ["reason"],
+        )
         self._restarts = counter(
             "background_restarts",
             "Background tasks restarted after an unexpected error (background_task_failed).",
@@ -220,6 +225,10 @@ class Metrics:
     def refusals(self, reasons: Iterable[str]) -> Callable[[str], None]:
         """Return a counter of rejected requests; all its reasons are exposed from the start."""
         return _by_reason(self._refused, reasons)
+
+    def signature_refusals(self, reasons: Iterable[str]) -> Callable[[str], None]:
+        """Return a counter of refused requests for private images."""
+        return _by_reason(self._signatures, reasons)
 
     def uploaded(self, files: int, byte_size: int) -> None:
         """Count the files of one upload after they were queued."""

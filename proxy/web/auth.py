@@ -224,6 +224,27 @@ class KeyGuard(BearerGuard):
         raise self.unauthorized(AuthFailure.WRONG, "the key is wrong")
 
 
+@dataclass(frozen=True, slots=True)
+class KeyHolders:
+    """Recognises callers with one of several keys. All others are anonymous: none is rejected.
+
+    HTTP clients add Authorization to every request, also to those that need no key. Keys are too
+    long to be guessed, and a guess costs two hashes, so failures are not counted.
+    """
+
+    guards: tuple[KeyGuard, ...] = ()
+
+    def include(self, request: web.BaseRequest) -> bool:
+        """Return whether a request has one of the keys."""
+        lines = request.headers.getall("Authorization", ())
+        # With two headers, a proxy and this server could each check a different one.
+        match = _BEARER.fullmatch(lines[0]) if len(lines) == 1 else None
+        return match is not None and any(guard.matches(match[1]) for guard in self.guards)
+
+
+NOBODY = KeyHolders()
+
+
 class TokenUser(NamedTuple):
     """Whom a token identifies."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 import unicodedata
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from pathlib import PureWindowsPath
 from urllib.parse import quote
 
 from proxy.domain.formats import TRAITS, Format
+from proxy.domain.media import Media
 from proxy.domain.render_plan import RenderPlan
 from proxy.domain.request import Origin, VariantRequest, ignored_parameters
 from proxy.domain.urls import API_IMAGES_ROUTE, SERVE_ROUTE
@@ -91,20 +93,43 @@ def cache_control(
     route: ImageRoute,
     lifetimes: LifetimeSettings,
     draft: bool = False,
+    sent_until: float | None = None,
 ) -> str:
-    """Return Cache-Control. Only the final of a completed media row has the long lifetime."""
+    """Return Cache-Control. Only the final of a completed media row has the long lifetime.
+
+    No cache may keep the response to a signed URL beyond its expiry. ``sent_until`` is the last
+    time, in seconds since 1970, at which this response may be sent; None: it is sent now.
+    """
+    seconds, more = _lifetime(plan, origin, route=route, lifetimes=lifetimes, draft=draft)
+    signature = plan.request.signature
+    if signature is None:
+        return f"public, max-age={seconds}{more}"
+    sent = time.time() if sent_until is None else sent_until
+    seconds = max(0, min(seconds, int(signature.expires - sent)))
+    # must-revalidate also forbids to serve it while this server fails (RFC 5861, 4).
+    if lifetimes.signed_shared:
+        return f"public, max-age={seconds}, s-maxage={seconds}, must-revalidate"
+    return f"private, max-age={seconds}, must-revalidate"
+
+
+def _lifetime(
+    plan: RenderPlan,
+    origin: Origin,
+    *,
+    route: ImageRoute,
+    lifetimes: LifetimeSettings,
+    draft: bool,
+) -> tuple[int, str]:
+    """Return max-age and what follows it in the Cache-Control of a public image."""
     if origin is Origin.FALLBACK or plan.is_fallback or plan.background_kept or plan.provisional:
-        return f"public, max-age={lifetimes.fallback_s}"
+        return lifetimes.fallback_s, ""
     if not plan.media.completed:
-        return f"public, max-age={lifetimes.processing_s}"
+        return lifetimes.processing_s, ""
     if draft:
-        stale = lifetimes.draft_stale_s
-        return f"public, max-age={lifetimes.draft_s}, stale-while-revalidate={stale}"
+        return lifetimes.draft_s, f", stale-while-revalidate={lifetimes.draft_stale_s}"
     if route is ImageRoute.API_IMAGES:
-        stale = lifetimes.api_stale_s
-        return f"public, max-age={lifetimes.api_s}, stale-while-revalidate={stale}"
-    immutable = ", immutable" if plan.request.version is not None else ""
-    return f"public, max-age={lifetimes.serve_s}{immutable}"
+        return lifetimes.api_s, f", stale-while-revalidate={lifetimes.api_stale_s}"
+    return lifetimes.serve_s, ", immutable" if plan.request.version is not None else ""
 
 
 def last_modified(plan: RenderPlan, variant: Variant, origin: Origin) -> datetime | None:
@@ -154,14 +179,18 @@ def validators(
     *,
     route: ImageRoute,
     lifetimes: LifetimeSettings,
+    sent_until: float | None = None,
 ) -> list[Header]:
-    """Return the headers that 200 and 304 share (RFC 9110, 15.4.5), without Cache-Status."""
+    """Return the headers that 200 and 304 share (RFC 9110, 15.4.5), without Cache-Status.
+
+    ``sent_until`` is that of `cache_control`.
+    """
     draft = variant is plan.draft
+    control = cache_control(
+        plan, origin, route=route, lifetimes=lifetimes, draft=draft, sent_until=sent_until
+    )
     headers = [
-        (
-            "Cache-Control",
-            cache_control(plan, origin, route=route, lifetimes=lifetimes, draft=draft),
-        ),
+        ("Cache-Control", control),
         ("ETag", variant.etag),
         *tag_headers(tags(plan)),
         *SECURITY,
@@ -225,24 +254,29 @@ def image_headers(
 
 
 def content_disposition(plan: RenderPlan, fmt: Format) -> str:
-    """Return Content-Disposition: inline, with the name under which the image was uploaded.
-
-    The name is untrusted text. Plain ASCII is kept; all else is percent-encoded into
-    ``filename*`` (RFC 6266).
-    """
+    """Return Content-Disposition: inline, with the name under which the image was uploaded."""
     suffix = f"-{plan.request.box.name}.{TRAITS[fmt].suffix}"
     simple = _SIMPLE_NAME.fullmatch(plan.media.original_name or "")
     if simple is not None:
         # The usual case, in a tenth of the time.
         return f'inline; filename="{simple[1]}{suffix}"'
+    return disposition("inline", plan.media, suffix)
+
+
+def disposition(kind: str, media: Media, suffix: str) -> str:
+    """Return Content-Disposition with the name under which an image was uploaded.
+
+    The name is untrusted text. Plain ASCII is kept; all else is percent-encoded into
+    ``filename*`` (RFC 6266, RFC 8187). ``suffix`` replaces its extension.
+    """
     # PureWindowsPath treats both / and \ as separators.
-    stem = PureWindowsPath(plan.media.original_name or "").stem[:_MAX_NAME].strip(" .")
+    stem = PureWindowsPath(media.original_name or "").stem[:_MAX_NAME].strip(" .")
     plain = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode()
-    name = _UNSAFE.sub("-", plain).strip("-.") or f"media-{plan.media.id}"
+    name = _UNSAFE.sub("-", plain).strip("-.") or f"media-{media.id}"
     if stem in ("", name):
-        return f'inline; filename="{name}{suffix}"'
+        return f'{kind}; filename="{name}{suffix}"'
     encoded = quote(stem.encode("utf-8", "replace"), safe="")
-    return f"inline; filename=\"{name}{suffix}\"; filename*=UTF-8''{encoded}{suffix}"
+    return f"{kind}; filename=\"{name}{suffix}\"; filename*=UTF-8''{encoded}{suffix}"
 
 
 def server_timing(timings: Iterable[tuple[str, float | None]], *, draft: bool = False) -> str:

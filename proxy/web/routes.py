@@ -13,6 +13,7 @@ from proxy.domain.formats import NAMES, TRAITS
 from proxy.domain.language import TAG_PATTERN
 from proxy.domain.media import MAX_LANGUAGE, Background
 from proxy.domain.request import DEFAULT_SIZE, DPRS, WIDTHS
+from proxy.domain.signature import EXPIRY_PATTERN, KEY_ID_PATTERN, SIGNATURE_PATTERN
 from proxy.domain.upload import UPLOAD_FIELDS
 from proxy.domain.urls import API_IMAGES_ROUTE, COMPONENT_PATH, OEMBED_PATH, SERVE_ROUTE
 from proxy.ingest.callbacks import MAX_URL
@@ -81,8 +82,10 @@ from proxy.web.handlers.metadata_search import (
 )
 from proxy.web.handlers.metadata_sockets import MetadataSocketHandler
 from proxy.web.handlers.oembed import OembedHandler, Photo
+from proxy.web.handlers.original import METADATA, OriginalHandler
 from proxy.web.handlers.page import COMPONENT, AcceptExplanation, LocalPageHandler, PageHandler
 from proxy.web.handlers.uploads import UploadHandler
+from proxy.web.handlers.visibility import NewVisibility, VisibilityHandler
 from proxy.web.metadata_input import MAX_BATCH
 from proxy.web.openapi import (
     BINARY,
@@ -177,6 +180,7 @@ def _files(settings: Settings) -> Operations:
 
 def _operations(settings: Settings) -> Operations:
     yield from _images(settings)
+    yield from _original()
     yield from _info()
     yield from _server()
     if has_page(settings):
@@ -212,12 +216,13 @@ def _images(settings: Settings) -> Operations:
         query("format", "`auto`: by the Accept header.", choice(["auto", *NAMES], "auto")),
         query("bg", bg, {"type": "string", "enum": [*Background, ""]}),
         query("v", "Changes when the image does; makes it immutable.", {"type": "string"}),
+        *_signature(),
     )
     kinds = sorted({traits.media_type for traits in TRAITS.values()})
     content = {kind: {"schema": BINARY} for kind in kinds}
     headers = {
         "ETag": header('^"[0-9a-f]{32}"$'),
-        "Cache-Control": header(r"^public, max-age=[0-9]+(, [a-z-]+(=[0-9]+)?)*$"),
+        "Cache-Control": header(r"^(public|private), max-age=[0-9]+(, [a-z-]+(=[0-9]+)?)*$"),
         "Cache-Status": header("^smartserve; (hit|fwd=uri-miss)(; [a-z-]+(=[a-z-]+)?)*$"),
         "X-Request-Id": header("^[0-9a-f]+-[0-9a-f]+$"),
     }
@@ -235,6 +240,41 @@ def _images(settings: Settings) -> Operations:
         yield operation(
             f"GET {address}", handler, *parameters, responses=responses, problems=_IMAGE, head=head
         )
+
+
+def _signature() -> Iterator[Json]:
+    """Yield the parameters that sign a URL. A value that is not valid counts as not signed."""
+    for name, about, pattern in (
+        ("sig", "Signature; required for a private image.", SIGNATURE_PATTERN),
+        ("exp", "When it expires, in seconds since 1970.", EXPIRY_PATTERN),
+        ("kid", "Id of the key.", KEY_ID_PATTERN),
+    ):
+        yield query(name, about, {"anyOf": [text(f"^{pattern}$"), {"type": "string"}]})
+
+
+def _original() -> Operations:
+    headers = {"ETag": header('^"[0-9a-z-]+"$'), "Content-Disposition": header("^attachment; ")}
+    ranged = {**headers, "Content-Range": header(r"^bytes [0-9]+-[0-9]+/[0-9]+$")}
+    yield operation(
+        "GET /api/media/{id}/original",
+        OriginalHandler.original,
+        _MEDIA_ID,
+        query("metadata", "`stripped`: without metadata.", choice(METADATA, METADATA[0])),
+        *_signature(),
+        responses={
+            "200": response(BINARY, "The file.", "*/*", headers=headers),
+            "206": response(BINARY, "The range.", "*/*", headers=ranged),
+            "304": _VALID,
+        },
+        problems=(
+            *_INFO,
+            416,
+            (404, "No such image, or the signature is not valid."),
+            (415, "Metadata cannot be removed from this type without encoding it again."),
+        ),
+        security=("media", "key", ""),
+        head="Return the headers of the original.",
+    )
 
 
 def _info() -> Operations:
@@ -341,7 +381,7 @@ def _admin(settings: Settings) -> Operations:
         query("size", only, {"type": "string", "enum": [*settings.sizes]}),
         query("w", only, _WIDTH),
     )
-    problems = (
+    problems: tuple[int | tuple[int, str], ...] = (
         400,
         (403, "The server has no key."),
         (503, "The database or the storage failed; some renditions may remain."),
@@ -349,6 +389,22 @@ def _admin(settings: Settings) -> Operations:
     for handler, what in ((AdminHandler.purge_media, "media"), (AdminHandler.purge_user, "users")):
         route = f"DELETE /api/{what}/{{id}}/renditions"
         yield operation(route, handler, *parameters, problems=problems, security="key")
+    stored = (400, 404, (403, "The server has no key."), 503)
+    yield operation(
+        "PUT /api/media/{id}/visibility",
+        VisibilityHandler.set_visibility,
+        _MEDIA_ID,
+        problems=stored,
+        body=NewVisibility,
+        security="key",
+    )
+    yield operation(
+        "DELETE /api/media/{id}/visibility",
+        VisibilityHandler.reset_visibility,
+        _MEDIA_ID,
+        problems=stored,
+        security="key",
+    )
     yield operation(
         "GET /api/media/{id}/near-duplicates",
         AdminHandler.near_duplicates,

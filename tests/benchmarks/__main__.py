@@ -37,6 +37,7 @@ from tests.benchmarks import (
     results,
     sandbox,
     settled,
+    signed,
     startup,
     warm,
 )
@@ -49,6 +50,7 @@ from tests.benchmarks.results import Result
 BENCHMARKS: Mapping[str, Callable[[], Table]] = {
     "hits": hits.measure,
     "disk": disk.measure,
+    "signed": signed.measure,
     "longtail": longtail.measure,
     "growth": growth.measure,
     "detail": detail.measure,

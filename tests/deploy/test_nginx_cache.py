@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,6 +14,8 @@ import aiohttp
 import pytest
 from multidict import CIMultiDictProxy
 
+from proxy.domain.signature import Scope, UrlKeys
+from proxy.domain.urls import image_url, original_url
 from tests.deploy.conftest import TWO_STAGES, Started
 from tests.deploy.front import CLIENT_HINTS, Change, Front, nginx
 from tests.deploy.origin import Fetches, Origin
@@ -258,3 +262,42 @@ async def test_ids_of_many_images_are_forwarded_from_any_origin(
     for method, target in (("PUT", "/info"), ("POST", f"/info/{ids[0]}")):
         async with pair.client.request(method, target) as answer:
             assert answer.status == 403
+
+
+async def test_a_signed_url_is_never_cached_and_its_original_is_forwarded(
+    started: Started, library: Library, tmp_path: Path
+) -> None:
+    keys = {"a": "k" * 32}
+    server = await started(
+        {
+            "access": {"keys": json.dumps(keys)},
+            "access__default_visibility": {"product": "private"},
+            "lifetimes": {"signed_shared": True},
+        }
+    )
+    media_id, expires = library.ids["photo"], int(time.time()) + 600
+    signed = image_url(
+        media_id,
+        size="thumbnail",
+        signer=lambda one, covers: UrlKeys(keys).parameters(
+            Scope.RENDITION, one, covers, expires=expires
+        ),
+    )
+    original = original_url(
+        media_id,
+        signer=lambda one, covers: UrlKeys(keys).parameters(
+            Scope.ORIGINAL, one, covers, expires=expires
+        ),
+    )
+    async with in_front_of(server, tmp_path) as pair:
+        for number in (1, 2, 3):
+            answer = await pair.fetch(signed)
+            assert (answer.status, header(answer, "Content-Type")) == (200, "image/avif")
+            assert header(answer, "Cache-Control").startswith("public, max-age=")
+            assert await pair.fetches.count() == number
+        assert (await pair.fetch(f"/serve/{media_id}?size=thumbnail")).status == 404
+        download = await pair.fetch(original)
+        assert download.status == 200
+        assert header(download, "Content-Disposition").startswith("attachment; ")
+        # Without a signature, not even the server is asked.
+        assert (await pair.fetch(original.partition("?")[0])).status == 404

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.domain.request import WIDTHS
+from proxy.domain.request import WIDTHS, parse_request
+from proxy.domain.signature import Scope, UrlSignature, original_text, sign
 from proxy.metadata.formats import (
     FORMATS,
     SUPPORTED_IMAGE_EXTENSIONS,
@@ -107,3 +108,50 @@ def test_the_modules_work_with_their_packages(tmp_path: Path) -> None:
     output = run(program("node"), "--test", *tests, at=place)
     assert re.search(r"^# fail 0$", output, re.MULTILINE)
     run(program("node"), "node_modules/typescript/bin/tsc", "-p", ".", at=place)
+
+
+def test_node_signs_as_the_server_does() -> None:
+    """The server's own vectors: addresses in many spellings, with the text that each one covers."""
+    key, expires, sizes = "k" * 32, 1_800_000_000, Settings().size_specs()
+    queries = (
+        *("", "size=thumbnail", "size=grid&dpr=2", "SIZE=thumbnail", "w=100", "w=641&dpr=1.5"),
+        *(
+            "w=9&dpr=3",
+            "w=100&size=grid",
+            "size=grid&w=100",
+            "format=JPG",
+            "format=auto&bg=removed",
+        ),
+        *(
+            "bg=original&v=ab",
+            "utm_source=x&size=detail&size=small",
+            "size=&w=",
+            "exp=1&kid=b&w=64",
+        ),
+    )
+    addresses, expected = [], []
+    for query in queries:
+        for extension in (None, "jpg", "webp"):
+            name = "7" if extension is None else f"7.{extension}"
+            addresses.append(f"https://img.example.org/serve/{name}?{query}".rstrip("?"))
+            request = parse_request(f"{query}&sig=0", sizes=sizes, extension=extension)
+            assert request.signature is not None
+            signature = request.signature._replace(expires=expires, key_id="a")
+            expected.append(sign(key.encode(), Scope.RENDITION, 7, signature))
+    originals = []
+    for metadata in ("kept", "stripped"):
+        unsigned = UrlSignature("", expires, "a", original_text(metadata=metadata))
+        originals.append(sign(key.encode(), Scope.ORIGINAL, 7, unsigned))
+    script = f"""
+        const options = {{ key: "{key}", keyId: "a", expires: {expires} }};
+        import("./src/node.js").then(({{ signUrl, signOriginalUrl }}) => {{
+          const valueOf = (url) => url.slice(url.lastIndexOf("=") + 1);
+          const images = {json.dumps(addresses)}.map((url) => valueOf(signUrl(url, options)));
+          const originals = ["kept", "stripped"].map((metadata) =>
+            valueOf(signOriginalUrl("https://h", 7, {{ ...options, metadata }})));
+          console.log(JSON.stringify([images, originals]));
+        }});
+    """
+    images, found = json.loads(run(program("node"), "-e", script, at=PACKAGE))
+    assert dict(zip(addresses, images, strict=True)) == dict(zip(addresses, expected, strict=True))
+    assert found == originals

@@ -5,6 +5,8 @@ import { test } from "node:test";
 import { WIDTHS, isPictureId, parsePicture, pictureSrcset, pictureUrl, snap } from "../../deploy/npm/src/urls.js";
 import { extract, generate, transform } from "../../deploy/npm/src/unpic.js";
 import { smartserveLoader } from "../../deploy/npm/src/next.js";
+import { signedProvider } from "../../deploy/npm/src/nuxt.js";
+import { createSigner, signUrl } from "../../deploy/npm/src/node.js";
 
 const BASE = "https://img.example.org";
 
@@ -80,3 +82,29 @@ test("a transformer takes apart, puts together and changes", () => {
   assert.equal(extract("https://elsewhere.example/a.jpg"), null);
   assert.equal(transform("https://elsewhere.example/a.jpg", { width: 10 }), "https://elsewhere.example/a.jpg");
 });
+
+test("a signer gets each address with the text that its signature covers", () => {
+  const seen = [];
+  const sign = (variant) => seen.push(variant) && `${variant.url}#signed`;
+  const url = `${BASE}/serve/7?w=640`;
+  assert.equal(pictureUrl(BASE, 7, { width: 640 }, sign), `${url}#signed`);
+  assert.deepEqual(seen, [{ id: "7", covers: "w=640&format=auto&bg=auto", url }]);
+  assert.equal(pictureSrcset(BASE, 7, 128, {}, sign).match(/#signed /g).length, 3);
+  assert.equal(smartserveLoader(BASE, { sign })({ src: "7", width: 640 }), `${url}#signed`);
+  assert.equal(transform(url, { width: 640 }, { sign }), `${url}#signed`);
+  const { getImage } = signedProvider(sign)();
+  assert.deepEqual(getImage("7", { modifiers: { width: 640 }, baseURL: BASE }), { url: `${url}#signed` });
+});
+
+test("a signature is replaced, and equal requests get equal addresses", () => {
+  const options = { key: "k".repeat(32), keyId: "a", now: 1_000_000, ttl: 600 };
+  const once = signUrl(`${BASE}/serve/7?w=64#x`, options);
+  assert.match(once, /\/serve\/7\?w=64&exp=1000500&kid=a&sig=[\w-]{43}$/);
+  assert.equal(signUrl(once, { ...options, now: 1_000_100 }), once);
+});
+
+for (const options of [{}, { key: "short", keyId: "a" }, { key: "k".repeat(32) }, { key: "k".repeat(32), keyId: "a b" }]) {
+  test(`${JSON.stringify(options)} cannot sign`, () => {
+    assert.throws(() => createSigner(options)({ url: "/serve/7", id: "7", covers: "" }), TypeError);
+  });
+}

@@ -224,6 +224,17 @@ async def test_the_background_is_removed_on_request(host: Host) -> None:
     assert all("bg=removed" in url for url in host.pictures())
 
 
+async def test_a_signer_gets_each_address(host: Host) -> None:
+    signer = "globalThis.smartImageSigner = ({ id, url }) => `${url}&sig=of-${id}`"
+    page = await host.show(
+        f'<script>{signer}</script><smart-image media-id="2" size="thumbnail" alt=""></smart-image>'
+    )
+    srcset = str(await image(page, "image.srcset"))
+    assert srcset.count("&sig=of-2") == 2
+    assert "&dpr=2&sig=of-2 2x" in srcset
+    assert all("&sig=of-2" in url for url in host.pictures())
+
+
 async def test_priority_disables_lazy_loading(host: Host) -> None:
     page = await host.show('<smart-image media-id="2" priority alt=""></smart-image>')
     assert await image(page, "image.loading") == "eager"

@@ -72,6 +72,10 @@ sub smartserve_recv {
 }
 
 sub smartserve_fetch {
+  # Signed URLs are not cached: stale_if_error would serve them after their expiry.
+  if (req.url ~ "(?i)sig=") {
+    return(pass);
+  }
   # If the server is down, stale copies are sent for a day. The server sets stale-while-revalidate.
   if (beresp.status == 200) {
     set beresp.stale_if_error = 1d;

@@ -1,3 +1,5 @@
+import type { Signer } from "./urls.js";
+
 export interface LoaderProps {
   src: string;
   width: number;
@@ -5,4 +7,7 @@ export interface LoaderProps {
 }
 
 /** For `loader` of next/image, or the default export of `images.loaderFile`. */
-export function smartserveLoader(base: string): (props: LoaderProps) => string;
+export function smartserveLoader(
+  base: string,
+  options?: { sign?: Signer },
+): (props: LoaderProps) => string;

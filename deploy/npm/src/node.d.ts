@@ -1,5 +1,7 @@
 import type { AnalyzedMetadata, ProcessingInsights, QualityMetrics } from "./metadata.js";
 
+import type { Signer } from "./urls.js";
+
 export { AnalysisError } from "./metadata.js";
 export type * from "./metadata.js";
 export { SUPPORTED_IMAGE_EXTENSIONS, SUPPORTED_IMAGE_MIMES } from "./formats.js";
@@ -37,3 +39,22 @@ export class ImageExtractor {
 }
 
 export class StreamingMetadataExtractor extends ImageExtractor {}
+
+export interface SigningOptions {
+  /** As in `access.keys` of the server. It must never reach a browser. */
+  key: string;
+  /** The key's id there. */
+  keyId: string;
+  /** Seconds; the URL is valid for half of it to all of it. Default: 3600. */
+  ttl?: number;
+  /** In seconds since 1970, instead of `ttl`. */
+  expires?: number;
+}
+
+export function createSigner(options: SigningOptions): Signer;
+export function signUrl(url: string | URL, options: SigningOptions): string;
+export function signOriginalUrl(
+  base: string,
+  id: number | string,
+  options: SigningOptions & { metadata?: "kept" | "stripped" },
+): string;

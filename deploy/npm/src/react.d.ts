@@ -1,3 +1,4 @@
+import type { Signer } from "./urls.js";
 import type { CSSProperties, HTMLAttributes, ImgHTMLAttributes, ReactElement, ReactNode } from "react";
 
 type Replaced = "src" | "srcSet" | "width" | "height" | "loading" | "decoding" | "fetchPriority" | "placeholder";
@@ -6,6 +7,8 @@ type Replaced = "src" | "srcSet" | "width" | "height" | "loading" | "decoding" |
 export interface SmartImageProps extends Omit<ImgHTMLAttributes<HTMLImageElement>, Replaced> {
   /** The server's address: https://img.example.org. Default: of `SmartserveProvider`, or this origin. */
   base?: string;
+  /** Signs the URLs of a private image, also in the browser. Default: of `SmartserveProvider`. */
+  sign?: Signer;
   /** While it is not a number, nothing is requested. */
   mediaId: number | string | null | undefined;
   /** A named size. Without it, the browser chooses a width. */
@@ -52,4 +55,8 @@ export interface AIAnalysisDisplayProps extends HTMLAttributes<HTMLDListElement>
 
 export function AIAnalysisDisplay(props: AIAnalysisDisplayProps): ReactElement;
 
-export function SmartserveProvider(props: { base: string; children?: ReactNode }): ReactElement;
+export function SmartserveProvider(props: {
+  base: string;
+  sign?: Signer;
+  children?: ReactNode;
+}): ReactElement;

@@ -4,7 +4,7 @@
 
 import { Fragment, createElement, useContext, useEffect, useRef, useState } from "react";
 import ReactDOM from "react-dom";
-import { Base, SmartserveProvider } from "./base.js";
+import { Base, Signer, SmartserveProvider } from "./base.js";
 import { COVERS, isPictureId, pictureSrcset, pictureUrl, snap } from "./urls.js";
 
 const RETRIES = 3;
@@ -41,16 +41,16 @@ function formatsOf(preferred, background) {
 }
 
 // Attributes of an <img> or <source> with these operations.
-function addresses(base, id, { size, shape, operations }) {
+function addresses(base, id, { size, shape, operations, sign }) {
   if (!size) {
     // Twice the width, for screens with two pixels per CSS pixel; the server never enlarges.
-    const srcSet = pictureSrcset(base, id, snap(2 * (shape.width ?? Infinity)), operations);
-    return { src: pictureUrl(base, id, { ...operations, width: shape.width ?? 1200 }), srcSet };
+    const srcSet = pictureSrcset(base, id, snap(2 * (shape.width ?? Infinity)), operations, sign);
+    return { src: pictureUrl(base, id, { ...operations, width: shape.width ?? 1200 }, sign), srcSet };
   }
-  const src = pictureUrl(base, id, { ...operations, size });
+  const src = pictureUrl(base, id, { ...operations, size }, sign);
   // If the width is unknown, a browser would show the 2x candidate of a small original at half its width.
   if (!shape.width) return { src };
-  return { src, srcSet: `${src}, ${pictureUrl(base, id, { ...operations, size, dpr: 2 })} 2x` };
+  return { src, srcSet: `${src}, ${pictureUrl(base, id, { ...operations, size, dpr: 2 }, sign)} 2x` };
 }
 
 // Of the headers of an image, a page can read only Server-Timing without another request.
@@ -67,7 +67,7 @@ async function finalDate(url) {
 }
 
 function Picture({
-  base, mediaId, size, sizes, alt, background, preferredFormats, priority, version, placeholder,
+  base, sign, mediaId, size, sizes, alt, background, preferredFormats, priority, version, placeholder,
   width, height, aspectRatio, style, onLoad, onFinal, onError, ...rest
 }) {
   const [attempt, setAttempt] = useState(0);
@@ -109,7 +109,7 @@ function Picture({
   const { sources, format } = formatsOf(attempt ? [] : preferredFormats, background);
   const valid = isPictureId(mediaId);
   const of = (name) =>
-    valid && addresses(base, mediaId, { size, shape, operations: { background, version: finalVersion ?? version, format: name } });
+    valid && addresses(base, mediaId, { size, shape, sign, operations: { background, version: finalVersion ?? version, format: name } });
   const fitting = shape.width ? `(min-width: ${shape.width}px) ${shape.width}px, 100vw` : "100vw";
   // `auto` needs a lazy image whose ratio is known.
   const chosen = size ? undefined : (sizes ?? (priority || !shape.ratio ? fitting : `auto, ${fitting}`));
@@ -153,9 +153,10 @@ function Picture({
   return createElement("picture", { style: { display: "contents" } }, ...before, image);
 }
 
-export function SmartImage({ base, background, backgroundOption, showAnalysis, showAIData, ...props }) {
+export function SmartImage({ base, sign, background, backgroundOption, showAnalysis, showAIData, ...props }) {
   const home = useContext(Base);
-  const given = { ...props, base: base ?? home, background: background ?? backgroundOption };
+  const signer = useContext(Signer);
+  const given = { ...props, base: base ?? home, sign: sign ?? signer, background: background ?? backgroundOption };
   // Another image starts anew, with its own retries and its own draft.
   const key = [given.base, given.mediaId, given.size, given.background, given.version].join(" ");
   const picture = createElement(Picture, { key, ...given });

@@ -1,3 +1,10 @@
+import type { Signer } from "./urls.js";
+
+export interface SmartserveOptions {
+  /** Signs the URLs of private images. */
+  sign?: Signer;
+}
+
 /** The operations of unpic, and those of smartserve. */
 export interface SmartserveOperations {
   width?: number | string;
@@ -14,5 +21,13 @@ export interface SmartserveOperations {
 export function extract(
   url: string | URL,
 ): { src: string; operations: SmartserveOperations } | null;
-export function generate(src: string | URL, operations?: SmartserveOperations): string;
-export function transform(src: string | URL, operations?: SmartserveOperations): string;
+export function generate(
+  src: string | URL,
+  operations?: SmartserveOperations,
+  options?: SmartserveOptions,
+): string;
+export function transform(
+  src: string | URL,
+  operations?: SmartserveOperations,
+  options?: SmartserveOptions,
+): string;

@@ -14,7 +14,8 @@ export function extract(url) {
 }
 
 // Heights and qualities are ignored: images keep their aspect ratio, and the server chooses the quality.
-export function generate(src, operations = {}) {
+// `options.sign` signs the URLs of private images.
+export function generate(src, operations = {}, { sign } = {}) {
   const parsed = parsePicture(src);
   if (!parsed) return String(src);
   const { width, format, size, dpr, background } = operations;
@@ -22,10 +23,10 @@ export function generate(src, operations = {}) {
   for (const name of Object.keys(chosen)) {
     if (chosen[name] === undefined) delete chosen[name];
   }
-  return pictureUrl(parsed.base, parsed.id, { ...parsed.operations, ...chosen });
+  return pictureUrl(parsed.base, parsed.id, { ...parsed.operations, ...chosen }, sign);
 }
 
-export function transform(src, operations = {}) {
+export function transform(src, operations = {}, options = {}) {
   const found = extract(src);
-  return found ? generate(found.src, { ...found.operations, ...operations }) : String(src);
+  return found ? generate(found.src, { ...found.operations, ...operations }, options) : String(src);
 }

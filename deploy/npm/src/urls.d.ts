@@ -20,15 +20,28 @@ export interface ParsedPicture {
   operations: PictureOperations;
 }
 
+/** The URL of an image before it is signed. */
+export interface Variant {
+  id: string;
+  /** What the signature has to cover: `size=detail&dpr=1&format=auto&bg=auto`. */
+  covers: string;
+  url: string;
+}
+
+/** Returns the URL with its signature. */
+export type Signer = (variant: Variant) => string;
+
 export const WIDTHS: readonly number[];
 /** Width and height of the named sizes that crop. */
 export const COVERS: Readonly<Record<string, readonly [number, number]>>;
 export function isPictureId(id: unknown): boolean;
 export function snap(width: number): number;
+export function variantOf(url: string | URL): Variant;
 export function pictureUrl(
   base: string,
   id: number | string,
   operations?: PictureOperations,
+  sign?: Signer,
 ): string;
 export function parsePicture(source: number | string | URL): ParsedPicture | null;
 export function pictureSrcset(
@@ -36,6 +49,7 @@ export function pictureSrcset(
   id: number | string,
   widest: number,
   operations?: PictureOperations,
+  sign?: Signer,
 ): string;
 
 export type Likelihood =

@@ -17,6 +17,7 @@ from proxy.domain.worker_protocol import (
     AnalyseJob,
     Job,
     ProbeJob,
+    RemovalJob,
     RenditionSet,
     WorkerInfo,
 )
@@ -28,6 +29,7 @@ from proxy.rendering.worker.imaging.load import use_decoders
 from proxy.rendering.worker.imaging.probe import probe
 from proxy.rendering.worker.imaging.render import render_set
 from proxy.rendering.worker.job_loop import run_worker
+from proxy.rendering.worker.metadata_removal import plan_removal
 
 
 def prepare(options: Mapping[str, Any]) -> WorkerInfo:
@@ -78,6 +80,8 @@ def run(job: Job[Any], source: int, target: int) -> Any:
             return answered(partial(probe, job, source))
         case AnalyseJob():
             return answered(partial(analyse, job, source))
+        case RemovalJob():
+            return answered(partial(plan_removal, source))
         case _:
             raise TypeError(job)
 

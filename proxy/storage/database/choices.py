@@ -22,7 +22,7 @@ from proxy.domain.media import (
     stored_choices,
 )
 from proxy.domain.variant import PurgeEntry
-from proxy.storage.database.media_repository import CHOICES, replace_into
+from proxy.storage.database.media_repository import CHOICES, SqlMediaRepository, replace_into
 from proxy.storage.database.purge_table import announcement
 from proxy.storage.database.tables import (
     DatabaseClock,
@@ -54,6 +54,17 @@ _ADD = (
 )
 _SAVE_ALT = replace_into(media_alt_texts)
 _SAVE = sa.update(media_choices).where(_stored.media_id == sa.bindparam("medium"))
+
+
+_PRIVATE = sa.select(sa.func.count().label("number")).where(
+    _stored.visibility == Visibility.PRIVATE
+)
+
+
+async def count_private(database: SqlMediaRepository) -> int:
+    """Return how many media a person has made private."""
+    rows = await database.read(_PRIVATE)
+    return int(rows[0].number)
 
 
 class ChoicesRepository:

@@ -9,7 +9,7 @@ import errno
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +29,7 @@ from proxy.domain.upload import LeasedItem
 from proxy.runtime.safe_open import (
     DIRECTORY,
     NotRegular,
+    OpenFile,
     make_directories,
     open_below,
     parent_opened,
@@ -57,6 +58,7 @@ _ABSENT = (
 )
 _FILE_MODE = 0o644
 _PIECE_BYTES = 1024 * 1024
+_READ_BYTES = 256 * 1024
 # Another file system, no /proc, or a file whose last name was removed.
 _NOT_LINKABLE = (errno.EXDEV, errno.ENOENT, errno.EPERM, errno.EOPNOTSUPP)
 _MAX_PATH_BYTES = 4096
@@ -86,6 +88,25 @@ class OpenSource:
     def __exit__(self, *_error: object) -> None:
         """Close the descriptor."""
         os.close(self.descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadableOriginal:
+    """An open original that is read in pieces, until the caller closes ``file``."""
+
+    _originals: LocalOriginals
+    file: OpenFile
+    version: str
+    """Differs if the file was replaced or changed."""
+
+    async def chunks(self, start: int, stop: int) -> AsyncIterator[bytes]:
+        """Yield the bytes from ``start`` up to ``stop`` in pieces.
+
+        Raises:
+            SourceUnavailable, SourceTimeout: the file cannot be read to that end.
+        """
+        for offset in range(start, stop, _READ_BYTES):
+            yield await self._originals.pread(self.file, min(_READ_BYTES, stop - offset), offset)
 
 
 class LocalOriginals:
@@ -119,6 +140,33 @@ class LocalOriginals:
             )
         self._statistics["opened"] += 1
         return source
+
+    async def open_file(self, path: str) -> ReadableOriginal:
+        """Open an original to read it in pieces; the caller closes it. Raises as `open` does."""
+        with self._counted():
+            original = await self._threads.run(
+                partial(self._open_file, path), release=lambda late: late.file.close()
+            )
+        self._statistics["opened"] += 1
+        return original
+
+    async def pread(self, file: OpenFile, count: int, offset: int) -> bytes:
+        """Return exactly ``count`` bytes of an open file.
+
+        Raises:
+            SourceUnavailable, SourceTimeout: the file is shorter by now, or cannot be read.
+        """
+        with self._counted():
+            try:
+                piece = await self._threads.run(partial(file.pread, count, offset))
+            except TimeoutError:
+                raise
+            except OSError as error:
+                raise SourceUnavailable(_UNAVAILABLE) from error
+            # Content-Length was sent already: a shorter body must not look complete.
+            if len(piece) != count:
+                raise SourceUnavailable("the original was truncated while it was read")
+            return piece
 
     async def check(self) -> None:
         """Return if the root can be listed; raises as `open` does."""
@@ -167,6 +215,18 @@ class LocalOriginals:
             os.close(descriptor)
             raise _too_large(self._max_bytes)
         return OpenSource(descriptor, status.st_size)
+
+    def _open_file(self, path: str) -> ReadableOriginal:
+        source = self._open(path)
+        try:
+            status = os.fstat(source.descriptor)
+            with translated():
+                file = OpenFile(source.descriptor, source.byte_size)
+        except BaseException:
+            os.close(source.descriptor)
+            raise
+        version = f"{status.st_mtime_ns:x}-{status.st_size:x}"
+        return ReadableOriginal(self, file, version)
 
     def _check(self) -> None:
         # O_PATH, the usual flag, would succeed on a directory that may not be listed.

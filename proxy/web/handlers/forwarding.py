@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -77,6 +78,12 @@ class ForwardedImages:
             for name in _CONDITIONS
             if (values := request.headers.getall(name, ()))
         }
+        # A signed response is never stored: it is private, and this server cannot check signatures.
+        # What is stored of the same image without a signature is public.
+        if forwarded.wanted.signature is not None:
+            public = replace(forwarded, wanted=replace(forwarded.wanted, signature=None))
+            stored = await self._forwarder.find(public)
+            return stored or await self._forwarder.relay(forwarded, request.method, conditions)
         if request.method == "GET" and not conditions:
             return await self._forwarder.fetch(forwarded)
         # What is stored can answer any request; else the media server does.
@@ -140,7 +147,9 @@ class ForwardedImages:
             headers["Cache-Control"] = f"public, max-age={lifetimes.fallback_s}"
         else:
             age_s = max(0, int(self._clock() - response.received_at))
-            if response.max_age_s > lifetimes.api_s:
+            # That of a signed URL ends with its signature.
+            signed = "must-revalidate" in headers.get("Cache-Control", "")
+            if response.max_age_s > lifetimes.api_s and not signed:
                 # An image of the media server is fresh for a year; here as any of /api/images.
                 stale = lifetimes.api_stale_s
                 lifetime = f"public, max-age={lifetimes.api_s}, stale-while-revalidate={stale}"

@@ -19,9 +19,10 @@ from proxy.domain.errors import (
     SourceChanged,
 )
 from proxy.domain.formats import Format
-from proxy.domain.media import MAX_MEDIA_ID, Media
+from proxy.domain.media import MAX_MEDIA_ID, Media, Visibility
 from proxy.domain.render_plan import RenderPlan
 from proxy.domain.request import Origin, Outcome, VariantRequest
+from proxy.domain.signature import OPEN_ACCESS, MediaAccess, Scope
 from proxy.domain.variant import Variant
 from proxy.serving.delivery import Delivery, DeliveryResult
 from proxy.settings import LifetimeSettings
@@ -103,7 +104,7 @@ def servable(media: Media | None, *, retry_after_s: int) -> Media:
 class ImageHandler:
     """Answers GET and HEAD of the image routes."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - its collaborators
         self,
         *,
         database: MediaRepository,
@@ -113,6 +114,7 @@ class ImageHandler:
         telemetry: Metrics,
         parse_query: ParseQuery,
         lifetimes: LifetimeSettings,
+        access: MediaAccess = OPEN_ACCESS,
         forwarded: ForwardedImages | None = None,
     ) -> None:
         """``forwarded`` answers for the media server, if there is one."""
@@ -123,6 +125,7 @@ class ImageHandler:
         self._telemetry = telemetry
         self._parse_query = parse_query
         self._lifetimes = lifetimes
+        self._access = access
         self._forwarded = forwarded
         # The handler and the cache must read a request in the same way.
         self._client_hints = response_cache.client_hints
@@ -173,7 +176,7 @@ class ImageHandler:
             # A 304 or the answer to HEAD seldom needs a worker, and gets none under overload.
             if ticket.overloaded and request.method == "GET" and not conditional:
                 stored = await self._shed(target.media_id)
-            media = await self._find_media(target.media_id)
+            target, media = await self._permitted(target, shed=stored is not None)
             accept = accept_header(request)
             plan = self._response_cache.not_stored(request, media)
             absent = plan is not None
@@ -240,13 +243,39 @@ class ImageHandler:
             self._load_shedder.check()
         return stored
 
-    async def _find_media(self, media_id: int) -> Media:
+    async def _permitted(self, target: ImageTarget, *, shed: bool) -> tuple[ImageTarget, Media]:
+        """Return the target, with a signature only if that has opened a private image, and the row.
+
+        ``shed`` is whether a request for an unknown id would be rejected.
+
+        Raises:
+            MediaNotFound, MediaNotReady: there is no such image for this client.
+        """
+        media, visibility = await self._find_media(target.media_id), None
+        if media is not None:
+            # Not `MediaAccess.is_private`: that is a call into another module for each request.
+            visibility = media.choices.visibility or self._access.defaults.get(media.data_type)
+        if visibility is Visibility.PRIVATE:
+            signature = target.request.signature
+            if not self._access.admit(Scope.RENDITION, target.media_id, signature):
+                # Before all else that the row says: the response must be that to an unknown id,
+                # of which nothing is stored, so that under overload it is a 503.
+                if shed:
+                    self._load_shedder.check()
+                media = None
+        elif target.request.signature is not None:
+            if media is None:
+                # An unknown id takes as long as a private image.
+                self._access.opens(Scope.RENDITION, target.media_id, target.request.signature)
+            target = target.unsigned()
+        return target, servable(media, retry_after_s=self._lifetimes.not_ready_retry_s)
+
+    async def _find_media(self, media_id: int) -> Media | None:
         began = time.perf_counter()
         try:
-            media = await self._look_up(media_id) if media_id <= MAX_MEDIA_ID else None
+            return await self._look_up(media_id) if media_id <= MAX_MEDIA_ID else None
         finally:
             self._telemetry.stage("database", time.perf_counter() - began)
-        return servable(media, retry_after_s=self._lifetimes.not_ready_retry_s)
 
     async def _look_up(self, media_id: int) -> Media | None:
         if STATE.tracer is None:

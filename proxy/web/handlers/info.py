@@ -17,6 +17,7 @@ from proxy.domain.language import LANGUAGE_ADVICE, best_language, canonical_tag
 from proxy.domain.media import MAX_MEDIA_ID, Media
 from proxy.domain.render_plan import RenderPlanner
 from proxy.domain.request import Outcome, last_values
+from proxy.domain.signature import OPEN_ACCESS, MediaAccess
 from proxy.domain.urls import version_of
 from proxy.runtime.supervised_task import cancel
 from proxy.serving.delivery import Delivery
@@ -24,7 +25,7 @@ from proxy.serving.image_info import ImageInfoService
 from proxy.settings import LifetimeSettings
 from proxy.storage.database import MediaRepository
 from proxy.storage.database.media_repository import SqlMediaRepository
-from proxy.web.auth import names_loopback
+from proxy.web.auth import NOBODY, KeyHolders, names_loopback
 from proxy.web.handlers.images import servable
 from proxy.web.handlers.info_json import ImageDescription, describe_image
 from proxy.web.headers import NO_STORE, PRIVATE, SECURITY, Header, media_tag, tag_headers
@@ -44,6 +45,8 @@ MAX_BODY_BYTES = 16 * 1024
 _DEFAULT_LIMIT, _MAX_LIMIT = 40, 100
 _LIMIT = re.compile(r"[1-9][0-9]?|100", re.ASCII)
 
+_BY_CALLER: Header = ("Vary", "Authorization")
+"""A shared cache must not answer a caller who may see a private image with the 404 of others."""
 _PENDING = "the image is still being described; retry later"
 
 
@@ -109,6 +112,9 @@ class InfoHandler:
     """Of alternative texts, for requests that name none."""
     stall_s: float
     """A request body must arrive completely within this time."""
+    access: MediaAccess = OPEN_ACCESS
+    viewers: KeyHolders = NOBODY
+    """Who may see private images: for all others they do not exist."""
     local: bool = False
     """Whether the gallery is for this machine only, because the page is enabled by default."""
 
@@ -120,10 +126,17 @@ class InfoHandler:
             # Before the look-up: the access log names the image of an error too.
             outcome = outcome._replace(media_id=media_id)
             language = wanted_language(request)
-            media = await find_servable(self.database, media_id, self.lifetimes)
+            media = await find_servable(
+                self.database, media_id, self.lifetimes, hidden=self._hidden(request)
+            )
             description = await self._describe(media, language)
         except SmartserveError as error:
-            return problem(error, outcome=outcome, not_found_s=self.lifetimes.not_found_s)
+            not_found_s = self.lifetimes.not_found_s
+            return problem(
+                error, outcome=outcome, not_found_s=not_found_s, security=(*SECURITY, _BY_CALLER)
+            )
+        if self.access.is_private(media):
+            return cached_json(request, description, lifetime=NO_STORE, outcome=outcome)
         lifetime = self._lifetime() if media.completed else _public(self.lifetimes.processing_s)
         return cached_json(
             request, description, lifetime=lifetime, outcome=outcome, security=_tagged(media_id)
@@ -135,14 +148,15 @@ class InfoHandler:
         texts = last_values(request.rel_url.raw_query_string).get("ids", "").split(",")
         # Duplicates do not count: a page may show one image several times.
         allowed = f"1 to {MAX_IDS} media ids without leading zeros, separated by commas"
-        ids = _ids(list(dict.fromkeys(texts)), allowed)
-        found = await self._describe_all(ids, wanted_language(request))
+        ids, hidden = _ids(list(dict.fromkeys(texts)), allowed), self._hidden(request)
+        found = await self._describe_all(ids, wanted_language(request), hidden=hidden)
         return cached_json(
             request,
             found,
-            lifetime=self._list_lifetime(found.missing),
+            # It may have private images.
+            lifetime=self._list_lifetime(found.missing) if hidden is not None else NO_STORE,
             outcome=Outcome("info_many"),
-            security=(*_tagged(*ids), *_retry_after(found.missing)),
+            security=(*_tagged(*ids), _BY_CALLER, *_retry_after(found.missing)),
         )
 
     @json_route("info_many", security=SECURITY)
@@ -154,7 +168,8 @@ class InfoHandler:
         listed = body.get("ids")
         texts = [str(whole_number(one)) for one in listed] if isinstance(listed, list) else []
         allowed = f"a list of 1 to {MAX_IDS} media ids, whole numbers of 1 to {DIGITS} digits"
-        found = await self._describe_all(_ids(texts, allowed), wanted_language(request))
+        ids, hidden = _ids(texts, allowed), self._hidden(request)
+        found = await self._describe_all(ids, wanted_language(request), hidden=hidden)
         headers = (*SECURITY, *_retry_after(found.missing))
         return uncached_json(found, outcome=Outcome("info_many"), security=headers)
 
@@ -167,22 +182,32 @@ class InfoHandler:
             )
         before, limit = _parse_page(last_values(request.rel_url.raw_query_string))
         media = await self.listing.newest(before=before, limit=limit)
-        hashes = await self.describer.thumbhashes(media)
+        # The page has no key: it could not show a private image, so it does not list it either.
+        shown = [one for one in media if not self.access.is_private(one)]
+        hashes = await self.describer.thumbhashes(shown)
         page = GalleryPage(
-            [_listed(one, hashes.get(one.id)) for one in media],
+            [_listed(one, hashes.get(one.id)) for one in shown],
             # A full page: there may be older images.
             media[-1].id if len(media) == limit else None,
         )
         outcome = Outcome("gallery")
         return cached_json(request, page, lifetime="no-cache", outcome=outcome, security=PRIVATE)
 
-    async def _describe_all(self, ids: Sequence[int], language: str | None) -> ImageDescriptions:
+    def _hidden(self, request: web.Request) -> MediaAccess | None:
+        """Return what hides private images from a caller; None: nothing does."""
+        return None if self.viewers.include(request) else self.access
+
+    async def _describe_all(
+        self, ids: Sequence[int], language: str | None, *, hidden: MediaAccess | None
+    ) -> ImageDescriptions:
         async def describe(media_id: int) -> ImageDescription | MissingImage:
             try:
                 media = rows.get(media_id)
-                if media is None:
-                    # Raises the reason: there is no such row, or it could not be read.
-                    media = await find_servable(self.database, media_id, self.lifetimes)
+                # Raises the reason: there is no such row, or it could not be read.
+                if media is None or (hidden is not None and hidden.is_private(media)):
+                    media = await find_servable(
+                        self.database, media_id, self.lifetimes, hidden=hidden
+                    )
                 retry_after_s = self.lifetimes.not_ready_retry_s
                 media = servable(media, retry_after_s=retry_after_s)
                 return await self._describe(media, language)
@@ -220,8 +245,9 @@ class InfoHandler:
         ready = self.planner.available(media, info.facts, frozenset(stored))
         formats = self.planner.formats(media, info.facts)
         language = best_language(info.alt_texts, wanted, self.language)
+        signer = self.access.sign_rendition if self.access.is_private(media) else None
         sizes = self.planner.rules.sizes
-        return describe_image(media, info, sizes, formats, ready, language=language)
+        return describe_image(media, info, sizes, formats, ready, language=language, signer=signer)
 
     def _list_lifetime(self, missing: Sequence[MissingImage]) -> str:
         # A server-side failure may be over at the next request; a 404 lasts a while.
@@ -235,15 +261,24 @@ class InfoHandler:
 
 
 async def find_servable(
-    database: MediaRepository, media_id: int, lifetimes: LifetimeSettings
+    database: MediaRepository,
+    media_id: int,
+    lifetimes: LifetimeSettings,
+    *,
+    hidden: MediaAccess | None,
 ) -> Media:
     """Return the row of an image that can be served.
+
+    Private images do not exist for a caller from whom they are ``hidden``.
 
     Raises:
         MediaNotFound: there is no such row, or it is not served.
         MediaNotReady: the image is still being processed.
     """
     media = await database.find(media_id) if media_id <= MAX_MEDIA_ID else None
+    # Before its state: "is being processed" would confirm that it exists.
+    if media is not None and hidden is not None and hidden.is_private(media):
+        media = None
     return servable(media, retry_after_s=lifetimes.not_ready_retry_s)
 
 

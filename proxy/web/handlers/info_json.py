@@ -15,6 +15,7 @@ from proxy.domain.render_plan import is_transparent
 from proxy.domain.urls import (
     COMPONENT_PATH,
     OEMBED_PATH,
+    Signer,
     image_url,
     info_url,
     srcset,
@@ -174,10 +175,12 @@ def describe_image(
     ready: Mapping[str, Mapping[Format, bool]],
     *,
     language: str | None = None,
+    signer: Signer | None = None,
 ) -> ImageDescription:
     """Return the description; ``ready`` says for each stored rendition whether it is final.
 
-    ``language`` is that of the alternative text of a person; None: that of a model.
+    ``language`` is that of the alternative text of a person; None: that of a model. ``signer``
+    signs the addresses of a private image.
     """
     facts, pixels, analysis = info.facts, info.pixels, info.analysis
     media_id, version = media.id, version_of(facts, media.choices)
@@ -205,12 +208,14 @@ def describe_image(
             mood_keywords=list(analysis.mood_keywords or pixels.mood_keywords),
             **analysis.details,
         ),
-        urls={name: image_url(media_id, size=name, version=version) for name in sizes},
+        urls={
+            name: image_url(media_id, size=name, version=version, signer=signer) for name in sizes
+        },
         dimensions={name: dimensions(size, facts, media.choices) for name, size in sizes.items()},
         srcset={
             # Without a format in its URLs: the Accept header decides.
-            "auto": srcset(media_id, facts, version),
-            **{fmt.value: srcset(media_id, facts, version, fmt) for fmt in formats},
+            "auto": srcset(media_id, facts, version, signer=signer),
+            **{fmt.value: srcset(media_id, facts, version, fmt, signer=signer) for fmt in formats},
         },
         sizes=sizes_advice(facts),
         formats=ImageFormats(
@@ -222,7 +227,7 @@ def describe_image(
         ),
         links={
             "self": info_url(media_id),
-            "picture": image_url(media_id),
+            "picture": image_url(media_id, signer=signer),
             "component": COMPONENT_PATH,
             "oembed": OEMBED_PATH,
         },

@@ -23,6 +23,7 @@ from proxy.domain.errors import (
 from proxy.domain.formats import SOURCE_MEDIA_TYPES, TRAITS, sniff
 from proxy.domain.media import MAX_MEDIA_ID
 from proxy.domain.request import Outcome, last_values
+from proxy.domain.signature import MediaAccess
 from proxy.domain.upload import PendingStatus, media_id_of
 from proxy.domain.urls import image_url, profile_image_url
 from proxy.ingest.uploads.preview import UploadPreviews
@@ -264,6 +265,7 @@ class AnalysisHandler:
     describer: ImageInfoService
     embeddings: EmbeddingRepository
     metadata: MetadataStore
+    access: MediaAccess
     retry_after_s: int
     """Sent as Retry-After while the image is being processed."""
     forwarder: MediaForwarder | None = None
@@ -319,8 +321,17 @@ class AnalysisHandler:
                 "there is no such image, or it has no embedding: vision.embedding must have been"
                 " configured when it was uploaded"
             )
+        rows = await self.database.find_many(list(found))
+        private = {one for one, media in rows.items() if self.access.is_private(media)}
         return SimilarImages(
-            [SimilarImage(one, round(value, 4), image_url(one)) for one, value in found.items()]
+            [
+                SimilarImage(
+                    one,
+                    round(value, 4),
+                    image_url(one, signer=self.access.sign_rendition if one in private else None),
+                )
+                for one, value in found.items()
+            ]
         )
 
 

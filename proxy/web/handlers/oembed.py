@@ -16,6 +16,7 @@ from proxy.domain.errors import BadParameter, MediaNotFound, SmartserveError
 from proxy.domain.language import best_language
 from proxy.domain.media import Media, MediaFacts
 from proxy.domain.request import Outcome, last_values
+from proxy.domain.signature import OPEN_ACCESS, MediaAccess
 from proxy.domain.urls import image_url, parse_image_path, srcset_widths, version_of
 from proxy.domain.variant import SizeSpec
 from proxy.serving.image_info import ImageInfoService
@@ -67,6 +68,7 @@ class OembedHandler:
     public_url: str
     """The server's URL as clients see it. If empty, only the Host header is compared."""
     lifetimes: LifetimeSettings
+    access: MediaAccess = OPEN_ACCESS
 
     async def oembed(self, request: web.Request) -> BufferedResponse:
         """Return an image as a photo of oEmbed 1.0."""
@@ -84,7 +86,8 @@ class OembedHandler:
             # Before the look-up: the access log names the image of an error too.
             outcome = outcome._replace(media_id=media_id)
             language = wanted_language(request)
-            media = await find_servable(self.database, media_id, self.lifetimes)
+            # Private images for everyone: consumers show the answer to people of any kind.
+            media = await find_servable(self.database, media_id, self.lifetimes, hidden=self.access)
             facts = await self.inspector.facts(media)
             photo = _photo(base, media, facts, values, self.lifetimes.api_s)
             title = await self._title(media_id, language)

@@ -21,6 +21,7 @@ from proxy.domain.errors import BadParameter, PendingNotFound
 from proxy.domain.formats import Format
 from proxy.domain.negotiation import explain
 from proxy.domain.request import Outcome, last_values
+from proxy.domain.signature import OPEN_ACCESS, MediaAccess
 from proxy.domain.upload import PendingStatus, media_id_of
 from proxy.settings import TokenKey, UserSettings
 from proxy.storage.database.media_repository import SqlMediaRepository
@@ -210,6 +211,7 @@ class LocalPageHandler:
     users: UserSettings
     database: UploadRepository
     catalogue: SqlMediaRepository
+    access: MediaAccess = OPEN_ACCESS
 
     @json_route("trial")
     async def known_file(self, request: web.Request) -> KnownImage:
@@ -223,9 +225,10 @@ class LocalPageHandler:
         if not _SHA256.fullmatch(digest):
             raise BadParameter("sha256", "64 hexadecimal digits in lower case")
         media = await self.catalogue.find_by_hash(digest)
-        return (
-            KnownImage(None, None) if media is None else KnownImage(media.id, media.original_name)
-        )
+        # The page could not show a private image.
+        if media is None or self.access.is_private(media):
+            return KnownImage(None, None)
+        return KnownImage(media.id, media.original_name)
 
     @json_route("trial")
     async def trial_token(self, request: web.Request) -> UploadToken:

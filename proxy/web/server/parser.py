@@ -37,6 +37,7 @@ _LONGEST_HOST = 261
 _BODILESS = frozenset(("GET", "HEAD", "DELETE", "OPTIONS", "TRACE"))
 _BODY_PATHS = re.compile(
     r"/info|/users/me|/api/media/complete/[^/?]+|/api/metadata/moderate"
+    r"|/api/media/[^/?]+/visibility"
     r"|/api/(?:standalone-metadata/analyze|analyze|extract(?:/(?:batch|advanced|jobs))?)"
     r"|/api/images_mvp/extract"
     r"|/api/media/[^/?]+/(?:focus|crops/[^/?]+|background|visibility|alt)"

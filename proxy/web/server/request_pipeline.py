@@ -23,6 +23,7 @@ from multidict import MultiMapping
 from structlog.contextvars import bound_contextvars
 
 from proxy.domain.request import Outcome
+from proxy.domain.signature import without_signature
 from proxy.telemetry.logging import AccessLog
 from proxy.telemetry.metrics import Metrics, RequestHistogram
 from proxy.telemetry.tracing import OFF, Tracing, trace_id, within
@@ -246,6 +247,9 @@ class RequestPipeline:
         span: Span | None,
     ) -> None:
         """Count a response, end its span and write its access-log line."""
+        # Whoever reads logs and traces must not be able to open private images.
+        if "sig" in answered.target.lower():
+            answered = answered._replace(target=without_signature(answered.target))
         if histogram is None:
             histogram = self._metrics.histogram_of(answered.outcome, answered.status)
             if code := answered.outcome.code:
@@ -314,7 +318,7 @@ async def _handle(request: web.BaseRequest, handler: Handler) -> Answer:
         )
     except Exception:
         # The outermost boundary: a defect costs only the request that met it.
-        log.exception("request_failed", target=request.raw_path)
+        log.exception("request_failed", target=without_signature(request.raw_path))
         detail = "an unexpected error occurred; the log of the server has the details"
         return render_problem(Problem("Internal error", 500, detail), outcome=outcome)
     # aiohttp declares a wider type; all handlers return an `Answer`.

@@ -8,6 +8,7 @@ so eviction and purge take effect at once.
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import time
@@ -77,9 +78,11 @@ _TARGET = re.compile(
     re.ASCII | re.DOTALL,
 )
 _ROUTES = {"serve": ImageRoute.SERVE, "api/images": ImageRoute.API_IMAGES}
-_PLAIN_QUERY = re.compile(
-    r"(?:(?:size|w|dpr|format|bg|v)=[\w.-]{0,64}(?:&(?:amp;)?|\Z))*", re.ASCII | re.IGNORECASE
+_PLAIN_QUERY, _SIGNED_QUERY = (
+    re.compile(rf"(?:(?:{names})=[\w.-]{{0,64}}(?:&(?:amp;)?|\Z))*", re.ASCII | re.IGNORECASE)
+    for names in ("size|w|dpr|format|bg|v", "size|w|dpr|format|bg|v|sig|exp|kid")
 )
+"""Queries without unknown parameters. For a public image a signature is one of these."""
 
 
 class ParseQuery(Protocol):
@@ -99,6 +102,10 @@ class ImageTarget:
     media_id: int
     request: VariantRequest
 
+    def unsigned(self) -> ImageTarget:
+        """Return the target without its signature, which a public image does not need."""
+        return replace(self, request=replace(self.request, signature=None))
+
 
 @dataclass(frozen=True, slots=True)
 class ResolvedResponse:
@@ -113,6 +120,8 @@ class ResolvedResponse:
     outcome: Outcome
     not_modified_head: bytes
     not_modified_outcome: Outcome
+    sent_until: float = math.inf
+    """Seconds since 1970. Later, its Cache-Control would exceed the expiry of the signature."""
 
 
 class StoredImages(NamedTuple):
@@ -167,7 +176,11 @@ def resolve_response(
 
     They lack Smartserve-Ignored, which the cache adds for each request.
     """
-    shared = validators(plan, variant, origin, route=route, lifetimes=lifetimes)
+    signature = plan.request.signature
+    sent_until = math.inf if signature is None else signature.until(time.time())
+    shared = validators(
+        plan, variant, origin, route=route, lifetimes=lifetimes, sent_until=sent_until
+    )
     draft = variant is plan.draft
     not_modified = ("Cache-Status", cache_status(Origin.NOT_MODIFIED, draft=draft))
     headers = [
@@ -188,6 +201,7 @@ def resolve_response(
         not_modified_outcome=image_outcome(
             plan, variant, plan.variant.format, Origin.NOT_MODIFIED, route
         ),
+        sent_until=sent_until,
     )
 
 
@@ -492,6 +506,13 @@ class ResponseCache:
         draft = answer.variant is answer.plan.draft
         if draft and not in_memory:
             return
+        if answer.plan.request.signature is not None:
+            until = min(until, now + answer.sent_until - time.time())
+            if until <= now:
+                return
+        # A plan has the signature of a private image only: random ones fill no memory.
+        elif target.request.signature is not None:
+            target = target.unsigned()
         key = self._key(target, accept)
         # The new entry has the same key, so all targets of the old one also lead to it.
         replaced = self._drop(key)
@@ -545,6 +566,9 @@ class ResponseCache:
         if target is None:
             return None
         entry = self._entries.get(self._key(target, accept))
+        # Entries without a signature are those of public images.
+        if entry is None and target.request.signature is not None:
+            entry = self._entries.get(self._key(target.unsigned(), accept))
         if entry is not None:
             self._remember_alias((raw_target, accept, lean), entry)
         return entry
@@ -559,7 +583,8 @@ class ResponseCache:
 
     def _remember_alias(self, alias: _Alias, entry: _Entry) -> None:
         """Remember a target without unknown parameters, of which there are too many values."""
-        if alias in self._aliases or not _PLAIN_QUERY.fullmatch(alias[0].partition("?")[2]):
+        plain = _PLAIN_QUERY if entry.answer.plan.request.signature is None else _SIGNED_QUERY
+        if alias in self._aliases or not plain.fullmatch(alias[0].partition("?")[2]):
             return
         if len(entry.aliases) >= _ALIASES:
             del self._aliases[entry.aliases.popleft()]

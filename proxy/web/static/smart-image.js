@@ -48,7 +48,6 @@ const load = async (base, batch, turn = 0) => {
     if (found) return one.resolve(found);
     const code = body.missing?.find(same)?.status ?? status;
     if (/429|50[234]/.test(code) && turn < RETRIES) return true;
-    // One id may spoil the list.
     if (ids[1] && !body.missing) load(base, [one]);
     else one.reject(code);
   });
@@ -153,13 +152,13 @@ class SmartImage extends MediaElement {
     const candidates = (tail = "") => {
       if (/^(original|removed)$/.test(given("background"))) tail += `&bg=${given("background")}`;
       if (given("version")) tail += `&v=${given("version")}`;
-      const url = (query) => `${this.base}/serve/${id}?${query}${tail}`;
-      if (size) return `${url(`size=${size}`)}, ${url(`size=${size}`)}&dpr=2 2x`;
+      const sign = this.signer ?? globalThis.smartImageSigner ?? (({ url }) => url);
+      const url = (query, dpr = "") => sign({ id, url: `${this.base}/serve/${id}?${query}${tail}${dpr}` });
+      if (size) return `${url(`size=${size}`)}, ${url(`size=${size}`, "&dpr=2")} 2x`;
       const widths = [64, 96, 128, 256, 384, 640, 750, 828, 1080, 1200, 1920, 2048, 3840];
       return widths.map((width) => `${url(`w=${width}`)} ${width}w`);
     };
     const eager = given("priority") !== null;
-    // `auto` needs a shape.
     const auto = eager || !box.style.aspectRatio ? "" : "auto, ";
     const sizes = `${auto}${this.clientWidth || innerWidth}px`;
     const sources = (given("preferred-formats")?.match(/\w+/g) ?? []).map((format) =>
@@ -198,7 +197,6 @@ class SmartImage extends MediaElement {
       if (replaced) this.#enter("final");
       if (this.getAttribute("state") !== "loading") return;
       const url = image.currentSrc;
-      // All that a page can read.
       const draft = /"(draft|fallback)"/.test(JSON.stringify(performance.getEntriesByName(url).at(-1)));
       this.#enter(draft ? "draft" : "final", "load");
       if (!draft) return;

@@ -361,3 +361,44 @@ async def test_an_analysis_is_that_of_the_media_server_or_of_the_callback(
     assert (await analysis())[0] == 404
     async with main.client.get(target) as answer:
         assert answer.status == 401
+
+
+SIGNATURE = f"exp=2000000000&kid=a&sig={'A' * 43}"
+
+
+async def test_a_signed_response_is_passed_on_and_never_stored(main: Serving, media: Media) -> None:
+    control = "public, max-age=86400, s-maxage=86400, must-revalidate"
+    signed = {**IMAGE, "Cache-Control": control}
+    media.answer = lambda _: web.Response(body=AVIF, headers=signed)
+    for number in (1, 2):
+        status, headers, body = await get(main, f"/api/images/{OWN}?size=grid&{SIGNATURE}")
+        assert (status, body) == (200, AVIF)
+        # Not longer than the media server allows.
+        assert headers["Cache-Control"] == control
+        assert len(media.requests) == number
+        assert str(media.requests[-1].rel_url) == f"/serve/{OWN}?size=grid&{SIGNATURE}"
+    media.answer = lambda _: web.Response(status=404)
+    for other in ("", f"&{SIGNATURE}"):
+        assert (await get(main, f"/api/images/{OWN}?size=grid{other}"))[0] == 404
+
+
+async def test_a_signature_neither_forwards_nor_stores_a_public_image_again(
+    main: Serving, media: Media
+) -> None:
+    await get(main, f"/api/images/{OWN}?size=grid")
+    await stored(main)
+    for number in range(5):
+        query = f"size=grid&exp=2000000000&kid=a&sig={number:043d}"
+        status, headers, body = await get(main, f"/api/images/{OWN}?{query}")
+        assert (status, body) == (200, AVIF)
+        assert headers["Cache-Status"].startswith("smartserve; hit; detail=memory")
+    assert len(media.requests) == 1
+
+
+async def test_the_stale_copy_of_a_public_image_is_not_sent_for_a_signed_url(
+    main: Serving, media: Media
+) -> None:
+    media.answer = lambda _: web.Response(body=AVIF, headers={**IMAGE, "Cache-Control": "no-cache"})
+    await get(main, f"/api/images/{OWN}?size=grid&{SIGNATURE}")
+    media.answer = lambda _: web.Response(status=503)
+    assert (await get(main, f"/api/images/{OWN}?size=grid&{SIGNATURE}"))[0] == 503

@@ -1,0 +1,347 @@
+"""Private media: an unsigned request, however it is spelled, gets the answer to an unknown id."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import pytest
+from yarl import URL
+
+from proxy.domain.media import Visibility
+from proxy.domain.signature import Scope
+from proxy.domain.urls import image_url, original_url
+from tests.support.server import CHROME, Library, Serve, Serving
+
+KEYS = {"keys": {"a": "k" * 32}, "max_ttl_s": 86_400}
+ADMIN = "admin-key-of-the-test"
+BEARER = {"Authorization": f"Bearer {ADMIN}"}
+UNKNOWN = 999_999
+VARYING = ("date", "x-request-id")
+
+
+class Guarded:
+    """A server whose photo is private."""
+
+    def __init__(self, server: Serving, media_id: int) -> None:
+        self.server = server
+        self.id = media_id
+        self.access = server.services.serving.access
+
+    def signed(self, *, ttl_s: int = 600, media_id: int | None = None, **parameters: Any) -> str:
+        """Return a signed path."""
+        expires = int(time.time()) + ttl_s
+
+        def sign(media_id: int, covers: str) -> str:
+            return self.access.keys.parameters(Scope.RENDITION, media_id, covers, expires=expires)
+
+        return image_url(self.id if media_id is None else media_id, signer=sign, **parameters)
+
+    async def get(self, path: str, *, method: str = "GET", **headers: str) -> Any:
+        named = {
+            "Accept": CHROME,
+            **{key.replace("_", "-"): value for key, value in headers.items()},
+        }
+        answer = await self.server.client.request(method, URL(path, encoded=True), headers=named)
+        await answer.read()
+        return answer
+
+    async def set(self, visibility: str) -> Any:
+        return await self.server.client.put(
+            f"/api/media/{self.id}/visibility", json={"visibility": visibility}, headers=BEARER
+        )
+
+    async def like_unknown(self, path: str, *, method: str = "GET", **headers: str) -> None:
+        """Check that a path is answered like that of an id that does not exist."""
+        answer = await self.get(path, method=method, **headers)
+        other = await self.get(
+            path.replace(f"/{self.id}", f"/{UNKNOWN}", 1), method=method, **headers
+        )
+        assert answer.status == HTTPStatus.NOT_FOUND, (path, answer.status)
+        assert await answer.read() == await other.read(), path
+        assert described(answer.headers) == described(other.headers), path
+
+
+def described(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in headers.items() if name.lower() not in VARYING}
+
+
+@pytest.fixture
+async def guarded(serve: Serve, library: Library) -> Guarded:
+    server = await serve(access=KEYS, admin={"key": ADMIN})
+    found = Guarded(server, library.ids["photo"])
+    answer = await found.set("private")
+    assert answer.status == 200, await answer.text()
+    return found
+
+
+async def test_a_private_image_is_like_an_unknown_one_on_every_path(guarded: Guarded) -> None:
+    media_id = guarded.id
+    # Rendered and hot for those who may see it.
+    for _ in range(3):
+        assert (await guarded.get(guarded.signed(size="thumbnail"))).status == 200
+    for path in (
+        *(f"/serve/{media_id}", f"/api/images/{media_id}", f"/serve/{media_id}?size=thumbnail"),
+        *(f"/serve/{media_id}.jpg", f"/serve/{media_id}.webp?size=thumbnail"),
+        *(f"/serve/{media_id}?SIZE=thumbnail", f"/serve/{media_id}?v=1"),
+        f"/serve/{media_id}?size=thumbnail&sig={'A' * 43}&exp={int(time.time()) + 60}&kid=a",
+        f"/info/{media_id}",
+    ):
+        for method in ("GET", "HEAD"):
+            await guarded.like_unknown(path, method=method)
+    await guarded.like_unknown(f"/serve/{media_id}?size=thumbnail", Range="bytes=0-9")
+    await guarded.like_unknown(f"/serve/{media_id}?size=thumbnail", If_None_Match="*")
+
+
+async def test_conditions_do_not_confirm_a_private_image(guarded: Guarded) -> None:
+    path = guarded.signed(size="thumbnail")
+    first = await guarded.get(path)
+    etag, date = first.headers["ETag"], first.headers["Last-Modified"]
+    plain = f"/serve/{guarded.id}?size=thumbnail"
+    await guarded.like_unknown(plain, If_None_Match=etag)
+    await guarded.like_unknown(plain, If_Modified_Since=date)
+    await guarded.like_unknown(plain, Range="bytes=0-9", If_Range=etag)
+    answer = await guarded.get(path, If_None_Match=etag)
+    assert answer.status == 304
+    assert lifetime(answer.headers["Cache-Control"]) <= 600
+
+
+def lifetime(control: str) -> int:
+    assert control.startswith("private, max-age="), control
+    assert "stale" not in control
+    assert "immutable" not in control
+    return int(control.partition("max-age=")[2].partition(",")[0])
+
+
+async def test_a_signed_image_is_never_fresh_beyond_its_expiry(guarded: Guarded) -> None:
+    path = guarded.signed(size="thumbnail", ttl_s=120, version="1")
+    expires = int(path.partition("exp=")[2].partition("&")[0])
+    for headers in ({}, {}, {}, {"Range": "bytes=0-9"}, {"If_None_Match": "*"}):
+        for method in ("GET", "HEAD"):
+            answer = await guarded.get(path, method=method, **headers)
+            seconds = lifetime(answer.headers["Cache-Control"])
+            # The clock of this test is read after the response was made.
+            assert 0 < seconds <= 120
+            assert time.time() + seconds <= expires + 30
+    assert answer.headers["Vary"] == "Accept"
+
+
+async def test_a_shared_cache_may_keep_signed_images_if_the_settings_say_so(
+    serve: Serve, library: Library
+) -> None:
+    server = await serve(
+        access={**KEYS, "default_visibility": {"product": "private"}},
+        lifetimes={"signed_shared": True},
+    )
+    guarded = Guarded(server, library.ids["photo"])
+    for _ in range(3):
+        answer = await guarded.get(guarded.signed(size="thumbnail", ttl_s=300))
+        control = answer.headers["Cache-Control"]
+        assert control.startswith("public, max-age=")
+        assert control.endswith(", must-revalidate")
+        shared = int(control.partition("s-maxage=")[2].partition(",")[0])
+        assert 0 < shared <= 300
+
+
+async def test_a_hot_signed_answer_is_not_given_to_others(guarded: Guarded) -> None:
+    path = guarded.signed(size="thumbnail")
+    for _ in range(4):
+        answer = await guarded.get(path)
+        assert answer.status == 200
+    assert "detail=memory" in answer.headers["Cache-Status"]
+    head, _, signature = path.rpartition("&sig=")
+    for other in (
+        head,
+        f"{head}&sig=",
+        f"{head}&sig={signature[:-1]}",
+        f"{head}&sig={signature[:-1]}-",
+        f"{head}&sig=%{ord(signature[0]):02x}{signature[1:]}",
+        f"{head}&si%67={signature}",
+        path.replace("size=thumbnail", "size=detail"),
+        path.replace("size=thumbnail", "size=header"),
+        path.replace(f"/{guarded.id}?", f"/{guarded.id}.webp?"),
+        path.replace("kid=a", "kid=b"),
+        f"{path}&format=webp",
+        f"{path}&bg=removed",
+        f"{path}&dpr=2",
+        f"{path}&size=detail",
+    ):
+        await guarded.like_unknown(other)
+    # The same variant: another route, order or tracking parameter does not matter.
+    alias = path.replace("/serve/", "/api/images/")
+    for same in (alias, f"{path}&utm_source=x", f"{path}&v=2", f"{path}&SIZE=Thumbnail"):
+        assert (await guarded.get(same)).status == 200
+
+
+async def test_wrong_signatures_neither_enter_nor_flush_the_caches(guarded: Guarded) -> None:
+    path = guarded.signed(size="thumbnail")
+    for _ in range(3):
+        await guarded.get(path)
+    cache = guarded.server.surface.runner
+    store = guarded.server.services.storage.renditions
+    puts, renders = store.puts, guarded.server.renders()
+    await asyncio.gather(
+        *(
+            guarded.get(f"/serve/{guarded.id}?size=zoom&exp=2000000000&kid=a&sig={number:043d}")
+            for number in range(200)
+        )
+    )
+    assert (store.puts, guarded.server.renders()) == (puts, renders)
+    assert cache is not None
+    answer = await guarded.get(path)
+    assert "detail=memory" in answer.headers["Cache-Status"]
+    assert guarded.server.metric("smartserve_signature_refusals_total", reason="too_long") == 0
+    assert guarded.server.metric("smartserve_signature_refusals_total", reason="wrong") == 200
+
+
+async def test_a_public_image_ignores_signatures(serve: Serve, library: Library) -> None:
+    server = await serve(access=KEYS)
+    guarded = Guarded(server, library.ids["photo"])
+    plain = await guarded.get(f"/serve/{guarded.id}?size=thumbnail")
+    for signature in ("sig=x", f"exp=1&kid=a&sig={'A' * 43}", "sig=x&exp=foo"):
+        answer = await guarded.get(f"/serve/{guarded.id}?size=thumbnail&{signature}")
+        assert answer.status == 200
+        assert answer.headers["Cache-Control"] == plain.headers["Cache-Control"]
+        assert answer.headers["ETag"] == plain.headers["ETag"]
+
+
+async def test_a_change_takes_effect_at_once_and_drops_hot_answers(guarded: Guarded) -> None:
+    path = f"/serve/{guarded.id}?size=thumbnail"
+    assert (await (await guarded.set("public")).json())["private"] is False
+    for _ in range(4):
+        assert (await guarded.get(path)).status == 200
+    changed = await (await guarded.set("private")).json()
+    assert changed["private"] is True
+    assert changed["tag"] == f"m-{guarded.id}"
+    await guarded.like_unknown(path)
+    signed = guarded.signed(size="thumbnail")
+    for _ in range(4):
+        assert (await guarded.get(signed)).status == 200
+    reset = await guarded.server.client.delete(
+        f"/api/media/{guarded.id}/visibility", headers=BEARER
+    )
+    assert (await reset.json())["visibility"] is None
+    answer = await guarded.get(path)
+    assert answer.headers["Cache-Control"].startswith("public")
+
+
+async def test_the_description_is_for_holders_of_a_key(guarded: Guarded) -> None:
+    media_id, key = guarded.id, {"Authorization": f"Bearer {ADMIN}"}
+    wrong = {"Authorization": "Bearer wrong-key-of-nobody"}
+    await guarded.like_unknown(f"/info/{media_id}", **wrong)
+    refused = await guarded.get(f"/info/{media_id}")
+    assert "Authorization" in refused.headers["Vary"]
+    answer = await guarded.get(f"/info/{media_id}", **key)
+    assert answer.status == 200
+    assert answer.headers["Cache-Control"] == "no-store"
+    found = await answer.json()
+    addresses = [*found["urls"].values(), found["links"]["picture"]]
+    for candidates in found["srcset"].values():
+        addresses += [one.strip().partition(" ")[0] for one in candidates.split(",")]
+    for address in addresses:
+        assert "&sig=" in address, address
+    for address in (found["urls"]["thumbnail"], found["links"]["picture"], addresses[-1]):
+        assert (await guarded.get(address)).status == 200
+
+
+async def test_lists_of_descriptions_hide_private_images(
+    guarded: Guarded, library: Library
+) -> None:
+    ids = f"/info?ids={guarded.id},{library.ids['badge']},{UNKNOWN}"
+    found = await (await guarded.get(ids)).json()
+    assert [one["id"] for one in found["pictures"]] == [library.ids["badge"]]
+    missing = {one["id"]: (one["status"], one["detail"]) for one in found["missing"]}
+    assert missing[guarded.id] == missing[UNKNOWN]
+    posted = await guarded.server.client.post("/info", json={"ids": [guarded.id]})
+    assert [one["status"] for one in (await posted.json())["missing"]] == [404]
+    shown = await guarded.get(ids, Authorization=f"Bearer {ADMIN}")
+    assert shown.headers["Cache-Control"] == "no-store"
+    assert len((await shown.json())["pictures"]) == 2
+
+
+async def test_oembed_and_the_gallery_hide_private_images(guarded: Guarded) -> None:
+    base = str(guarded.server.client.make_url("/")).rstrip("/")
+    for path in (f"/serve/{guarded.id}", guarded.signed(size="thumbnail")):
+        answer = await guarded.server.client.get("/oembed", params={"url": f"{base}{path}"})
+        unknown = await guarded.server.client.get(
+            "/oembed", params={"url": f"{base}/serve/{UNKNOWN}"}
+        )
+        assert answer.status == unknown.status == 404
+        assert await answer.read() == await unknown.read()
+        assert described(answer.headers) == described(unknown.headers)
+    listed = await (await guarded.get("/api/gallery")).json()
+    assert guarded.id not in [one["id"] for one in listed["pictures"]]
+    assert listed["pictures"]
+
+
+async def test_a_private_image_in_progress_is_not_confirmed(serve: Serve, library: Library) -> None:
+    server = await serve(access={**KEYS, "default_visibility": {"product": "private"}})
+    guarded = Guarded(server, library.ids["photo"])
+    async with server.services.storage.repository.transaction() as connection:
+        await connection.exec_driver_sql(
+            "UPDATE media_files SET status = 'processing', bulk_path = NULL"
+        )
+    await guarded.like_unknown(f"/serve/{guarded.id}")
+    await guarded.like_unknown(f"/info/{guarded.id}")
+    assert (await guarded.get(guarded.signed())).status in (404, 503)
+
+
+async def test_the_defaults_by_data_type_apply(serve: Serve, library: Library) -> None:
+    server = await serve(
+        access={**KEYS, "default_visibility": {"product": "private"}}, admin={"key": ADMIN}
+    )
+    guarded = Guarded(server, library.ids["photo"])
+    await guarded.like_unknown(f"/serve/{guarded.id}")
+    assert (await (await guarded.set("public")).json())["private"] is False
+    assert (await guarded.get(f"/serve/{guarded.id}")).status == 200
+
+
+async def test_the_cache_refuses_a_response_whose_visibility_has_changed_meanwhile(
+    guarded: Guarded,
+) -> None:
+    database = guarded.server.services.storage.database
+    await guarded.set("public")
+    old = await database.find(guarded.id)
+    assert old is not None
+    assert old.choices.visibility is Visibility.PUBLIC
+    # A request that is being rendered while the image becomes private.
+    path = f"/serve/{guarded.id}?w=384"
+    rendering = asyncio.ensure_future(guarded.get(path))
+    await guarded.set("private")
+    await rendering
+    for _ in range(3):
+        await guarded.like_unknown(path)
+
+
+async def test_under_overload_a_signed_url_gets_no_other_size(guarded: Guarded) -> None:
+    thumbnail = guarded.signed(size="thumbnail")
+    for size in ("zoom", "detail"):
+        assert (await guarded.get(guarded.signed(size=size))).status == 200
+    await guarded.server.services.serving.renderer.drain()
+    guarded.server.services.rendering.admission.close()
+    answer = await guarded.get(thumbnail)
+    assert answer.status == 503
+
+
+async def test_the_signature_is_not_logged(
+    serve: Serve, library: Library, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server = await serve(access=KEYS, log={"access": True, "level": "debug"})
+    guarded = Guarded(server, library.ids["photo"])
+    path = guarded.signed(size="thumbnail")
+    value = path.rpartition("=")[2]
+    for _ in range(3):
+        await guarded.get(path)
+    await guarded.get(f"/oembed?url={path.replace('=', '%3D')}")
+    assert server.surface.access_log is not None
+    server.surface.access_log.flush()
+    await server.client.close()
+    printed = "".join(capfd.readouterr())
+    assert value not in printed
+
+
+def test_the_original_has_its_own_signature() -> None:
+    assert original_url(7, signer=lambda _, covers: f"sig={covers}").endswith("sig=metadata=kept")
