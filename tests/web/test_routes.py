@@ -19,6 +19,7 @@ from proxy.domain import errors
 from proxy.domain.errors import AccessError, SmartserveError
 from proxy.domain.formats import NAMES, TRAITS
 from proxy.domain.request import DPRS, WIDTHS, parse_boxes, parse_request
+from proxy.domain.signature import PARAMETERS as SIGNED
 from proxy.settings import Settings
 from proxy.web.json_response import PROBLEM_TYPE
 from proxy.web.routes import describe
@@ -156,6 +157,8 @@ def test_schemathesis_reads_every_operation(description: dict[str, Any]) -> None
         + [f"DELETE {path}" for path in ADMIN]
         + [f"GET /api/media/{one}/{{media_id}}" for one in ("analysis", "similar")]
         + ["GET /api/media/{id}/near-duplicates", "GET /api/media/{id}/choices"]
+        + [f"{method} /api/media/{{id}}/visibility" for method in ("PUT", "DELETE")]
+        + [f"{method} /api/media/{{id}}/original" for method in ("GET", "HEAD")]
         + [
             f"{method} /api/media/{{id}}/{choice}"
             for choice in ("focus", "crops/{size}", "background", "alt")
@@ -201,7 +204,7 @@ def test_parameters_and_their_values_are_those_of_the_parser(
     path: str, description: dict[str, Any]
 ) -> None:
     parameters = _parameters(description, path)
-    assert set(parameters) == {"name", "size", "w", "dpr", "format", "bg", "v"}
+    assert set(parameters) == {"name", "size", "w", "dpr", "format", "bg", "v", *SIGNED}
     assert set(parameters["size"]["enum"]) == {*Settings().sizes, ""}
     assert set(parameters["format"]["enum"]) == {"auto", *NAMES, ""}
     assert set(parameters["dpr"]["enum"]) == {*DPRS, ""}
