@@ -370,8 +370,17 @@ def test_a_jpeg_2000_whose_codestream_is_larger_than_its_header_is_refused() -> 
     assert answer.kind == "undecodable"
 
 
-def test_a_jxl_box_that_claims_gigabytes_costs_nothing() -> None:
-    """The decoder would allocate them, and abort the process."""
+def test_a_jxl_box_that_claims_gigabytes_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The decoder would allocate them, and abort a process with less memory."""
+    encoder = pytest.importorskip("pyjpegxl")
+    seen: list[bytes] = []
+
+    def probe(content: bytes) -> object:
+        seen.append(content)
+        return encoder.probe(content)
+
+    spied = SimpleNamespace(probe=probe, decode=encoder.decode)
+    monkeypatch.setattr(decoders, "pyjpegxl", spied)
     plain = jxl(np.zeros((16, 16, 3), np.uint8), lossless=True)
     signature = b"\0\0\0\x0cJXL \r\n\x87\n"
     kind = struct.pack(">I4s4sI4s", 20, b"ftyp", b"jxl ", 0, b"jxl ")
@@ -379,6 +388,8 @@ def test_a_jxl_box_that_claims_gigabytes_costs_nothing() -> None:
     exif = struct.pack(">I4s", 0xFFFF_FF00, b"Exif") + bytes(16)
     assert studio.looked_at(signature + kind + coded + exif).width == 16
     assert isinstance(studio.refused_or_known(signature + kind + exif + coded), JobFailure)
+    # The decoder sees the coded image alone.
+    assert seen == [plain, b""]
 
 
 @pytest.mark.parametrize("name", SAVED)
