@@ -31,8 +31,7 @@ _SAMPLE = 20
 """Number of rows to check, the newest ones."""
 _MAX_FOLDERS = 100
 _DECODE_ADVICE: Mapping[type[SmartserveError], str] = {
-    UnsupportedSource: "store it as one of limits.source_types; JPEG, PNG, WebP, AVIF, GIF and TIFF"
-    " are, SVG is never served",
+    UnsupportedSource: "store it in a format of limits.source_types, for example as JPEG or PNG",
     UndecodableSource: "the file is damaged: replace it with an intact copy",
     SourceTooLarge: "make the original smaller, or raise the limit: [limits], and"
     " storage.max_original_bytes",

@@ -56,12 +56,13 @@ class DeferredArray(DeferredJson, Sequence[Any]):  # noqa: PLW1641 - a list has 
         return isinstance(other, Sequence) and self.value == list(other)
 
 
-def dumps(value: object, option: int = 0) -> bytes:
+def dumps(value: object) -> bytes:
     """Return a value as JSON, as orjson does; deferred parts are copied."""
-    return orjson.dumps(value, default=_copied, option=option)
+    return orjson.dumps(value, default=as_fragment)
 
 
-def _copied(value: object) -> orjson.Fragment:
+def as_fragment(value: object) -> orjson.Fragment:
+    """Return deferred JSON as orjson prints it; raises TypeError for any other value."""
     if isinstance(value, DeferredJson):
         return orjson.Fragment(value.json)
     raise TypeError(type(value).__name__)

@@ -206,7 +206,7 @@ def validators(
 
 def varies_by(request: VariantRequest) -> str:
     """Return Vary of the responses to a request; empty if they are the same for all clients."""
-    accept = "Accept" if request.negotiated else ""
+    accept = "Accept" if request.format is None else ""
     if request.lean is None:
         return accept
     # Also of the usual quality: a cache must not send it to clients with hints, and vice versa.

@@ -23,7 +23,7 @@ from proxy.domain.errors import (
     UpgradeRequired,
 )
 from proxy.domain.request import Outcome
-from proxy.runtime.deferred_json import dumps
+from proxy.runtime.deferred_json import as_fragment
 from proxy.web.conditional import matches
 from proxy.web.headers import NO_STORE, PRIVATE, SECURITY, Header
 from proxy.web.responses import Answer, BufferedResponse, whole
@@ -41,7 +41,9 @@ _Handlers = TypeVar("_Handlers")
 _Work = Callable[[_Handlers, web.Request], Awaitable[object]]
 _Route = Callable[[_Handlers, web.Request], Awaitable[Answer]]
 # Times as in 2026-01-31T12:00:00Z.
-_dumps = partial(dumps, option=orjson.OPT_UTC_Z | orjson.OPT_OMIT_MICROSECONDS)
+_dumps = partial(
+    orjson.dumps, default=as_fragment, option=orjson.OPT_UTC_Z | orjson.OPT_OMIT_MICROSECONDS
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,8 @@ def test_a_server_that_is_not_running_fails_with_advice(data_dir: Path) -> None:
 
 
 def test_a_pipe_receives_one_line_for_each_check(data_dir: Path) -> None:
-    done = invoke("--data-dir", data_dir, "--url", f"http://127.0.0.1:{free_port()}")
+    address = f"http://127.0.0.1:{free_port()}"
+    done = invoke("--data-dir", data_dir, "--url", address, SMARTSERVE_FACES__ENABLED="false")
     lines = [line.split("\t") for line in done.stdout.splitlines()]
     assert [line[1] for line in lines] == names()
     assert {len(line) for line in lines} <= {3, 4}
@@ -118,8 +119,8 @@ def test_a_sound_installation_behind_nginx_passes(
         done = run("--data-dir", data_dir, *addresses, "--json", **one_worker)
     found = checks(done.stdout)
     assert (done.returncode, list(found), of(found, "fail")) == (0, names(), [])
-    # A busy machine may be slow.
-    assert set(of(found, "warn")) <= {"worker", "server", "database"}
+    # A busy machine may be slow, and this data directory has no model.
+    assert set(of(found, "warn")) <= {"worker", "server", "database", "face detector"}
     assert of(found, "skipped") == ["main API"]
     whole = json.loads(done.stdout)
     assert whole["healthy"] is True

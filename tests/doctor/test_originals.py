@@ -193,7 +193,8 @@ async def test_the_processed_file_is_used_if_the_original_is_missing(
 @pytest.mark.parametrize(
     ("body", "text", "advice"),
     [
-        (b"BM" + bytes(60), "bmp", "limits.source_types"),
+        (b"BM" + bytes(60), "", "damaged"),
+        (b"%PDF-1.7\n" + bytes(60), "not an accepted image", "limits.source_types"),
         (b"\xff\xd8\xff\xe0" + bytes(100), "", "damaged"),
     ],
 )

@@ -25,6 +25,7 @@ def sources(**changed: Mapping[str, float]) -> dict[str, Statistics]:
         "pool": {"busy": 1, "up": 2, "jobs": 9, "exceptions": 0, "restarts_crash": 0},
         "queue": {"depth": 6},
         "upload_usage": {"busy": 0},
+        "faces": {"up": 0, "detections_found": 0, "seconds": 0},
         "delivery": {"joined": 0},
         "finals": {"backlog": 0, "dropped": 0, "failed": 0},
         "originals": {"failures_missing": 0},

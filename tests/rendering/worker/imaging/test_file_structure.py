@@ -81,32 +81,11 @@ def pixels(picture: Image.Image) -> np.ndarray:
     return np.asarray(picture.convert("RGBA")).astype(int)
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
-def test_an_animated_avif_is_its_first_frame(mode: str) -> None:
-    source = saved(moving(3, mode), "AVIF", quality=90)
-    assert source[8:12] == b"avis"
-    for strict in (False, True):
-        facts = studio.looked_at(source, strict=strict)
-        assert (facts.width, facts.height, facts.pages) == (320, 240, 1)
-        assert facts.has_alpha == (mode == "RGBA")
-    difference = np.abs(pixels(rendered(source)) - pixels(Image.open(io.BytesIO(source))))
-    # Two decoders convert subsampled chroma in different ways.
-    assert difference.mean() < 2
-
-
 def test_the_animated_avif_of_the_cases_is_shown() -> None:
     source = case("N08-anim.avif").read_bytes()
     assert studio.looked_at(source, strict=True).source_type == "avif"
     difference = np.abs(pixels(rendered(source)) - pixels(Image.open(io.BytesIO(source))))
     assert difference.mean() < 2
-
-
-def test_an_animated_png_is_its_default_image() -> None:
-    source = saved(moving(3), "PNG")
-    assert b"acTL" in source
-    assert studio.looked_at(source, strict=True).pages == 1
-    shown, first = rendered(source), Image.open(io.BytesIO(source))
-    assert np.array_equal(pixels(shown), pixels(first))
 
 
 @pytest.mark.parametrize("alpha", [False, True])
