@@ -117,7 +117,7 @@ async def test_loops_nesting_and_entities_are_read_within_bounds(
         before = processes()
         for name, content in READ.items():
             found = await extract(service, content, "a.bin", advanced=advanced)
-            text = json.dumps(found.to_dict())
+            text = json.dumps(found.parsed().to_dict())
             assert "root:" not in text, name
             assert "haha" not in text, name
         assert processes()["proxy.metadata.worker"] == before["proxy.metadata.worker"]
@@ -149,7 +149,7 @@ async def send_all(service: MetadataService, files: Iterable[bytes]) -> Counter[
             except _ALLOWED as error:
                 outcomes[type(error).__name__] += 1
             else:
-                json.dumps(found.to_dict(), allow_nan=False).encode()
+                json.dumps(found.parsed().to_dict(), allow_nan=False).encode()
                 outcomes[
                     "fallback" if found.processing_insights["fallback_extraction"] else "ok"
                 ] += 1
