@@ -26,6 +26,7 @@ from proxy.domain.errors import (
 )
 from proxy.metadata.extraction import IDLE_STATISTICS, Extraction, ExtractOptions, Tier
 from proxy.metadata.extractor import COUNTS, CacheKey, Extractor
+from proxy.metadata.formats import DETECT_BYTES
 from proxy.metadata.service import open_metadata
 from proxy.metadata.temp_folder import TempFolder
 from proxy.settings import MetadataSettings, WorkerSettings
@@ -244,10 +245,10 @@ async def test_what_cannot_be_extracted_is_refused_while_it_arrives(engines: Eng
         nonlocal read
         while True:
             read += 1
-            yield head + bytes(1024)
+            yield head + bytes(DETECT_BYTES)
 
-    limits = {f"max_bytes_{tier}": 4096 for tier in Tier}
-    extractor = extractor_of(engines, settings={**limits, "max_bytes_free": 2048})
+    limits = {f"max_bytes_{tier}": 4 * DETECT_BYTES for tier in Tier}
+    extractor = extractor_of(engines, settings={**limits, "max_bytes_free": 2 * DETECT_BYTES})
     for head, tier, kind in (
         (b"plain text", Tier.ENTERPRISE, UnknownImageFormat),
         (BMP, Tier.FREE, TierInsufficient),
