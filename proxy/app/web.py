@@ -43,7 +43,6 @@ from proxy.web.handlers.metadata_sockets import MetadataSocketHandler, OpenSocke
 from proxy.web.handlers.oembed import OembedHandler
 from proxy.web.handlers.original import OriginalHandler
 from proxy.web.handlers.page import LocalPageHandler, PageHandler
-from proxy.web.handlers.visibility import VisibilityHandler
 from proxy.web.media_server import MediaServer
 from proxy.web.metadata_files import StoredFiles
 from proxy.web.metadata_input import CallerGuard, FormReceiver
@@ -122,7 +121,6 @@ def build_http_server(services: Services, uploads: UploadServices | None = None)
         ServerInfoHandler(services.metrics, partial(describe, settings)),
         _admin(services),
         _choices(services),
-        _visibility(services),
         _original(services),
         _analyses(services, forwarder),
         _info(services),
@@ -193,21 +191,8 @@ def _choices(services: Services) -> ChoicesHandler | None:
         choices=storage.choices,
         alts=storage.alt_texts,
         purger=storage.purger,
-        sizes=settings.size_specs(),
-        stall_s=settings.server.header_timeout_s or settings.server.keepalive_s,
-    )
-
-
-def _visibility(services: Services) -> VisibilityHandler | None:
-    settings, storage = services.settings, services.storage
-    if not settings.admin.enabled:
-        return None
-    return VisibilityHandler(
-        guard=new_guard(settings, services.metrics, admin_key(settings.admin)),
-        choices=storage.choices,
-        purger=storage.purger,
-        database=storage.database,
         access=services.serving.access,
+        sizes=settings.size_specs(),
         stall_s=settings.server.header_timeout_s or settings.server.keepalive_s,
     )
 

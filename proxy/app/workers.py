@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 from proxy.rendering import face_model
-from proxy.rendering.pool.decoder_pool import DecoderPool
 from proxy.rendering.pool.on_demand import OnDemandPool
-from proxy.rendering.pool.pool import WorkerPool
-from proxy.rendering.pool.worker_start import WorkerStartOptions, start_worker
+from proxy.rendering.pool.pool import DECODERS, WorkerPool
 from proxy.runtime.supervised_task import UNCOUNTED, TaskSupervisor
 from proxy.settings import Settings
 from proxy.telemetry.metrics import Metrics
@@ -54,30 +52,13 @@ def idle_worker(settings: Settings, supervisor: TaskSupervisor) -> WorkerPool:
 
 def face_worker(settings: Settings, supervisor: TaskSupervisor) -> WorkerPool:
     """Return a pool of the one process that detects faces."""
-    section = _with_one_worker(settings).workers
-    options = WorkerStartOptions(
-        source_types=settings.limits.source_types,
-        max_memory_bytes=section.max_memory_bytes,
-        max_cpu_s=2 * section.deadline_s,
-        sandbox=section.sandbox,
-        uid=section.uid,
-        nice=section.nice,
-        idle=False,
-        module="proxy.rendering.worker.face_worker",
-        extra={"model": str(settings.face_directory / face_model.FILE_NAME)},
-    )
     return WorkerPool(
-        section,
+        _with_one_worker(settings).workers,
         source_types=settings.limits.source_types,
         max_output_bytes=0,
         supervisor=supervisor,
-        start=partial(
-            start_worker,
-            options,
-            timeout_s=section.start_timeout_s,
-            wall_factor=section.wall_clock_factor,
-            supervisor=supervisor,
-        ),
+        module="proxy.rendering.worker.face_worker",
+        extra={"model": str(settings.face_directory / face_model.FILE_NAME)},
     )
 
 
@@ -87,8 +68,8 @@ def _with_one_worker(settings: Settings) -> Settings:
 
 
 def _new_pool(settings: Settings, supervisor: TaskSupervisor, *, idle: bool = False) -> WorkerPool:
-    pool, decoders = (
-        kind(
+    def new(**options: Any) -> WorkerPool:
+        return WorkerPool(
             settings.workers,
             source_types=settings.limits.source_types,
             max_output_bytes=settings.renditions.max_rendition_bytes,
@@ -97,8 +78,9 @@ def _new_pool(settings: Settings, supervisor: TaskSupervisor, *, idle: bool = Fa
             max_cpu_s=2 * max(settings.workers.deadline_s, settings.upgrades.deadline_s),
             idle=idle,
             supervisor=supervisor,
+            **options,
         )
-        for kind in (WorkerPool, DecoderPool)
-    )
-    pool.pass_on_to(OnDemandPool(decoders, idle_s=_DECODERS_IDLE_S))
+
+    pool = new()
+    pool.pass_on_to(OnDemandPool(new(extra=DECODERS), idle_s=_DECODERS_IDLE_S))
     return pool

@@ -68,7 +68,7 @@ SUMMARIES: Mapping[str, str] = {
     ),
     "replace-urls": "Replace the temporary URLs of processed uploads in the profiles.",
     "token": ("Print a token that lets a user upload, for the header Authorization: Bearer TOKEN."),
-    "sign": "Print the signed address of an image, and until when it is valid.",
+    "sign": "Print the signed address of an image, and when it expires.",
     "settings": "Print every setting with its default, allowed values and description.",
     "check-config": (
         "Check the settings, and the files and addresses that they name; print all faults."

@@ -52,7 +52,7 @@ def sign(  # noqa: PLR0913, PLR0917 - the parameters of an address
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the signed address of an image, and until when it is valid.
+    """Print the signed address of an image, and when it expires.
 
     Whoever has the address may see the image in this size, format and background, and no other.
     Options replace parameters of an address. Signs with access.signing_key; the database is not

@@ -123,12 +123,8 @@ class RenderPlanner:
         by_format = (request.lean and self.rules.lean_stages) or self.rules.stages
         stages = by_format[formats[0]]
         draft = resolve(request, media, facts, stage=stages.draft, recipe=self.rules.recipe)
+        provisional = self.rules.detects_faces and wants_faces(request.box, facts, media.choices)
         # PNG and GIF, or every format if finals are disabled.
-        provisional = (
-            self.rules.detects_faces
-            and facts.faces is None
-            and wants_faces(request.box, facts, media.choices)
-        )
         if stages.final == stages.draft:
             return RenderPlan(media, facts, request, draft, provisional=provisional)
         # Not by `replace`, which takes a quarter of the time of a plan.

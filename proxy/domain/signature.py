@@ -39,7 +39,8 @@ PARAMETERS = ("exp", "kid", "sig")
 _VERSION = "smartserve-url-v1"
 _KEY_ID = re.compile(KEY_ID_PATTERN, re.ASCII)
 _EXPIRY = re.compile(EXPIRY_PATTERN, re.ASCII)
-# Only a signature that is spelled out is accepted, so `without_signature` finds each one.
+# A signature with percent-encoded characters is refused: `without_signature` would not find it in a
+# line of the log.
 _SPELLED = re.compile(rf"sig=({SIGNATURE_PATTERN})(?![A-Za-z0-9_-])", re.ASCII | re.IGNORECASE)
 # Also in an address that is itself the value of a parameter, as of /oembed.
 _LOGGED = re.compile(rf"(sig(?:=|%(?:25)*3d))({SIGNATURE_PATTERN})", re.ASCII | re.IGNORECASE)

@@ -215,12 +215,12 @@ def parse_image_path(path: str) -> tuple[str, int] | None:
 
 
 def version_of(facts: MediaFacts, choices: MediaChoices = NO_CHOICES) -> str:
-    """Return the ``v`` token, 16 digits: of the content hash of the source, and of the choices.
+    """Return the ``v`` token, 16 digits: of the content hash of the source, faces and choices.
 
-    Responses to addresses with it are immutable, so it changes with everything that people choose
-    about the pixels.
+    Responses to addresses with it are immutable, so it changes with everything that moves a crop:
+    what people choose, and faces that are found later.
     """
-    shown = (choices.focus, choices.crops, choices.background)
+    shown = (choices.focus, choices.crops, choices.background, facts.faces)
     if not any(shown):
         return facts.content_hash[:_VERSION_DIGITS]
     text = f"{facts.content_hash} {shown}"

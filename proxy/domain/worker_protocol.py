@@ -312,7 +312,7 @@ class RemovalPlan:
 
 @dataclass(frozen=True, slots=True)
 class RemovalJob(Job[RemovalPlan]):
-    """Plan how the metadata of a source is removed without encoding its pixels again."""
+    """List the parts of a source that remain without its metadata; no pixel is decoded."""
 
 
 class FrameDecoder:

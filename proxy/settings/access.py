@@ -84,7 +84,8 @@ class AccessSettings(Section):
     )
     """Files that contain one key each, by id, for example Docker or Kubernetes secrets."""
     signing_key: str = Field("", pattern=f"^({KEY_ID_PATTERN})?$")
-    """Id of the key for new signatures. If empty, the first one of keys, else of key_files."""
+    """Id of the key that signs new URLs. If it is empty, the first one in keys signs them; if there
+    is none, the first one in key_files."""
     max_ttl_s: int = Field(7 * _DAY_S, ge=60, le=366 * _DAY_S)
     """Longest validity of a signed URL. URLs that expire later are refused. A minute more is
     allowed, because the clock of the signer may be ahead; an expired URL is refused at once, so

@@ -189,9 +189,10 @@ class EncoderSettings(Section):
     prefer_smallest: bool = True
     """Sends a final in the client's second format if that file is smaller than its first."""
     output_gamut: Gamut = Gamut.SRGB
-    """Colours of images whose source has more than sRGB, such as Display P3, Adobe RGB, ProPhoto,
-    BT.2020, CMYK or Lab: "srgb" converts them, "p3" sends Display P3 with its profile (480 bytes).
-    All other images, and GIF, are sRGB without a profile."""
+    """Colour space of images whose source has a wider gamut than sRGB, such as Display P3, Adobe
+    RGB, ProPhoto, BT.2020, CMYK or Lab. With "srgb" they are converted to sRGB; with "p3" they are
+    converted to Display P3, and the file contains its profile (480 bytes). All other images, and
+    GIF, are sRGB without a profile."""
     gain_maps: bool = True
     """JPEGs of a photograph in HDR (Ultra HDR, ISO 21496-1) keep its gain map: about 10% more bytes
     and one kilobyte. Other formats, and displays without HDR, show the same image without it."""

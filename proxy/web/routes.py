@@ -30,6 +30,7 @@ from proxy.web.handlers.choices import (
     ChoicesHandler,
     CropRegion,
     FocalPoint,
+    NewVisibility,
     cropping_sizes,
 )
 from proxy.web.handlers.health import ApiHealthHandler, HealthHandler, ServerInfoHandler
@@ -85,7 +86,6 @@ from proxy.web.handlers.oembed import OembedHandler, Photo
 from proxy.web.handlers.original import METADATA, OriginalHandler
 from proxy.web.handlers.page import COMPONENT, AcceptExplanation, LocalPageHandler, PageHandler
 from proxy.web.handlers.uploads import UploadHandler
-from proxy.web.handlers.visibility import NewVisibility, VisibilityHandler
 from proxy.web.metadata_input import MAX_BATCH
 from proxy.web.openapi import (
     BINARY,
@@ -389,22 +389,6 @@ def _admin(settings: Settings) -> Operations:
     for handler, what in ((AdminHandler.purge_media, "media"), (AdminHandler.purge_user, "users")):
         route = f"DELETE /api/{what}/{{id}}/renditions"
         yield operation(route, handler, *parameters, problems=problems, security="key")
-    stored = (400, 404, (403, "The server has no key."), 503)
-    yield operation(
-        "PUT /api/media/{id}/visibility",
-        VisibilityHandler.set_visibility,
-        _MEDIA_ID,
-        problems=stored,
-        body=NewVisibility,
-        security="key",
-    )
-    yield operation(
-        "DELETE /api/media/{id}/visibility",
-        VisibilityHandler.reset_visibility,
-        _MEDIA_ID,
-        problems=stored,
-        security="key",
-    )
     yield operation(
         "GET /api/media/{id}/near-duplicates",
         AdminHandler.near_duplicates,
@@ -432,6 +416,9 @@ def _choices(settings: Settings) -> Operations:
         (f"GET {media}/background", ChoicesHandler.get_background, (), None),
         (f"PUT {media}/background", ChoicesHandler.set_background, (), BackgroundDefault),
         (f"DELETE {media}/background", ChoicesHandler.delete_background, (), None),
+        (f"GET {media}/visibility", ChoicesHandler.get_visibility, (), None),
+        (f"PUT {media}/visibility", ChoicesHandler.set_visibility, (), NewVisibility),
+        (f"DELETE {media}/visibility", ChoicesHandler.delete_visibility, (), None),
         (f"GET {media}/alt", ChoicesHandler.get_alt, (), None),
         (f"PUT {media}/alt", ChoicesHandler.set_alt, (), _ALT_TEXTS),
         (f"DELETE {media}/alt", ChoicesHandler.delete_alt, (lang,), None),

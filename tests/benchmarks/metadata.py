@@ -80,7 +80,7 @@ def measure() -> Table:
         raise Unmeasurable(program)
     with tempfile.TemporaryDirectory(prefix="smartserve-metadata-") as folder:
         photos = {name: _written(Path(folder), name, exif) for name, exif in _exif().items()}
-        sizes = " and ".join(f"{path.stat().st_size / 1e6:.1f} MB" for path in photos.values())
+        sizes = {f"{path.stat().st_size / 1e6:.1f} MB": None for path in photos.values()}
         taken, replaced = asyncio.run(_taken(Path(folder), program, photos))
     rows: list[Row] = []
     for name in photos:
@@ -95,8 +95,8 @@ def measure() -> Table:
     rows.append(Row("until a killed engine is replaced", milliseconds, yardstick=limit, limit=1.0))
     name = next(iter(photos))
     return Table(
-        f"milliseconds to extract the metadata of a JPEG of {sizes}, median of {_PER_TURN} in each"
-        f" of {_TURNS} turns",
+        f"milliseconds to extract the metadata of a JPEG of {' or '.join(sizes)}, median of"
+        f" {_PER_TURN} in each of {_TURNS} turns",
         rows,
         [
             f"exiftool {program.version}, with smartserve's arguments; not confined.",

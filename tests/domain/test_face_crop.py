@@ -27,7 +27,7 @@ def window(faces: Sequence[Face], across: float, down: float) -> tuple[float, fl
 
 
 def share(one: Face, kept: tuple[float, float, float, float]) -> float:
-    """Return the share of a face's area that a window keeps."""
+    """Return how much of a face's area lies within a window, from 0 to 1."""
     width = min(kept[2], one.left + one.width) - max(kept[0], one.left)
     height = min(kept[3], one.top + one.height) - max(kept[1], one.top)
     return max(0.0, width) * max(0.0, height) / (one.width * one.height)

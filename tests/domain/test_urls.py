@@ -15,6 +15,7 @@ from proxy.domain.formats import Format
 from proxy.domain.media import (
     Background,
     CropBox,
+    Face,
     Focus,
     MediaChoices,
     MediaFacts,
@@ -196,6 +197,9 @@ def test_the_version_changes_with_every_choice_about_pixels() -> None:
     versions = [version_of(FACTS, one) for one in choices]
     assert len(set(versions)) == len(choices)
     assert all(re.fullmatch("[0-9a-f]{16}", version) for version in versions)
+    # Faces that are found later move crops, too.
+    found = replace(FACTS, faces=(Face(0.1, 0.1, 0.2, 0.2, 0.9),))
+    assert version_of(found) != version_of(FACTS) == version_of(replace(FACTS, faces=()))
     other = replace(FACTS, content_hash="ab" * 32)
     assert version_of(other, choices[1]) != versions[1]
     # Who may see an image does not change it.

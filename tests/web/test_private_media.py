@@ -215,7 +215,7 @@ async def test_a_change_takes_effect_at_once_and_drops_hot_answers(guarded: Guar
         assert (await guarded.get(path)).status == 200
     changed = await (await guarded.set("private")).json()
     assert changed["private"] is True
-    assert changed["tag"] == f"m-{guarded.id}"
+    assert changed["cache_tag"] == f"m-{guarded.id}"
     await guarded.like_unknown(path)
     signed = guarded.signed(size="thumbnail")
     for _ in range(4):

@@ -157,11 +157,10 @@ def test_schemathesis_reads_every_operation(description: dict[str, Any]) -> None
         + [f"DELETE {path}" for path in ADMIN]
         + [f"GET /api/media/{one}/{{media_id}}" for one in ("analysis", "similar")]
         + ["GET /api/media/{id}/near-duplicates", "GET /api/media/{id}/choices"]
-        + [f"{method} /api/media/{{id}}/visibility" for method in ("PUT", "DELETE")]
         + [f"{method} /api/media/{{id}}/original" for method in ("GET", "HEAD")]
         + [
             f"{method} /api/media/{{id}}/{choice}"
-            for choice in ("focus", "crops/{size}", "background", "alt")
+            for choice in ("focus", "crops/{size}", "background", "visibility", "alt")
             for method in ("GET", "PUT", "DELETE")
         ]
         + ["GET /info/{id}", "HEAD /info/{id}", "GET /oembed"]

@@ -32,7 +32,12 @@ from proxy.domain.worker_protocol import (
     WorkerInfo,
 )
 from proxy.rendering.pool.process import PendingJob, PoolProcess, Sink, WorkerDied
-from proxy.rendering.pool.worker_start import WorkerStartOptions, WorkerUnfit, start_worker
+from proxy.rendering.pool.worker_start import (
+    RENDER_WORKER,
+    WorkerStartOptions,
+    WorkerUnfit,
+    start_worker,
+)
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
 from proxy.settings import WorkerSettings
 
@@ -58,6 +63,11 @@ log = structlog.get_logger(__name__)
 Result = TypeVar("Result")
 
 
+DECODERS: Mapping[str, str] = MappingProxyType({"decoders": "on"})
+"""Options of workers that decode what libvips does not, as `rendering.worker.imaging.decoders`
+lists it."""
+
+
 class PoolOfDecoders(Protocol):
     """Workers that decode what the workers of a `WorkerPool` do not."""
 
@@ -76,10 +86,7 @@ class WorkerPool:
     Use it as an async context manager. Entering returns when the first process is ready.
     """
 
-    _extra: Mapping[str, str] = MappingProxyType({})
-    """Options that only the program of these workers knows."""
-
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each kind of worker needs some of them
         self,
         settings: WorkerSettings,
         *,
@@ -89,13 +96,16 @@ class WorkerPool:
         idle: bool = False,
         supervisor: TaskSupervisor = UNCOUNTED,
         start: Callable[[], Awaitable[PoolProcess]] | None = None,
+        module: str = RENDER_WORKER,
+        extra: Mapping[str, str] = MappingProxyType({}),
         max_attempts: int = 2,
     ) -> None:
         """Create a pool without processes.
 
         ``max_output_bytes`` and ``max_cpu_s`` limit one rendition; the kernel enforces the latter
         (default: twice the deadline). The workers of an ``idle`` pool run only while the processor
-        is otherwise idle. ``start`` starts another kind of process. A job whose worker died is by
+        is otherwise idle. ``module`` is the program of the workers, and ``extra`` are options that
+        only it knows; ``start`` starts a process that is no worker. A job whose worker died is by
         default repeated once: the cause may be the worker, not the source.
         """
         self._settings = settings
@@ -109,7 +119,8 @@ class WorkerPool:
             nice=settings.nice,
             idle=idle,
             system_fonts=settings.system_fonts,
-            extra=dict(self._extra),
+            module=module,
+            extra=dict(extra),
         )
         self._decoders: PoolOfDecoders | None = None
         self._start_process = start or self._start_worker

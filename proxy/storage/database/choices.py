@@ -102,7 +102,7 @@ class ChoicesRepository:
     async def set_background(
         self, media_id: int, background: Background | None
     ) -> MediaChoices | None:
-        """Set the value of ``bg`` for addresses without one."""
+        """Set the background of addresses without ``bg``."""
         return await self._set(media_id, lambda old: replace(old, background=background))
 
     async def set_visibility(

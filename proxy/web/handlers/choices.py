@@ -1,4 +1,4 @@
-"""What editors decide about an image: focal point, crops, background and alternative texts.
+"""What editors decide about an image: crops, background, alternative texts, and who may see it.
 
 Positions are fractions of the upright image, as it is shown: they stay valid for every size.
 """
@@ -22,10 +22,12 @@ from proxy.domain.media import (
     CropBox,
     Focus,
     MediaChoices,
+    Visibility,
     is_crop,
     is_fraction,
 )
 from proxy.domain.request import last_values
+from proxy.domain.signature import MediaAccess
 from proxy.domain.urls import version_of
 from proxy.domain.variant import Fit, SizeSpec
 from proxy.serving.purge import PurgeService
@@ -82,6 +84,14 @@ class BackgroundDefault:
 
 
 @dataclass(frozen=True, slots=True)
+class NewVisibility:
+    """Who may see an image."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    visibility: Visibility
+
+
+@dataclass(frozen=True, slots=True)
 class EditorChoices:
     """What editors have set for an image. Null: decided automatically."""
 
@@ -89,6 +99,10 @@ class EditorChoices:
     focus: FocalPoint | None
     crops: Annotated[Mapping[str, CropRegion], Field(description="By name of the size.")]
     background: Background | None
+    visibility: Annotated[
+        Visibility | None, Field(description="Null: the default of its data type applies.")
+    ]
+    private: Annotated[bool, Field(description="Whether its addresses must be signed.")]
     alt: Annotated[Mapping[str, str], Field(description="Alternative text by language (BCP 47).")]
     version: Annotated[
         str | None, Field(description="The value for `v` now; null: the image is not known yet.")
@@ -110,6 +124,7 @@ class ChoicesHandler:
     choices: ChoicesRepository
     alts: AltTextRepository
     purger: PurgeService
+    access: MediaAccess
     sizes: Mapping[str, SizeSpec]
     stall_s: float
     """A request body must arrive completely within this time."""
@@ -189,10 +204,33 @@ class ChoicesHandler:
 
     @json_route("choices")
     async def delete_background(self, request: web.Request) -> EditorChoices:
-        """Return to `bg=original` for addresses without `bg`. Idempotent."""
+        """Delete the default: addresses without `bg` show the background again. Idempotent."""
         media_id = self._media_id(request)
         changed = self.choices.set_background(media_id, None)
         return await self._changed(request, media_id, changed, background=None)
+
+    @json_route("choices")
+    async def get_visibility(self, request: web.Request) -> EditorChoices:
+        """Return who may see an image among all that editors have set."""
+        return await self._shown(self._media_id(request))
+
+    @json_route("choices")
+    async def set_visibility(self, request: web.Request) -> EditorChoices:
+        """Make an image public or private, on all servers within 2 s. Idempotent."""
+        media_id = self._media_id(request)
+        body = await self._body(request)
+        if set(body) != {"visibility"} or body["visibility"] not in [*Visibility]:
+            raise BadParameter("visibility", " or ".join(Visibility))
+        visibility = Visibility(body["visibility"])
+        changed = self.choices.set_visibility(media_id, visibility)
+        return await self._changed(request, media_id, changed, visibility=visibility)
+
+    @json_route("choices")
+    async def delete_visibility(self, request: web.Request) -> EditorChoices:
+        """Let the default of the data type decide again who may see an image. Idempotent."""
+        media_id = self._media_id(request)
+        changed = self.choices.set_visibility(media_id, None)
+        return await self._changed(request, media_id, changed, visibility=None)
 
     @json_route("choices")
     async def get_alt(self, request: web.Request) -> EditorChoices:
@@ -283,6 +321,8 @@ class ChoicesHandler:
             focus=None if choices.focus is None else FocalPoint(choices.focus.x, choices.focus.y),
             crops={name: CropRegion(*box) for name, box in choices.crops},
             background=choices.background,
+            visibility=choices.visibility,
+            private=self.access.is_private(media),
             alt=await self.alts.find(media_id),
             version=None if facts is None else version_of(facts, choices),
             cache_tag=media_tag(media_id),

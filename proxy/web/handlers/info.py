@@ -276,7 +276,7 @@ async def find_servable(
         MediaNotReady: the image is still being processed.
     """
     media = await database.find(media_id) if media_id <= MAX_MEDIA_ID else None
-    # Before its state: "is being processed" would confirm that it exists.
+    # Checked before the state: the answer "is being processed" would confirm that the image exists.
     if media is not None and hidden is not None and hidden.is_private(media):
         media = None
     return servable(media, retry_after_s=lifetimes.not_ready_retry_s)

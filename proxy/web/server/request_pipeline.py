@@ -248,7 +248,8 @@ class RequestPipeline:
     ) -> None:
         """Count a response, end its span and write its access-log line."""
         # Whoever reads logs and traces must not be able to open private images.
-        if "sig" in answered.target.lower():
+        shown = span is not None or self._access_log is not None
+        if shown and "sig" in answered.target.lower():
             answered = answered._replace(target=without_signature(answered.target))
         if histogram is None:
             histogram = self._metrics.histogram_of(answered.outcome, answered.status)

@@ -1,9 +1,9 @@
 """Response cache: image responses kept ready, with their headers encoded.
 
-An entry is keyed by what decides the response: route, media id, parsed parameters, client hints and
-the formats that the Accept header allows. The rendition store alone keeps the bodies. An entry for
-a rendition in memory refers to it weakly, and one for a rendition on disk reads the file each time,
-so eviction and purge take effect at once.
+The key of an entry consists of all that decides the response: route, media id, parsed parameters,
+client hints, and the formats that the Accept header allows. The rendition store alone keeps the
+bodies. An entry for a rendition in memory refers to it weakly, and one for a rendition on disk
+reads the file each time, so eviction and purge take effect at once.
 """
 
 from __future__ import annotations

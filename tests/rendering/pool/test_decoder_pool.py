@@ -7,6 +7,7 @@ import io
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -16,9 +17,8 @@ from proxy.domain.errors import RenderFault, UndecodableSource, UnsupportedSourc
 from proxy.domain.formats import Format
 from proxy.domain.variant import EncoderProfile, Geometry
 from proxy.domain.worker_protocol import ProbeJob, RenderOutput, RenditionSet
-from proxy.rendering.pool.decoder_pool import DecoderPool
 from proxy.rendering.pool.on_demand import OnDemandPool
-from proxy.rendering.pool.pool import WorkerPool
+from proxy.rendering.pool.pool import DECODERS, WorkerPool
 from proxy.settings import LimitSettings, WorkerSettings
 from tests.support.photos import case
 
@@ -26,8 +26,8 @@ LIMITS = LimitSettings().to_limits()
 SETTINGS = WorkerSettings.model_validate({"count": 1})
 
 
-def pool_of(kind: type[WorkerPool], settings: WorkerSettings = SETTINGS) -> WorkerPool:
-    return kind(settings, source_types=LIMITS.source_types, max_output_bytes=10**8)
+def pool_of(settings: WorkerSettings = SETTINGS, **options: Any) -> WorkerPool:
+    return WorkerPool(settings, source_types=LIMITS.source_types, max_output_bytes=10**8, **options)
 
 
 @contextmanager
@@ -48,7 +48,7 @@ def saved(fmt: str) -> bytes:
 
 @pytest_asyncio.fixture
 async def decoders() -> AsyncIterator[WorkerPool]:
-    pool = pool_of(DecoderPool)
+    pool = pool_of(extra=DECODERS)
     yield pool
     await pool.aclose()
 
@@ -56,7 +56,7 @@ async def decoders() -> AsyncIterator[WorkerPool]:
 @pytest_asyncio.fixture
 async def pool(decoders: WorkerPool) -> AsyncIterator[WorkerPool]:
     """A pool that passes jobs on."""
-    plain = pool_of(WorkerPool)
+    plain = pool_of()
     plain.pass_on_to(OnDemandPool(decoders, idle_s=3600))
     async with plain:
         yield plain
@@ -133,21 +133,21 @@ async def test_concurrent_jobs_start_them_once(pool: WorkerPool, decoders: Worke
 
 async def test_decoders_that_do_not_start_are_a_fault_of_the_server() -> None:
     settings = WorkerSettings.model_validate({"count": 1, "uid": 0, "require_sandbox": True})
-    plain = pool_of(WorkerPool)
-    plain.pass_on_to(OnDemandPool(pool_of(DecoderPool, settings), idle_s=3600))
+    plain = pool_of()
+    plain.pass_on_to(OnDemandPool(pool_of(settings, extra=DECODERS), idle_s=3600))
     async with plain:
         with descriptor(saved("BMP")) as source, pytest.raises(RenderFault, match="workers"):
             await plain.run(ProbeJob(LIMITS), source)
 
 
 async def test_a_pool_without_decoders_refuses_the_type() -> None:
-    async with pool_of(WorkerPool) as plain:
+    async with pool_of() as plain:
         with descriptor(saved("BMP")) as source, pytest.raises(UnsupportedSource):
             await plain.run(ProbeJob(LIMITS), source)
 
 
 async def test_they_end_with_the_pool(decoders: WorkerPool) -> None:
-    plain = pool_of(WorkerPool)
+    plain = pool_of()
     plain.pass_on_to(OnDemandPool(decoders, idle_s=3600))
     async with plain:
         with descriptor(saved("BMP")) as source:

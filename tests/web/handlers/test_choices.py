@@ -16,9 +16,9 @@ from structlog.testing import capture_logs
 
 from proxy.app.services import open_services
 from proxy.app.web import build_http_server
-from proxy.domain.errors import StorageError
+from proxy.domain.errors import DatabaseUnavailable, StorageError
 from proxy.domain.media import MAX_MEDIA_ID, DataType
-from proxy.storage.database.choices import MAX_TEXTS
+from proxy.storage.database.choices import MAX_TEXTS, ChoicesRepository
 from proxy.storage.renditions.tiered_store import TieredStore
 from proxy.web.handlers.choices import MAX_ALT
 from tests.support.server import CHROME, Library, Serve, Serving, SmartServer, make_settings
@@ -68,7 +68,7 @@ async def shown(
 
 
 def colours(image: Image.Image) -> str:
-    """Return the colours at the left, in the middle and at the right."""
+    """Return the colours at the left edge, in the middle, and at the right edge."""
     pixels = image.convert("RGB")
     points = [(2, 9), (pixels.width // 2, 9), (pixels.width - 3, 9)]
     found: list[Any] = [pixels.getpixel(point) for point in points]
@@ -126,7 +126,9 @@ async def test_a_crop_is_of_one_size_at_every_density_and_beats_the_focal_point(
     assert colours(image) == "rrr"
 
 
-@pytest.mark.parametrize("path", ["choices", "focus", "crops/thumbnail", "background", "alt"])
+@pytest.mark.parametrize(
+    "path", ["choices", "focus", "crops/thumbnail", "background", "visibility", "alt"]
+)
 async def test_every_route_shows_all_that_is_set(server: Serving, halves: int, path: str) -> None:
     media = f"/api/media/{halves}"
     await call(server, "PUT", f"{media}/focus", {"x": 0.25, "y": 0.5})
@@ -141,6 +143,8 @@ async def test_every_route_shows_all_that_is_set(server: Serving, halves: int, p
             "focus": {"x": 0.25, "y": 0.5},
             "crops": {},
             "background": "removed",
+            "visibility": None,
+            "private": False,
             "alt": {"en": "Two colours"},
             "cache_tag": f"m-{halves}",
         },
@@ -474,6 +478,8 @@ async def test_an_unknown_image_is_a_404(server: Serving, media_id: int) -> None
         ("PUT", "focus", {"x": 0, "y": 0}),
         ("DELETE", "focus", None),
         ("DELETE", "background", None),
+        ("PUT", "visibility", {"visibility": "private"}),
+        ("DELETE", "visibility", None),
         ("PUT", "alt", {"en": "x"}),
         ("DELETE", "alt", None),
     ):
@@ -481,7 +487,7 @@ async def test_an_unknown_image_is_a_404(server: Serving, media_id: int) -> None
 
 
 async def test_deleting_what_is_not_set_succeeds(server: Serving, halves: int) -> None:
-    for path in ("focus", "crops/thumbnail", "background", "alt", "alt?lang=de"):
+    for path in ("focus", "crops/thumbnail", "background", "visibility", "alt", "alt?lang=de"):
         assert (await call(server, "DELETE", f"/api/media/{halves}/{path}"))[0] == 200
     assert (await call(server, "DELETE", f"/api/media/{halves}/crops/detail"))[0] == 400
     assert (await call(server, "DELETE", f"/api/media/{halves}/alt?lang=german_"))[0] == 400
@@ -504,7 +510,7 @@ async def test_a_crop_of_a_size_that_crops_no_more_can_be_deleted(
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
-@pytest.mark.parametrize("path", ["focus", "crops/thumbnail", "background", "alt"])
+@pytest.mark.parametrize("path", ["focus", "crops/thumbnail", "background", "visibility", "alt"])
 async def test_without_the_key_nothing_is_shown_or_changed(
     server: Serving, halves: int, method: str, path: str
 ) -> None:
@@ -582,6 +588,52 @@ async def test_an_animation_is_cropped_page_by_page(server: Serving, tmp_path: P
     for at in range(2):
         image.seek(at)
         assert colours(image)[1:] == "bb"
+
+
+async def test_a_change_of_visibility_is_applied_returned_and_idempotent(
+    server: Serving, halves: int
+) -> None:
+    image, path = f"/serve/{halves}?w=64", f"/api/media/{halves}/visibility"
+    assert (await server.client.get(image)).status == 200
+    for _ in range(2):
+        status, found = await call(server, "PUT", path, {"visibility": "private"})
+        assert (status, found["visibility"], found["private"]) == (200, "private", True)
+        assert found["cache_tag"] == f"m-{halves}"
+        # Without a key of signed URLs nobody can see it, and it is private nevertheless.
+        assert (await server.client.get(image)).status == 404
+    _, found = await call(server, "DELETE", path)
+    assert (found["visibility"], found["private"]) == (None, False)
+    assert (await server.client.get(image)).status == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{}, {"visibility": None}, {"visibility": "secret"}, {"visibility": ["private"]}, {"a": 1}],
+)
+async def test_another_visibility_is_refused_with_the_allowed_ones(
+    server: Serving, halves: int, body: dict[str, Any]
+) -> None:
+    status, found = await call(server, "PUT", f"/api/media/{halves}/visibility", body)
+    assert (status, found["allowed"]) == (400, "public or private")
+
+
+async def test_an_image_is_private_at_once_even_if_the_outcome_of_the_commit_is_unknown(
+    server: Serving, halves: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This server skips its own announcements, so nothing else would drop the response."""
+    image = f"/serve/{halves}?w=64"
+    assert (await server.client.get(image)).status == 200
+    write = ChoicesRepository.set_visibility
+
+    async def uncertain(self: ChoicesRepository, *values: Any) -> None:
+        await write(self, *values)
+        raise DatabaseUnavailable("the connection was lost during the commit")
+
+    monkeypatch.setattr(ChoicesRepository, "set_visibility", uncertain)
+    path = f"/api/media/{halves}/visibility"
+    status, _ = await call(server, "PUT", path, {"visibility": "private"})
+    assert status == 503
+    assert (await server.client.get(image)).status == 404
 
 
 async def test_a_disk_that_fails_does_not_undo_a_change(

@@ -146,7 +146,7 @@ def read(content: bytes, limits: Limits) -> Drawing:
     """Check a document.
 
     Raises:
-        SourceRefused: it is damaged, refers to other files, or exceeds a limit.
+        SourceRefused: the document is damaged, refers to other files, or exceeds a limit.
     """
     # Some programs write blank lines before the declaration, which XML forbids.
     content = _plain(content).lstrip(_BLANK)
