@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import struct
+from binascii import crc32
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -192,16 +193,10 @@ def _png(file: _File) -> list[_Part]:
             break
     if orientation > 1:
         body = b"eXIf" + _exif(orientation)
-        new = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", _crc(body))
+        new = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", crc32(body))
         # Behind IHDR, which is the first chunk.
         parts[2] = parts[2]._replace(before=new)
     return parts
-
-
-def _crc(body: bytes) -> int:
-    import zlib  # noqa: PLC0415 - for turned PNG only
-
-    return zlib.crc32(body)
 
 
 def _webp(file: _File) -> list[_Part]:
