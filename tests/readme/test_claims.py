@@ -18,7 +18,6 @@ from proxy.settings import Settings
 from proxy.settings.load import RENAMED
 from proxy.settings.reference import tables
 from tests.benchmarks.peers import IMAGOR_BINARY, IMGPROXY_BINARY
-from tests.readme import format_table
 from tests.readme.blocks import blocks, headings, inline, links
 from tests.support.server import ROOT
 
