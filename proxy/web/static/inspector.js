@@ -327,7 +327,8 @@ export async function open(one) {
   history.replaceState(null, "", `#${one.id}`);
   try {
     const found = await json(`/info/${one.id}`, { signal });
-    signal.throwIfAborted();
+    // A dialog sends its close event, which aborts `signal`, some time after it has closed.
+    if (signal.aborted || !dialog.open) return;
     info = found;
     if (!one.thumbhash) placeholder({ ...one, ...info, thumbhash: info.placeholders.thumbhash });
     showDescription();
