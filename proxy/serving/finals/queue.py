@@ -53,6 +53,8 @@ class _Request:
     """More plans for the same medium, rendered from one decode."""
     cause: SpanContext | None = None
     """Span of the request that the draft answered."""
+    forgotten: bool = False
+    """The medium was purged, or its row has changed, after this request left the queue."""
 
 
 class UpgradeQueue:
@@ -93,7 +95,7 @@ class UpgradeQueue:
         self._stopped = False
         self._retry_s = 30.0
         self._delay_s = _START_DELAY_S
-        self._running = 0
+        self._running: _Request | None = None
         self._dropped = 0
         self._failed = 0
 
@@ -122,6 +124,8 @@ class UpgradeQueue:
         """Drop all requests for a medium that was purged or whose row has changed."""
         for key in [key for key, one in self._queue.items() if one.plan.media.id == media_id]:
             del self._queue[key]
+        if self._running is not None and self._running.plan.media.id == media_id:
+            self._running.forgotten = True
         self._whole.pop(media_id, None)
 
     def request(self, plan: RenderPlan) -> None:
@@ -193,7 +197,7 @@ class UpgradeQueue:
             return
         key = max(self._queue, key=lambda key: self._queue[key].times)
         request = self._queue.pop(key)
-        self._running = 1
+        self._running = request
         try:
             await self._process(request)
         except SmartserveError as error:
@@ -207,7 +211,7 @@ class UpgradeQueue:
             self._failed += 1
             log.exception("final_failed", media_id=request.plan.media.id)
         finally:
-            self._running = 0
+            self._running = None
 
     async def _relearn(self, media_id: int) -> None:
         self.forget(media_id)
@@ -222,9 +226,12 @@ class UpgradeQueue:
             plans = self._planner.all_plans(media, facts)
         # A final may be stored already: by another process, or with a request for the whole image.
         missing = await self._renderer.missing(plans)
+        # Until the render begins a purge voids nothing: its tickets do not exist yet.
+        if request.forgotten:
+            return
         if missing:
             await self._render(missing, request)
-        if request.whole:
+        if request.whole and not request.forgotten:
             self._whole[media.id] = facts.content_hash
 
     async def _render(self, missing: Sequence[RenderPlan], request: _Request) -> None:
@@ -268,7 +275,7 @@ class UpgradeQueue:
     def statistics(self) -> Mapping[str, float]:
         """Return the requests that wait or run, were dropped by a full queue, and failed."""
         return {
-            "backlog": len(self._queue) + self._running,
+            "backlog": len(self._queue) + (self._running is not None),
             "dropped": self._dropped,
             "failed": self._failed,
         }

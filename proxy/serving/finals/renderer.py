@@ -20,6 +20,7 @@ from proxy.domain.worker_protocol import (
 from proxy.serving.faces import FaceFinder
 from proxy.serving.job_dispatch import JobDispatcher, output_of
 from proxy.serving.renderer import pixels_of
+from proxy.storage.renditions.rendition_file import WriteTicket
 from proxy.storage.renditions.tiered_store import TieredStore
 
 _MAX_OUTPUTS = 50
@@ -92,18 +93,21 @@ class FinalRenderer:
             SmartserveError: the source cannot be read, or the worker ended.
         """
         largest_first = sorted(plans, key=lambda plan: -pixels_of(plan.variant))
+        # All tickets are requested before the first job starts, so that a purge during the render
+        # also discards the renditions that are not complete yet.
+        tickets = [self._store.ticket(plan.variant) for plan in largest_first]
         finished: list[FinalResult] = []
         for start in range(0, len(largest_first), _MAX_OUTPUTS):
-            finished += await self._finish_set(largest_first[start : start + _MAX_OUTPUTS])
+            part = slice(start, start + _MAX_OUTPUTS)
+            finished += await self._finish_set(largest_first[part], tickets[part])
         return finished
 
-    async def _finish_set(self, plans: Sequence[RenderPlan]) -> list[FinalResult]:
+    async def _finish_set(
+        self, plans: Sequence[RenderPlan], tickets: Sequence[WriteTicket]
+    ) -> list[FinalResult]:
         """Render plans from one decode."""
         outputs = tuple(output_of(plan.variant) for plan in plans)
         job = RenditionSet(self._limits, outputs, self._copyright_notice, framed=True)
-        # All tickets are requested before the job starts, so that a purge during the render also
-        # discards the renditions that are not complete yet.
-        tickets = [self._store.ticket(plan.variant) for plan in plans]
         lengths = [0] * len(plans)
         writes: list[asyncio.Task[None]] = []
 

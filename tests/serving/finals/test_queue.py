@@ -265,6 +265,45 @@ async def test_the_wishes_for_a_medium_that_was_purged_are_forgotten() -> None:
         assert {plans[0].media.id for plans in desk.finals.asked} == {1, 3}
 
 
+async def test_a_purge_reaches_the_request_whose_stored_files_are_being_listed() -> None:
+    async with working(Desk(all_sizes=True)) as desk:
+        listing, listed = asyncio.Event(), asyncio.Event()
+
+        async def missing(plans: Sequence[RenderPlan]) -> list[RenderPlan]:
+            listing.set()
+            await listed.wait()
+            return list(plans)
+
+        desk.finals.missing = missing  # type: ignore[method-assign]
+        desk.upgrader.request(wish(1))
+        await asyncio.wait_for(listing.wait(), 5)
+        desk.upgrader.forget(1)
+        listed.set()
+        await desk.until_empty()
+        assert desk.finals.asked == []
+        # Not remembered as complete: the next draft requests all sizes again.
+        desk.finals.leave.release()
+        desk.finals.leave.release()
+        desk.upgrader.request(wish(1))
+        await desk.until_empty()
+        assert len(desk.finals.asked) == 2
+
+
+async def test_an_image_purged_while_all_its_sizes_render_is_not_complete() -> None:
+    async with working(Desk(all_sizes=True)) as desk:
+        desk.upgrader.request(wish(1))
+        desk.finals.leave.release()
+        await desk.finals.had(2)
+        desk.upgrader.forget(1)
+        for _ in range(3):
+            desk.finals.leave.release()
+        await desk.until_empty()
+        desk.finals.present.clear()
+        desk.upgrader.request(wish(1, "size=grid"))
+        await desk.until_empty()
+        assert len(desk.finals.asked[-1]) > 1
+
+
 async def test_a_target_that_was_missed_is_told() -> None:
     async with working(Desk()) as desk:
         desk.finals.result = RenderResult(1, 1, 1, target_missed=True)

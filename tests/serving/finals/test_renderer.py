@@ -152,3 +152,18 @@ async def test_many_renditions_are_split_into_several_jobs(bench: Bench) -> None
     many = [*plans(640)] * 120
     await bench.renderer.finish(many)
     assert [len(job.outputs) for job in bench.jobs.jobs] == [50, 50, 20]
+
+
+async def test_a_purge_during_the_first_of_several_jobs_voids_the_others(bench: Bench) -> None:
+    many = plans(*range(16, 16 * 80, 16))
+    run = bench.jobs.run
+
+    async def purged_meanwhile(*args: Any, **options: Any) -> JobResult[RenditionSetResult]:
+        if not bench.jobs.jobs:
+            await bench.store.purge(many[0].media.id)
+        return await run(*args, **options)
+
+    bench.jobs.run = purged_meanwhile  # type: ignore[method-assign]
+    await bench.renderer.finish(many)
+    assert len(bench.jobs.jobs) == 2
+    assert await bench.renderer.stored(many[0].media.id) == set()
