@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from inspect import isfunction
-from typing import get_args
 
 from aiohttp import web
 
@@ -16,12 +15,8 @@ from proxy.domain.request import DEFAULT_SIZE, DPRS, WIDTHS
 from proxy.domain.signature import EXPIRY_PATTERN, KEY_ID_PATTERN, SIGNATURE_PATTERN
 from proxy.domain.upload import UPLOAD_FIELDS
 from proxy.domain.urls import API_IMAGES_ROUTE, COMPONENT_PATH, OEMBED_PATH, SERVE_ROUTE
-from proxy.ingest.callbacks import MAX_URL
-from proxy.metadata.extraction import Tier
-from proxy.metadata.progress import SESSION_PATTERN
 from proxy.settings import Settings, has_local_uploads, has_page
 from proxy.storage.database.choices import MAX_TEXTS
-from proxy.storage.database.metadata_store import MAX_TAGS
 from proxy.storage.upload_files import FOLDERS
 from proxy.web.handlers.admin import AdminHandler
 from proxy.web.handlers.choices import (
@@ -50,43 +45,14 @@ from proxy.web.handlers.media_api import (
     CompletedUpload,
     MediaApiHandler,
 )
-from proxy.web.handlers.metadata import MetadataHandler, MetadataHealthHandler
-from proxy.web.handlers.metadata_jobs import (
-    JOB_ID_PATTERN,
-    JOBS_PATH,
-    MAX_JOB_IDS,
-    AcceptedJob,
-    MetadataCacheHandler,
-    MetadataJobsHandler,
-    NewMetadataJob,
-    ShownJob,
-    ShownJobs,
-)
 from proxy.web.handlers.metadata_json import (
-    AdvancedAnswer,
-    AnalyzeAnswer,
     ApiHealth,
-    BatchAnswer,
-    ExtractAnswer,
-    ExtractHealth,
-    ImagesMvpAnswer,
-    QuickAnswer,
-    TierName,
 )
-from proxy.web.handlers.metadata_moderation import ModerationAnswer, ModerationHandler
-from proxy.web.handlers.metadata_search import (
-    GENERATORS,
-    LIMIT_PATTERN,
-    MAX_VERSION,
-    QUALITY_PATTERN,
-    MetadataSearchHandler,
-)
-from proxy.web.handlers.metadata_sockets import MetadataSocketHandler
 from proxy.web.handlers.oembed import OembedHandler, Photo
 from proxy.web.handlers.original import METADATA, OriginalHandler
 from proxy.web.handlers.page import COMPONENT, AcceptExplanation, LocalPageHandler, PageHandler
 from proxy.web.handlers.uploads import UploadHandler
-from proxy.web.metadata_input import MAX_BATCH
+from proxy.web.metadata_routes import metadata_operations
 from proxy.web.openapi import (
     BINARY,
     Json,
@@ -126,9 +92,6 @@ _ALT_SCHEMA: Json = {
 }
 _ALT_TEXTS: Json = {"application/json": {"schema": _ALT_SCHEMA}}
 _VALID: Json = {"description": "The client's copy is still valid."}
-
-_ANYONE = ("user", "media", "session", "")
-"""Callers of the metadata routes that settings may open to requests without a token."""
 
 _CROSS_ORIGIN = frozenset(
     (
@@ -193,11 +156,7 @@ def _operations(settings: Settings) -> Operations:
     if settings.main.enabled:
         yield from _uploads()
     if settings.metadata.enabled:
-        yield from _metadata_sockets()
-        yield _metadata_moderation()
-        yield from _metadata_jobs()
-        yield from _metadata_search()
-        yield from _metadata()
+        yield from metadata_operations()
 
 
 def _images(settings: Settings) -> Operations:
@@ -484,225 +443,6 @@ def _uploads() -> Operations:
         responses=file,
         problems=(416, (404, "There is no such file.")),
         security="media",
-    )
-
-
-def _metadata_sockets() -> Operations:
-    opened = {"101": {"description": "The WebSocket is open; see `deploy/METADATA.md`."}}
-    problems = (
-        400,
-        (403, "A page of another server, or the tier of the token is unknown."),
-        (426, "The request is no handshake of a WebSocket."),
-        (429, "The user, or the address, has as many WebSockets as allowed."),
-        (503, "The server has as many WebSockets as allowed, or it is stopping."),
-    )
-    yield operation(
-        "GET /ws/analysis",
-        MetadataSocketHandler.analysis_socket,
-        responses=opened,
-        problems=problems,
-        security=_ANYONE,
-    )
-    session = path("sessionId", "Chosen by the client.", text(f"^{SESSION_PATTERN}$"))
-    yield operation(
-        "GET /api/images_mvp/progress/{sessionId}",
-        MetadataSocketHandler.progress_socket,
-        session,
-        responses={**opened, "200": response(_OBJECT, "The last state.")},
-        problems=(401, *problems),
-    )
-
-
-def _metadata_moderation() -> Operation:
-    media_id = text(f"^{ID_PATTERN}$")
-    fields = {"image": BINARY, "media_id": media_id}
-    form = {"type": "object", "properties": fields, "minProperties": 1}
-    number: Json = {"type": "integer", "minimum": 0}
-    chosen = {
-        "type": "object",
-        "required": ["media_id"],
-        "properties": {"media_id": {"anyOf": [media_id, number]}},
-    }
-    return operation(
-        "POST /api/metadata/moderate",
-        ModerationHandler.moderate_image,
-        responses=ModerationAnswer,
-        problems=(
-            (400, "There is no image or media_id, or both; or the file has another type."),
-            (402, "The user cannot pay for the operation."),
-            (403, "The tier is too low for the file; `needs` names the one that suffices."),
-            (404, "There is no such image, or it belongs to someone else."),
-            408,
-            (413, "The file exceeds the limits of all tiers."),
-            (422, "The file has more metadata than the limits allow."),
-            (429, "Too many files wait, or the address has sent too many requests."),
-            (500, "The engines could not read the file, or cannot be started."),
-            (503, "The server is stopping, or the disk is full."),
-            (504, "The extraction exceeded its time limit."),
-        ),
-        body={
-            "multipart/form-data": {"schema": form},
-            "application/json": {"schema": chosen},
-        },
-        security=_ANYONE,
-    )
-
-
-def _metadata_search() -> Operations:
-    tag = "[^,]*"
-    yield operation(
-        "GET /api/metadata/search",
-        MetadataSearchHandler.search_metadata,
-        query("aiGenerator", "Source of `ai_generation`.", choice(GENERATORS, "")),
-        query("hasPrompt", "Whether a prompt was found.", choice(("true", "false"), "")),
-        query("mjVersion", "Version of Midjourney.", {"type": "string", "maxLength": MAX_VERSION}),
-        query("minQuality", "Lowest quality of Midjourney.", text(f"^({QUALITY_PATTERN})?$")),
-        query(
-            "tags",
-            f"At most {MAX_TAGS}, separated by commas; images with one of them are found. `ai-x`,"
-            " `style-x` and `model-x` are accepted for `generator:x`, `style:x` and `model:x`.",
-            text(f"^{tag}(,{tag}){{0,{MAX_TAGS - 1}}}$"),
-        ),
-        query("limit", "Maximum number of images, 50 by default.", text(f"^({LIMIT_PATTERN})?$")),
-        query("cursor", "`next` of the page before.", text(f"^({ID_PATTERN})?$")),
-        problems=(400, (403, "The tier of the token is unknown.")),
-        security=("user", "media", "session"),
-    )
-    yield operation(
-        "GET /api/metadata/{media_id}",
-        MetadataSearchHandler.stored_metadata,
-        _MEDIA_ID | {"name": "media_id"},
-        problems=(
-            400,
-            (403, "The tier of the token is unknown."),
-            (404, "No such image, it is someone else's, or its metadata was not extracted."),
-        ),
-        security=("user", "media", "session"),
-    )
-
-
-def _metadata_jobs() -> Operations:
-    handler, callers = MetadataJobsHandler, ("user", "media", "session")
-    unknown = (404, "The caller has no such job.")
-    job_id = path("id", "Id of the job.", text(f"^{JOB_ID_PATTERN}$"))
-    form = {
-        "type": "object",
-        "required": ["file"],
-        "properties": {
-            "file": BINARY,
-            "tier": {"enum": [*Tier], "description": "A tier below the caller's."},
-            "options": {"type": "string", "contentMediaType": "application/json"},
-            "callback": {"type": "string", "maxLength": MAX_URL},
-        },
-    }
-    location = {"Location": header(f"^{JOBS_PATH}/[0-9a-f]{{32}}$")}
-    yield operation(
-        f"POST {JOBS_PATH}",
-        handler.add_job,
-        responses={"202": response(AcceptedJob, headers=location)},
-        problems=(
-            (400, "The file, the options or the callback are not allowed; see `code`."),
-            (402, "The user cannot pay for the operation."),
-            (403, "The tier is too low for the request or the file."),
-            (404, "The caller has no such stored image."),
-            (429, "Too many jobs are unfinished; see Retry-After."),
-            (500, "The engines cannot be started."),
-            (507, "The disk is full."),
-        ),
-        body={
-            "multipart/form-data": {"schema": form},
-            "application/json": {"schema": NewMetadataJob},
-        },
-        security=callers,
-    )
-    pattern = text(f"^{JOB_ID_PATTERN}(,{JOB_ID_PATTERN}){{0,{MAX_JOB_IDS - 1}}}$")
-    about = f"At most {MAX_JOB_IDS}, separated by commas."
-    yield operation(
-        f"GET {JOBS_PATH}",
-        handler.list_jobs,
-        query("ids", about, pattern, required=True),
-        responses=ShownJobs,
-        problems=[400],
-        security=callers,
-    )
-    yield operation(
-        f"GET {JOBS_PATH}/{{id}}",
-        handler.find_job,
-        job_id,
-        responses=ShownJob,
-        problems=[unknown],
-        security=callers,
-    )
-    yield operation(
-        f"DELETE {JOBS_PATH}/{{id}}",
-        handler.delete_job,
-        job_id,
-        responses={"204": {"description": "The job is deleted."}},
-        problems=[unknown],
-        security=callers,
-    )
-    yield operation(
-        "GET /api/extract/cache/stats",
-        MetadataCacheHandler.cache_statistics,
-        problems=[(403, "The server has no key.")],
-        security="key",
-    )
-
-
-def _metadata() -> Operations:
-    problems = (
-        (400, "The form has no file, a wrong field, or a file of another type; see `code`."),
-        (401, "The token is missing or not valid."),
-        (402, "The user cannot pay for the operation."),
-        (403, "The tier is too low for the request or the file; `needs` names a sufficient one."),
-        408,
-        (413, "The file exceeds the limits of all tiers."),
-        (422, "The file has more metadata than the limits allow."),
-        (429, "Too many files wait, or the address has sent too many requests; see Retry-After."),
-        (500, "The engines could not read the file, or cannot be started."),
-        (503, "The server is stopping, or the disk is full; see Retry-After."),
-        (504, "The extraction exceeded its time limit."),
-    )
-    tier: Json = {"enum": list(get_args(TierName)), "description": "A tier below the caller's."}
-    # Browsers send a field that was left empty.
-    session = {**text(f"^({SESSION_PATTERN})?$"), "description": "Reports the progress to sockets."}
-
-    def route(
-        method: Callable[..., object],
-        address: str,
-        answer: type,
-        field: str = "file",
-        *,
-        anonymous: bool = False,
-    ) -> Operation:
-        file = {"type": "array", "items": BINARY, "maxItems": MAX_BATCH, "minItems": 1}
-        properties = {field: file if field == "files" else BINARY, "tier": tier}
-        if field != "files":
-            properties["sessionId"] = session
-        form = {"type": "object", "required": [field], "properties": properties}
-        return operation(
-            f"POST {address}",
-            method,
-            responses=answer,
-            problems=problems,
-            body={"multipart/form-data": {"schema": form}},
-            security=_ANYONE if anonymous else _ANYONE[:-1],
-        )
-
-    handler = MetadataHandler
-    analyze = "/api/standalone-metadata/analyze"
-    yield route(handler.analyze, analyze, AnalyzeAnswer, "image", anonymous=True)
-    yield route(handler.quick_analyze, "/api/analyze", QuickAnswer, "image", anonymous=True)
-    yield route(handler.extract, "/api/extract", ExtractAnswer)
-    yield route(handler.extract_batch, "/api/extract/batch", BatchAnswer, "files")
-    yield route(handler.extract_advanced, "/api/extract/advanced", AdvancedAnswer)
-    yield route(handler.images_mvp_extract, "/api/images_mvp/extract", ImagesMvpAnswer)
-    health = {
-        "200": response(ExtractHealth),
-        "503": response(ExtractHealth, "It does not work; the body names the part that failed."),
-    }
-    yield operation(
-        "GET /api/extract/health", MetadataHealthHandler.extract_health, responses=health
     )
 
 
