@@ -24,13 +24,13 @@ run: $(RUNTIME)
 # The quick suite: every module, without tests that start servers or browsers for seconds.
 # One folder: make test TESTS=tests/serving
 test: $(DEVELOPMENT)
-	@sh tests/servers.sh mariadbd tesseract exiftool
+	@sh tests/servers.sh mariadbd redis-server tesseract exiftool
 	$(BIN)/pytest -n 2 $(TESTS)
 
 # Everything but the drills. The first run installs 600 MB of packages from npm, with their hashes, in
 # ~/.cache/smartserve-tests; without a network the tests that need them are skipped.
 test-all: $(DEVELOPMENT)
-	@sh tests/servers.sh $(FAULTS) $(DEPLOY) mariadbd tesseract exiftool npm chromium
+	@sh tests/servers.sh $(FAULTS) $(DEPLOY) mariadbd redis-server tesseract exiftool npm chromium
 	$(BIN)/pytest -n 2 --dist worksteal -m "not drill" $(TESTS)
 
 # Breaks real servers for about ten minutes and prints the result of each fault as a table. Other
@@ -38,7 +38,7 @@ test-all: $(DEVELOPMENT)
 # (three faults observed by a live Prometheus), TESTS=tests/ingest, TESTS=tests/page,
 # TESTS=tests/readme.
 drill: $(DEVELOPMENT)
-	@sh tests/servers.sh $(FAULTS) $(DEPLOY) mariadbd tesseract exiftool npm chromium
+	@sh tests/servers.sh $(FAULTS) $(DEPLOY) mariadbd redis-server tesseract exiftool npm chromium
 	$(BIN)/pytest -m "" $(if $(TESTS),$(TESTS),-n 2 --dist worksteal tests/faults)
 
 # Checks both lock files against PyPI's database of vulnerabilities; needs the network. A package

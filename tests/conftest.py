@@ -20,6 +20,7 @@ from proxy.app.uploads import open_uploads
 from proxy.app.web import HttpServer, build_http_server
 from tests.support.mariadb import MariaDB, private_mariadb
 from tests.support.mounts import Mount, tmpfs
+from tests.support.redis import RedisServer, private_redis
 from tests.support.server import (
     SAMPLES,
     Client,
@@ -69,6 +70,21 @@ def mariadb() -> Iterator[MariaDB]:
     """A MariaDB of the tests' own; a test that damages it repairs it."""
     with private_mariadb() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def _redis() -> Iterator[RedisServer]:
+    with private_redis() as server:
+        yield server
+
+
+@pytest.fixture
+def redis(_redis: RedisServer) -> Iterator[RedisServer]:
+    """An empty Redis that runs; a test may pause or kill it."""
+    _redis.start()
+    _redis.execute("FLUSHALL")
+    yield _redis
+    _redis.resume()
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ Environment variables override the file: ``SMARTSERVE_SERVER__PORT=9000`` sets `
 
 from proxy.settings.access import AccessSettings as AccessSettings
 from proxy.settings.access import url_keys as url_keys
+from proxy.settings.cluster import ClusterSettings as ClusterSettings
 from proxy.settings.encoders import EncoderSettings as EncoderSettings
 from proxy.settings.exposure import NO_KEY_ADVICE as NO_KEY_ADVICE
 from proxy.settings.exposure import access_faults as access_faults

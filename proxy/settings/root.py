@@ -15,6 +15,7 @@ from proxy.domain.variant import Fit, SizeSpec
 from proxy.settings import sections
 from proxy.settings.access import AccessSettings
 from proxy.settings.client_hints import ClientHintSettings
+from proxy.settings.cluster import ClusterSettings
 from proxy.settings.encoders import EncoderSettings
 from proxy.settings.metadata import MetadataSettings
 from proxy.settings.sections import Section, SizeSettings
@@ -52,6 +53,7 @@ class Settings(Section):
     log: sections.LogSettings = sections.LogSettings()
     tracing: sections.TracingSettings = sections.TracingSettings()
     database: sections.DatabaseSettings = sections.DatabaseSettings()
+    cluster: ClusterSettings = ClusterSettings()
     storage: sections.StorageSettings = sections.StorageSettings()
     renditions: sections.RenditionSettings = sections.RenditionSettings()
     workers: sections.WorkerSettings = sections.WorkerSettings()
