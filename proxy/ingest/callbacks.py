@@ -7,13 +7,12 @@ import hashlib
 import hmac
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address
 
 import aiohttp
 from yarl import URL
 
 from proxy.domain.errors import BadParameter
-from proxy.runtime.http_client import is_public, open_session, public_connector
+from proxy.runtime.http_client import IPAddress, guarded_connector, is_public, open_session
 
 SIGNATURE = "Smartserve-Signature"
 """Header with ``sha256=`` and the HMAC-SHA256 of the body in hexadecimal digits."""
@@ -31,7 +30,7 @@ class Callbacks:
     """Each with a port, unless it is that of the scheme."""
     key: str = field(repr=False)
     timeout_s: float = TIMEOUT_S
-    allowed: Callable[[IPv4Address | IPv6Address], bool] = is_public
+    allowed: Callable[[IPAddress], bool] = is_public
     """Whether a request may be sent to an address."""
 
     def check(self, text: str) -> str:
@@ -63,18 +62,17 @@ class Callbacks:
         """Post the body once; return why that failed, or an empty text."""
         # Checked again: the settings may have changed since the job was added.
         url = self._parse(address)
-        if url is None or url.host is None or url.port is None:
+        if url is None:
             return "its host is not in metadata.callback_hosts"
         headers = {**_HEADERS, SIGNATURE: self.sign(body)}
         try:
-            async with asyncio.timeout(self.timeout_s):
-                connector = await public_connector(url.host, url.port, allowed=self.allowed)
-                async with (
-                    open_session(headers, connector=connector) as session,
-                    # A redirect could lead to a host that is not allowed.
-                    session.post(url, data=body, allow_redirects=False) as response,
-                ):
-                    status = response.status
+            async with (
+                asyncio.timeout(self.timeout_s),
+                open_session(headers, connector=guarded_connector(self.allowed)) as session,
+                # A redirect could lead to a host that is not allowed.
+                session.post(url, data=body, allow_redirects=False) as response,
+            ):
+                status = response.status
         except TimeoutError:
             return f"it did not answer within {self.timeout_s:g} s"
         except (aiohttp.ClientError, OSError, ValueError) as error:
