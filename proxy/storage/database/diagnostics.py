@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from proxy.domain.errors import DatabaseUnavailable
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import tables
-from proxy.storage.database.driver_errors import driver_text
+from proxy.storage.database.driver_errors import driver_text, is_locked_file
 from proxy.storage.database.metadata_tables import media_metadata
 from proxy.storage.database.transactions import SqlDatabase, single_connection
 
@@ -89,13 +89,20 @@ async def denied_operations(
     checked before rows are searched. Raises as above.
     """
     operations = {**_SERVING, **(_INGEST if ingest else {})}
+    denied: list[str] = []
     async with SqlDatabase(url, settings) as database:
-        messages = {name: await _refusal(database, operations[name]) for name in operations}
-    return [f"{name}: {message}" for name, message in messages.items() if message]
+        for name, query in operations.items():
+            refusal = await _refusal(database, query)
+            if refusal is not None:
+                denied.append(f"{name}: {driver_text(refusal)}")
+                # All other writes to an SQLite file would wait as long for the same lock.
+                if is_locked_file(refusal):
+                    break
+    return denied
 
 
-async def _refusal(database: SqlDatabase, query: str) -> str:
-    """Run a statement and roll it back; return why it was refused, or an empty string."""
+async def _refusal(database: SqlDatabase, query: str) -> DatabaseUnavailable | None:
+    """Run a statement and roll it back; return the error if it was refused."""
     try:
         # No row matches; the rollback is a second safeguard.
         async with database.transaction(dry_run=True) as connection:
@@ -104,5 +111,5 @@ async def _refusal(database: SqlDatabase, query: str) -> str:
         # Not refused: the database cannot be reached, or did not answer in time.
         if not isinstance(error.__cause__, DBAPIError):
             raise
-        return driver_text(error)
-    return ""
+        return error
+    return None

@@ -143,6 +143,12 @@ def driver_error(error: BaseException) -> BaseException:
     return cause.orig if isinstance(cause, DBAPIError) and cause.orig is not None else cause
 
 
+def is_locked_file(error: BaseException) -> bool:
+    """Return whether another program held the lock of an SQLite file for too long."""
+    code = getattr(driver_error(error), "sqlite_errorcode", sqlite3.SQLITE_OK)
+    return code & _PRIMARY in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
 def driver_text(error: BaseException) -> str:
     """Return the driver's message in one line, without the SQL; otherwise the cause as text."""
     cause = driver_error(error)
