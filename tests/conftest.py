@@ -21,6 +21,7 @@ from proxy.app.web import HttpServer, build_http_server
 from tests.support.mariadb import MariaDB, private_mariadb
 from tests.support.mounts import Mount, tmpfs
 from tests.support.redis import RedisServer, private_redis
+from tests.support.seaweedfs import SeaweedFS, private_seaweedfs
 from tests.support.server import (
     SAMPLES,
     Client,
@@ -85,6 +86,13 @@ def redis(_redis: RedisServer) -> Iterator[RedisServer]:
     _redis.execute("FLUSHALL")
     yield _redis
     _redis.resume()
+
+
+@pytest.fixture(scope="session")
+def seaweedfs() -> Iterator[SeaweedFS]:
+    """A SeaweedFS of the tests' own; a test that pauses it resumes it."""
+    with private_seaweedfs() as server:
+        yield server
 
 
 @pytest.fixture

@@ -79,7 +79,7 @@ async def open_adopter(
         yield TreeAdopter(
             catalogue=services.storage.repository,
             tree=tree,
-            originals=None if place.in_place else services.storage.originals,
+            originals=None if place.in_place else services.storage.local_originals,
             checker=services.checker,
             sizes=services.settings.size_specs(),
             owner=owner,

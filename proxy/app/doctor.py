@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from proxy.app.ingest import has_worker, open_main_api
+from proxy.app.originals import build_originals
 from proxy.app.startup_checks import installation_faults
 from proxy.app.storage import schemas
 from proxy.app.workers import face_worker, one_worker
@@ -46,7 +47,8 @@ async def open_installation(
     queue_s = PATIENCE * settings.workers.max_queue_wait_s
     render_s = settings.workers.deadline_s * settings.workers.wall_clock_factor
     timeout_s = queue_s + render_s + _MARGIN_S
-    async with aclosing(LocalOriginals(settings.storage_root, settings.storage)) as sources:
+    local = LocalOriginals(settings.storage_root, settings.storage)
+    async with aclosing(build_originals(local, {})) as sources:
         yield Installation(
             settings=settings,
             config=config,

@@ -112,7 +112,7 @@ async def open_ingest(
             progress=storage.writer,
             changed=storage.changed,
             checker=services.checker,
-            originals=storage.originals,
+            originals=storage.local_originals,
             storage_root=settings.storage_root,
             analyst=analyst,
             analyses=storage.analyses,

@@ -16,7 +16,7 @@ from proxy.rendering.pool.admission import Admission, FailureCache
 from proxy.rendering.pool.pool import WorkerPool
 from proxy.serving.job_dispatch import JobDispatcher
 from proxy.settings import Settings
-from proxy.storage.originals.local_store import LocalOriginals
+from proxy.storage.originals import OriginalReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class RenderingServices:
 
 @asynccontextmanager
 async def open_rendering(
-    settings: Settings, originals: LocalOriginals, workers: StartingWorkers
+    settings: Settings, originals: OriginalReader, workers: StartingWorkers
 ) -> AsyncIterator[RenderingServices]:
     """Start all processes of the worker pool and end them after the block.
 
@@ -83,7 +83,7 @@ async def worker_info(settings: Settings) -> WorkerInfo:
 
 
 def _new_dispatcher(
-    settings: Settings, originals: LocalOriginals, pool: WorkerPool, admission: Admission
+    settings: Settings, originals: OriginalReader, pool: WorkerPool, admission: Admission
 ) -> JobDispatcher:
     failures = FailureCache(
         failure_s=settings.lifetimes.failure_s, quarantine_s=settings.workers.quarantine_s

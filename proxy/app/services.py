@@ -94,7 +94,7 @@ async def open_services(
             serving=serving,
             checker=checker,
             importer=FileImporter(
-                catalogue=storage.repository, originals=storage.originals, checker=checker
+                catalogue=storage.repository, originals=storage.local_originals, checker=checker
             ),
             fallback_renderer=FallbackRenderer(
                 database=storage.repository, planner=serving.planner, finals=serving.finals

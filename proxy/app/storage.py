@@ -17,6 +17,7 @@ from typing import Any
 
 import structlog
 
+from proxy.app.originals import build_originals
 from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
 from proxy.serving.purge import PurgeService
@@ -37,6 +38,7 @@ from proxy.storage.database.schema import (
     main_schema,
     upgrade,
 )
+from proxy.storage.originals import Originals
 from proxy.storage.originals.local_store import LocalOriginals
 from proxy.storage.originals.sweep import sweeping
 from proxy.storage.renditions.purge_journal import PurgeJournal
@@ -57,7 +59,10 @@ class StorageServices:
     repository: SqlMediaRepository
     database: CachedMediaRepository
     """`repository` behind the row cache."""
-    originals: LocalOriginals
+    originals: Originals
+    """Of all rows."""
+    local_originals: LocalOriginals
+    """Of uploads and imports: it can be written."""
     renditions: TieredStore
     invalidators: list[Callable[[int], None]]
     """Called with a media id after its row, source or renditions changed, on any server."""
@@ -97,7 +102,8 @@ async def open_storage(
         )
         database = CachedMediaRepository(repository, settings.database)
         stack.push_async_callback(database.aclose)
-        originals = LocalOriginals(settings.storage_root, settings.storage)
+        local_originals = LocalOriginals(settings.storage_root, settings.storage)
+        originals = build_originals(local_originals, {})
         stack.push_async_callback(originals.aclose)
         await stack.enter_async_context(sweeping(str(settings.storage_root), supervisor))
         renditions = TieredStore(
@@ -153,6 +159,7 @@ async def open_storage(
             repository=repository,
             database=database,
             originals=originals,
+            local_originals=local_originals,
             renditions=renditions,
             invalidators=database.invalidators,
             changed=database.changed,

@@ -16,7 +16,7 @@ from proxy.rendering.pool.pool import WorkerPool
 from proxy.settings import Settings
 from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.storage.database.schema import DatabaseSchema
-from proxy.storage.originals.local_store import LocalOriginals
+from proxy.storage.originals import Originals
 
 
 @dataclass(slots=True)
@@ -31,7 +31,7 @@ class Installation:
     """Database URLs and the schema required in each."""
     rows: Callable[[], AbstractAsyncContextManager[SqlMediaRepository]]
     """Raises DatabaseUnavailable rather than create an SQLite file."""
-    sources: LocalOriginals
+    sources: Originals
     worker: Callable[[], AbstractAsyncContextManager[WorkerPool]]
     """Starts one worker process and stops it at the end of the block."""
     face_worker: Callable[[], AbstractAsyncContextManager[WorkerPool]]

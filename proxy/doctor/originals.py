@@ -25,7 +25,7 @@ from proxy.domain.errors import (
 )
 from proxy.domain.media import MAX_MEDIA_ID, Media
 from proxy.domain.worker_protocol import ProbeJob
-from proxy.storage.originals.local_store import LocalOriginals
+from proxy.storage.originals import OriginalReader
 
 _SAMPLE = 20
 """Number of rows to check, the newest ones."""
@@ -182,7 +182,7 @@ async def check_decode(installation: Installation, path: str) -> Finding:
     return ok(f"{size}{frames}{alpha}, decoded completely")
 
 
-async def open_first(sources: LocalOriginals, media: Media) -> tuple[str, SourceError | None]:
+async def open_first(sources: OriginalReader, media: Media) -> tuple[str, SourceError | None]:
     """Return the first path of a row that can be opened, as the server does, or an empty string.
 
     The error is that of the first path that cannot be opened.

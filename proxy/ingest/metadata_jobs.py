@@ -46,7 +46,8 @@ from proxy.storage.database.metadata_jobs import (
     new_job_id,
     queue_of,
 )
-from proxy.storage.originals.local_store import LocalOriginals, OpenSource
+from proxy.storage.originals import OriginalReader
+from proxy.storage.originals.local_store import OpenSource
 
 COUNTS = (
     *("jobs_completed", "jobs_failed", "jobs_retried", "jobs_taken_over", "jobs_deferred"),
@@ -205,7 +206,7 @@ class MetadataJobWorker:
         extractor: Extractor,
         *,
         media: MediaRepository,
-        originals: LocalOriginals,
+        originals: OriginalReader,
         supervisor: TaskSupervisor = UNCOUNTED,
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:

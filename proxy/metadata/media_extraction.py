@@ -14,7 +14,8 @@ from proxy.metadata.extraction import PROGRESS, Extraction, ExtractOptions, Prog
 from proxy.metadata.extractor import Extractor
 from proxy.runtime.thread_pool import in_daemon_thread
 from proxy.storage.database.metadata_store import MetadataStore
-from proxy.storage.originals.local_store import LocalOriginals, OpenSource, translated
+from proxy.storage.originals import OriginalReader
+from proxy.storage.originals.local_store import OpenSource, translated
 
 _PIECE_BYTES = 1024 * 1024
 
@@ -24,7 +25,7 @@ class MediaExtractor:
     """Extracts the metadata of media, and stores it."""
 
     extractor: Extractor
-    originals: LocalOriginals
+    originals: OriginalReader
     metadata: MetadataStore
 
     async def extract(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, Self, TypeVar
 
 from structlog.contextvars import bound_contextvars
@@ -18,11 +19,12 @@ from proxy.domain.worker_protocol import Job, RenderOutput, RenditionSet
 from proxy.rendering.pool.admission import Admission, FailureCache
 from proxy.rendering.pool.pool import WorkerPool
 from proxy.rendering.pool.process import Sink
-from proxy.storage.originals.local_store import LocalOriginals, OpenSource
+from proxy.storage.originals import OriginalReader
 from proxy.telemetry.tracing import STATE
 from proxy.telemetry.tracing.jobs import job_span
 
 Result = TypeVar("Result")
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ class JobDispatcher:
     def __init__(
         self,
         *,
-        sources: LocalOriginals,
+        sources: OriginalReader,
         pool: WorkerPool,
         admission: Admission,
         failures: FailureCache,
@@ -99,10 +101,12 @@ class JobDispatcher:
         """Return whether a job would be accepted now and find a source of this size."""
         try:
             self._failures.check(source_key(media))
-            with await self._open(media) as source:
-                return self._admission.free_places > 0 and source.byte_size == byte_size
+            if self._admission.free_places <= 0:
+                return False
+            found = await self._first(media, self._sources.byte_size)
         except SmartserveError:
             return False
+        return found == byte_size
 
     async def run(
         self,
@@ -143,25 +147,14 @@ class JobDispatcher:
         """As `run`, for a caller that has just called `check`."""
         with nullcontext() if STATE.tracer is None else job_span(job) as span:
             try:
-                # The source is opened before the wait, so no worker waits for a slow storage. The
-                # queue limits the number of files that are open at the same time.
-                source = await self._open(media)
-                try:
-                    # The variant was resolved from the facts of another file: its key must not get
-                    # the bytes of this one.
-                    if byte_size not in (None, source.byte_size):
-                        raise SourceChanged("the image has changed, try again", retry_after_s=1)
-                    # The log has to name the image that kills a worker or raises in it.
-                    with bound_contextvars(media_id=media.id):
-                        done = await self.run_on(
-                            source.descriptor,
-                            job,
-                            sink,
-                            on_start=on_start if span is None else span.before(on_start),
-                            deadline_s=deadline_s,
-                        )
-                finally:
-                    os.close(source.descriptor)
+                done = await self._run(
+                    media,
+                    job,
+                    sink,
+                    byte_size=byte_size,
+                    on_start=on_start if span is None else span.before(on_start),
+                    deadline_s=deadline_s,
+                )
             except SmartserveError as error:
                 # Stores only failures that the image itself caused, not overload or a missing file.
                 self._failures.remember(source_key(media), error)
@@ -180,6 +173,21 @@ class JobDispatcher:
         deadline_s: float | None = None,
     ) -> JobResult[Result]:
         """Run a job on an open file, which remains the caller's, without the failure cache."""
+        return await self._run(
+            descriptor, job, sink, byte_size=None, on_start=on_start, deadline_s=deadline_s
+        )
+
+    async def _run(
+        self,
+        target: Media | int,
+        job: Job[Result],
+        sink: Sink,
+        *,
+        byte_size: int | None,
+        on_start: Callable[[float], None],
+        deadline_s: float | None,
+    ) -> JobResult[Result]:
+        """Run a job on the source of a medium, or on an open file of the caller."""
         kind = service_kind(job)
         queued_at = time.perf_counter()
         started_at: float | None = None
@@ -191,19 +199,43 @@ class JobDispatcher:
             started_at = time.perf_counter()
             on_start(started_at - queued_at)
 
+        fetch_s = 0.0
         try:
             async with self._admission.enter(kind):
-                result = await self._pool.run(
-                    job, descriptor, sink, on_start=started, deadline_s=deadline_s
-                )
+                work = partial(self._pool.run, job, on_start=started, deadline_s=deadline_s)
+                if isinstance(target, int):
+                    result = await work(target, sink)
+                else:
+                    # Opened only now: a source may be a copy in memory, and the queue is long. One
+                    # job more than can run is admitted per worker, so no worker waits for it.
+                    opened_at = time.perf_counter()
+                    source = await self._first(target, self._sources.open)
+                    if source.release is not None:
+                        fetch_s = time.perf_counter() - opened_at
+                    try:
+                        # The variant was resolved from the facts of another file: its key must not
+                        # get the bytes of this one.
+                        if byte_size not in (None, source.byte_size):
+                            raise SourceChanged("the image has changed, try again", retry_after_s=1)
+                        # The log has to name the image that kills a worker or raises in it.
+                        with bound_contextvars(media_id=target.id):
+                            result = await work(source.descriptor, sink)
+                    finally:
+                        # Not `close`: a call into another module for each render.
+                        os.close(source.descriptor)
+                        if source.release is not None:
+                            source.release()
         finally:
             self._busy -= started_at is not None
         ended_at = time.perf_counter()
         if started_at is None:
             started_at = ended_at
-        # A job that failed is not counted: it may have ended at once, or at its deadline.
-        self._admission.learn(kind, ended_at - started_at)
-        return JobResult(result, started_at - queued_at, ended_at - started_at)
+        work_s = ended_at - started_at
+        # Two jobs per worker are admitted, so a fetch from another server delays the queue only if
+        # it takes longer than the work. A job that failed is not counted: it may have ended at
+        # once, or at its deadline.
+        self._admission.learn(kind, max(work_s, (fetch_s + work_s) / 2))
+        return JobResult(result, started_at - queued_at, work_s)
 
     async def run_file(
         self, key: str, descriptor: int, job: Job[Result], sink: Sink = lambda _: None
@@ -223,12 +255,12 @@ class JobDispatcher:
         await self.run(media, job, rendition.extend, byte_size=byte_size)
         return bytes(rendition)
 
-    async def _open(self, media: Media) -> OpenSource:
-        """Open the original, or the processed file if the storage has no original."""
+    async def _first(self, media: Media, find: Callable[[str], Awaitable[Found]]) -> Found:
+        """Find the original, or the processed file if the storage has no original."""
         missing: SourceMissing | None = None
         for path in media.source_paths:
             try:
-                return await self._sources.open(path)
+                return await find(path)
             except SourceMissing as error:
                 missing = error
         raise missing or SourceMissing("the medium has no file")

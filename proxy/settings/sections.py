@@ -279,6 +279,9 @@ class StorageSettings(Section):
     """Maximum size of an original that is imported or opened."""
     open_timeout_s: PositiveSeconds = 5
     """Time limit for opening an original, for example on a network file system."""
+    max_fetched_bytes: int = Field(256 * MIB, ge=MIB, le=MAX_BYTES)
+    """Maximum size of all originals together that one server holds in memory because they were
+    fetched from another server. Further ones wait. A single larger one is fetched alone."""
 
 
 class RenditionSettings(Section):

@@ -160,7 +160,9 @@ async def import_two(server: Serving, catalogue: Meeting, tmp_path: Path, names:
     services = server.services
     async with catalogue:
         importer = FileImporter(
-            catalogue=catalogue, originals=services.storage.originals, checker=services.checker
+            catalogue=catalogue,
+            originals=services.storage.local_originals,
+            checker=services.checker,
         )
         taken = await asyncio.gather(
             *(importer.import_file(path, user_id=3, data_type=DataType.EVENT) for path in paths)
@@ -189,7 +191,9 @@ async def refused(server: Serving, path: Path, error: DatabaseUnavailable) -> No
     catalogue.error = error
     async with catalogue:
         importer = FileImporter(
-            catalogue=catalogue, originals=services.storage.originals, checker=services.checker
+            catalogue=catalogue,
+            originals=services.storage.local_originals,
+            checker=services.checker,
         )
         with pytest.raises(DatabaseUnavailable):
             await importer.import_file(path, user_id=3, data_type=DataType.EVENT)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,8 @@ from proxy.domain.worker_protocol import (
 from proxy.rendering.pool.admission import Admission, FailureCache
 from proxy.serving.job_dispatch import JobDispatcher, JobResult, service_kind
 from proxy.settings import LimitSettings, StorageSettings, WorkerSettings
-from proxy.storage.originals.local_store import LocalOriginals
+from proxy.storage.originals.local_store import LocalOriginals, OpenSource
+from tests.support.waiting import eventually
 from tests.web.plans import MEDIA
 
 BODY = b"not decoded here"
@@ -117,6 +121,71 @@ async def test_a_full_queue_refuses_before_the_file_is_opened(tmp_path: Path) ->
     async with admission.enter():
         with pytest.raises(QueueFull):
             await run(jobs)
+
+
+async def test_a_job_that_waits_for_admission_holds_no_source(tmp_path: Path) -> None:
+    """A source may be a copy of 100 MB in memory: 64 waiting jobs would hold 6.4 GB."""
+
+    class Blocked(Pool):
+        def __init__(self) -> None:
+            super().__init__()
+            self.free = asyncio.Event()
+
+        async def run(self, *arguments: Any, **options: Any) -> RenditionSetResult:
+            self.jobs += 1
+            await self.free.wait()
+            return RenditionSetResult(())
+
+    pool = Blocked()
+    admission = Admission(WorkerSettings(count=1))
+    jobs = dispatcher(tmp_path, pool, admission)
+    running = [asyncio.create_task(run(jobs)) for _ in range(64)]
+    # One runs, and one is prepared for the worker.
+    await eventually(lambda: pool.jobs == 2 and admission.statistics()["waiting"] == 62)
+    opened = [one for one in os.scandir("/proc/self/fd") if _points_to(one.path, tmp_path)]
+    assert len(opened) == 2
+    pool.free.set()
+    await asyncio.gather(*running)
+    assert jobs._sources.statistics()["opened"] == 64
+
+
+def _points_to(link: str, folder: Path) -> bool:
+    with suppress(OSError):
+        return Path(link).readlink().is_relative_to(folder)
+    return False
+
+
+async def test_a_copy_is_given_back_when_its_job_has_ended(tmp_path: Path) -> None:
+    released: list[int] = []
+
+    class Copies(LocalOriginals):
+        async def open(self, path: str) -> OpenSource:
+            source = await super().open(path)
+            return replace(source, release=lambda: released.append(source.descriptor))
+
+    jobs = dispatcher(tmp_path, Pool())
+    jobs._sources = Copies(tmp_path, StorageSettings())
+    await run(jobs)
+    with pytest.raises(SourceChanged):
+        await jobs.run(FILED, ProbeJob(LIMITS), byte_size=1)
+    jobs._pool = Pool(UndecodableSource("cut off"))  # type: ignore[assignment]
+    with pytest.raises(UndecodableSource):
+        await run(jobs)
+    assert len(released) == 3
+
+
+async def test_the_size_of_a_source_is_read_without_its_bytes(tmp_path: Path) -> None:
+    class Sizes(LocalOriginals):
+        async def open(self, path: str) -> OpenSource:
+            raise AssertionError(path)
+
+        async def byte_size(self, path: str) -> int:
+            return len(BODY)
+
+    jobs = dispatcher(tmp_path, Pool())
+    jobs._sources = Sizes(tmp_path, StorageSettings())
+    assert await jobs.available(FILED, byte_size=len(BODY))
+    assert not await jobs.available(FILED, byte_size=1)
 
 
 async def test_the_start_in_a_worker_is_reported_and_counted(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import errno
 import os
 import re
 import unicodedata
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -75,26 +75,36 @@ class CopyCancelled(Exception):
 class OpenSource:
     """An open original: a descriptor for reading, at the start of the file, and the file's size.
 
-    The owner closes the descriptor, at the end of a ``with`` block for example.
+    The owner closes it, at the end of a ``with`` block for example.
     """
 
     descriptor: int
     byte_size: int
+    release: Callable[[], object] | None = None
+    """Called after the descriptor is closed: frees the memory budget of a copy."""
+    version: str = ""
+    """Differs if the original was replaced or changed; empty for a file."""
 
     def __enter__(self) -> Self:
         """Return the original."""
         return self
 
     def __exit__(self, *_error: object) -> None:
+        """As `close`."""
+        self.close()
+
+    def close(self) -> None:
         """Close the descriptor."""
         os.close(self.descriptor)
+        if self.release is not None:
+            self.release()
 
 
 @dataclass(frozen=True, slots=True)
 class ReadableOriginal:
     """An open original that is read in pieces, until the caller closes ``file``."""
 
-    _originals: LocalOriginals
+    _pread: Callable[[OpenFile, int, int], Awaitable[bytes]]
     file: OpenFile
     version: str
     """Differs if the file was replaced or changed."""
@@ -106,7 +116,7 @@ class ReadableOriginal:
             SourceUnavailable, SourceTimeout: the file cannot be read to that end.
         """
         for offset in range(start, stop, _READ_BYTES):
-            yield await self._originals.pread(self.file, min(_READ_BYTES, stop - offset), offset)
+            yield await self._pread(self.file, min(_READ_BYTES, stop - offset), offset)
 
 
 class LocalOriginals:
@@ -140,6 +150,11 @@ class LocalOriginals:
             )
         self._statistics["opened"] += 1
         return source
+
+    async def byte_size(self, path: str) -> int:
+        """Return the size of an original; raises as `open` does."""
+        with await self.open(path) as source:
+            return source.byte_size
 
     async def open_file(self, path: str) -> ReadableOriginal:
         """Open an original to read it in pieces; the caller closes it. Raises as `open` does."""
@@ -213,7 +228,7 @@ class LocalOriginals:
             descriptor, status = open_below(top, names)
         if status.st_size > self._max_bytes:
             os.close(descriptor)
-            raise _too_large(self._max_bytes)
+            raise too_large(self._max_bytes)
         return OpenSource(descriptor, status.st_size)
 
     def _open_file(self, path: str) -> ReadableOriginal:
@@ -226,7 +241,7 @@ class LocalOriginals:
             os.close(source.descriptor)
             raise
         version = f"{status.st_mtime_ns:x}-{status.st_size:x}"
-        return ReadableOriginal(self, file, version)
+        return ReadableOriginal(self.pread, file, version)
 
     def _check(self) -> None:
         # O_PATH, the usual flag, would succeed on a directory that may not be listed.
@@ -267,7 +282,7 @@ class LocalOriginals:
             raise
 
 
-def _too_large(max_bytes: int) -> SourceTooLarge:
+def too_large(max_bytes: int) -> SourceTooLarge:
     """Return the error for an original that exceeds the limit."""
     return SourceTooLarge(f"the original is larger than {max_bytes} bytes")
 
@@ -306,7 +321,7 @@ def _link_unnamed(source: int, parent: int, name: str, *, max_bytes: int) -> boo
     if status.st_nlink:
         return False
     if status.st_size > max_bytes:
-        raise _too_large(max_bytes)
+        raise too_large(max_bytes)
     os.fsync(source)
     try:
         link_unnamed(source, name, dir_fd=parent)
@@ -326,7 +341,7 @@ def _copy(source: int, target: int, *, max_bytes: int, abandoned: Callable[[], b
         # Counted while copying: the source may still grow after its size was read.
         copied += len(piece)
         if copied > max_bytes:
-            raise _too_large(max_bytes)
+            raise too_large(max_bytes)
         write_all(target, piece)
 
 

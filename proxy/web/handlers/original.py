@@ -17,7 +17,8 @@ from proxy.domain.worker_protocol import KeptRange, RemovalJob
 from proxy.serving.job_dispatch import JobDispatcher, source_key
 from proxy.settings import LifetimeSettings
 from proxy.storage.database import MediaRepository
-from proxy.storage.originals.local_store import LocalOriginals, ReadableOriginal
+from proxy.storage.originals import Originals
+from proxy.storage.originals.local_store import ReadableOriginal
 from proxy.web.auth import KeyGuard, KeyHolders
 from proxy.web.conditional import ByteRange, matches, requested_range
 from proxy.web.handlers.images import servable
@@ -74,7 +75,7 @@ class OriginalHandler:
     """Callers with this key or the admin key."""
     access: MediaAccess
     database: MediaRepository
-    originals: LocalOriginals
+    originals: Originals
     dispatcher: JobDispatcher
     lifetimes: LifetimeSettings
 

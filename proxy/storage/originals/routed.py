@@ -1,0 +1,56 @@
+"""Originals of several storages: local paths, and addresses such as ``s3://bucket/key``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from proxy.storage.originals import OriginalReader
+from proxy.storage.originals.fetched import FetchedFile
+from proxy.storage.originals.local_store import LocalOriginals, OpenSource, ReadableOriginal
+
+
+class RoutedOriginals:
+    """Opens each original in the storage that the scheme of its path names.
+
+    A path without a scheme, or with one of no storage, is that of a local file.
+    """
+
+    def __init__(self, local: LocalOriginals, remote: Mapping[str, OriginalReader]) -> None:
+        """``remote`` has the storages by scheme, such as ``s3``; all are closed by `aclose`."""
+        self._local = local
+        self._remote = remote
+        self.check = local.check
+
+    def _of(self, path: str) -> OriginalReader:
+        scheme, separator, _ = path.partition("://")
+        # RFC 3986, 3.1: schemes are case-insensitive.
+        return (separator and self._remote.get(scheme.lower())) or self._local
+
+    async def open(self, path: str) -> OpenSource:
+        """Open an original; raises as `LocalOriginals.open` does."""
+        return await self._of(path).open(path)
+
+    async def byte_size(self, path: str) -> int:
+        """Return the size of an original without its bytes; raises as `open` does."""
+        return await self._of(path).byte_size(path)
+
+    async def open_file(self, path: str) -> ReadableOriginal:
+        """Open an original to read it in pieces; the caller closes it. Raises as `open` does."""
+        reader = self._of(path)
+        if reader is self._local:
+            return await self._local.open_file(path)
+        source = await reader.open(path)
+        return ReadableOriginal(self._local.pread, FetchedFile(source), source.version)
+
+    def statistics(self) -> Mapping[str, float]:
+        """Return the sums of all storages."""
+        total: Counter[str] = Counter()
+        for reader in {self._local, *self._remote.values()}:
+            total.update(reader.statistics())
+        return total
+
+    async def aclose(self) -> None:
+        """Reject further calls."""
+        for reader in {self._local, *self._remote.values()}:
+            await reader.aclose()
