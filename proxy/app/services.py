@@ -17,7 +17,7 @@ from proxy.ingest.item_runner import StepTimeouts
 from proxy.ingest.worker_loop import QueueMetrics
 from proxy.library.adoption.fallback_renditions import FallbackRenderer
 from proxy.library.import_files import FileImporter
-from proxy.runtime.supervised_task import TaskSupervisor
+from proxy.runtime.supervised_task import BackgroundTask, TaskSupervisor
 from proxy.serving.source_facts import SourceChecker
 from proxy.settings import Settings
 from proxy.storage.database.ingest_report import queue_report
@@ -77,6 +77,11 @@ async def open_services(
         # Closed before serving and storage, which steps that run late still use.
         step_timeouts = StepTimeouts(settings.ingest)
         stack.push_async_callback(step_timeouts.aclose)
+        if storage.redis is not None:
+            # Last: all parts have subscribed to their channels.
+            await stack.enter_async_context(
+                supervisor.running(BackgroundTask.REDIS_LISTENER, storage.redis.listen)
+            )
         # Runs first at the end: no new job is accepted while the rest is closed.
         stack.callback(rendering.admission.close)
         checker = SourceChecker(

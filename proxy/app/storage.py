@@ -19,9 +19,11 @@ import structlog
 
 from proxy.app.originals import build_originals
 from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
+from proxy.runtime.redis import RedisLink
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
 from proxy.serving.purge import PurgeService
 from proxy.serving.purge_feed import PurgeFeed
+from proxy.serving.wake_up import WakeUp
 from proxy.settings import Settings
 from proxy.storage.database.choices import AltTextRepository, ChoicesRepository
 from proxy.storage.database.driver_errors import driver_error
@@ -44,7 +46,6 @@ from proxy.storage.originals.sweep import sweeping
 from proxy.storage.renditions.purge_journal import PurgeJournal
 from proxy.storage.renditions.tiered_store import TieredStore
 
-_SYNC_PURGES_EVERY_S = 1.0
 _DELETE_ORPHANS_EVERY_S = 3600.0
 _PREPARE_AGAIN_S = 1.0
 """Interval for retrying a database that was unavailable at the start."""
@@ -67,7 +68,8 @@ class StorageServices:
     invalidators: list[Callable[[int], None]]
     """Called with a media id after its row, source or renditions changed, on any server."""
     changed: Callable[[int], None]
-    """Calls all of them with a media id; for whoever writes a row."""
+    """Calls all of them with a media id, here and soon on other servers; for whoever has written
+    a row."""
     purger: PurgeService
     purge_feed: PurgeFeed
     writer: LeasedWriter
@@ -77,6 +79,8 @@ class StorageServices:
     metadata: MetadataStore
     choices: ChoicesRepository
     alt_texts: AltTextRepository
+    redis: RedisLink | None
+    """None if `cluster.redis_url` is not set. Subscribe to it before the process serves."""
 
 
 def _values_of_answers(columns: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,12 +125,20 @@ async def open_storage(
             reader=repository, writer=writer, retention_days=settings.database.purge_retention_days
         )
         journal = PurgeJournal(str(settings.rendition_directory))
+        redis = _link(settings)
+        wake_up: WakeUp | None = None
+        if redis is not None:
+            stack.push_async_callback(redis.aclose)
+            wake_up = WakeUp(redis, server=table.server)
+            stack.push_async_callback(wake_up.aclose)
+        announce: Callable[[], None] = (lambda: None) if wake_up is None else wake_up.send
         purger = PurgeService(
             rows=database,
             catalogue=repository,
             table=table,
             journal=journal,
             store=renditions,
+            announce=announce,
         )
         stack.push_async_callback(purger.aclose)
         feed = PurgeFeed(
@@ -149,12 +161,14 @@ async def open_storage(
         )
         # Before anything is served: purges may have been missed.
         await feed.sync()
-        every_s = _SYNC_PURGES_EVERY_S
-        await stack.enter_async_context(
-            supervisor.running(
-                BackgroundTask.PURGE_SYNC, feed.sync, every_s=every_s, first_after_s=every_s
-            )
-        )
+        if wake_up is not None:
+            wake_up.on_message(feed.wake)
+        await stack.enter_async_context(supervisor.running(BackgroundTask.PURGE_SYNC, feed.run))
+
+        def changed(media_id: int) -> None:
+            database.changed(media_id)
+            announce()
+
         yield StorageServices(
             repository=repository,
             database=database,
@@ -162,7 +176,7 @@ async def open_storage(
             local_originals=local_originals,
             renditions=renditions,
             invalidators=database.invalidators,
-            changed=database.changed,
+            changed=changed,
             purger=purger,
             purge_feed=feed,
             writer=writer,
@@ -171,7 +185,17 @@ async def open_storage(
             metadata=metadata,
             choices=ChoicesRepository(writer, server=table.server),
             alt_texts=AltTextRepository(reader=repository, writer=writer, server=table.server),
+            redis=redis,
         )
+
+
+def _link(settings: Settings) -> RedisLink | None:
+    section = settings.cluster
+    if not section.redis_url:
+        return None
+    return RedisLink(
+        section.redis_url, prefix=section.redis_prefix, timeout_s=section.redis_timeout_s
+    )
 
 
 async def _delete_orphans(metadata: MetadataStore) -> None:

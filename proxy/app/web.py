@@ -12,6 +12,7 @@ from proxy.app.uploads import UploadServices, failure_limit, new_guard
 from proxy.domain.media import Media
 from proxy.domain.request import parse_request
 from proxy.ingest.uploads.preview import UploadPreviews
+from proxy.runtime.redis import UNUSED
 from proxy.serving.faces import NO_DETECTIONS
 from proxy.serving.near_duplicates import NearDuplicateSearch
 from proxy.settings import (
@@ -421,6 +422,7 @@ def _statistics(
         "queries": storage.repository.statistics,
         "rows": storage.database.statistics,
         "purges": storage.purge_feed.statistics,
+        "redis": lambda: storage.redis.statistics() if storage.redis else UNUSED,
         "tiers": by_tier,
         "disk": lambda: storage.renditions.statistics()["disk"],
         "ingest": services.queue_metrics.statistics,

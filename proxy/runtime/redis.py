@@ -22,6 +22,9 @@ _PAUSE_S = 5.0
 _IDLE_S = 5.0
 _RECONNECT_S = 1.0
 
+UNUSED: Mapping[str, float] = {"listening": 0.0, "failures": 0.0, "messages": 0.0}
+"""Statistics of a process without Redis."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -140,11 +143,8 @@ class RedisLink:
 
     def statistics(self) -> Mapping[str, float]:
         """Return counts of failures and messages, and whether messages arrive (1) or not (0)."""
-        return {
-            "listening": float(self._listening),
-            "failures": self._failures,
-            "messages": self._received,
-        }
+        counts = {"failures": self._failures, "messages": self._received}
+        return {**UNUSED, "listening": float(self._listening), **counts}
 
     async def _open_once(self) -> Redis:
         async with self._opening:

@@ -33,6 +33,7 @@ class BackgroundTask(StrEnum):
     METADATA_SWEEP = auto()
     ORIGINALS_SWEEP = auto()
     PURGE_SYNC = auto()
+    REDIS_LISTENER = auto()
     RENDITION_MAINTENANCE = auto()
     SCHEMA_UPGRADE = auto()
     UPLOAD_SWEEP = auto()

@@ -59,14 +59,20 @@ class PurgeService:
         table: PurgeTable,
         journal: PurgeJournal,
         store: TieredStore,
+        announce: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Use parts that the caller closes."""
+        """Use parts that the caller closes.
+
+        ``announce`` is called after each transaction that other servers should read at once. It
+        must return at once.
+        """
         self._rows = rows
         self._catalogue = catalogue
         self._table = table
         self._journal = journal
         self._store = store
+        self.announce = announce
         self._clock = clock
         self._threads = ThreadPool("purge-journal", count=1, timeout_s=5.0)
         self._applied: set[JournalKey] = set()
@@ -148,6 +154,7 @@ class PurgeService:
             return await write
         finally:
             # Also after an error: the outcome of a commit may be unknown.
+            self.announce()
             if renditions:
                 await self.apply_recorded(media_id)
             else:
@@ -253,6 +260,7 @@ class PurgeService:
 
     async def _write(self, entries: Sequence[PurgeEntry]) -> None:
         await self._table.record(entries)
+        self.announce()
         for entry in entries:
             if entry.shapes is None:
                 self._rows.facts_deleted(entry.media_id)

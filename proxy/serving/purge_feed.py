@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 
 import structlog
@@ -21,6 +23,13 @@ from proxy.storage.renditions.tiered_store import TieredStore
 OVERLAP_S = 30.0
 """Minimum time that is read again. A purge becomes visible up to this long after its time."""
 
+_SYNC_EVERY_S = 1.0
+# Between two reads by wake-up: during a storm of purges the database answers at most 20 a second.
+_REST_S = 0.05
+# What a wake-up is about was committed a moment ago. If its transaction took longer, `sync` has it.
+_RECENT_S = 2.0
+# Rows that changed in the last two seconds, up to which each is read again by every wake-up.
+_FEW = 20
 _PAGE = 1000
 _SAVE_POSITION_EVERY_S = 30.0
 # Without an index on `updated_at` the query for changed rows reads the whole table. If that is
@@ -35,8 +44,9 @@ log = structlog.get_logger(__name__)
 class PurgeFeed:
     """Reads the table of purges, and applies each to memory, disk and cached rows.
 
-    `sync` is called every second. The position is stored beside the renditions, so a server that
-    was away applies what it missed before it is ready.
+    `run` calls `sync` every second, and reads recent entries as soon as `wake` is called. The
+    position is stored beside the renditions, so a server that was away applies what it missed
+    before it is ready. All times and ids are the database's.
     """
 
     def __init__(
@@ -73,12 +83,35 @@ class PurgeFeed:
         self._began = clock()
         self._synced_at: float | None = None
         self._failing = False
-        self._counts = {"applied": 0, "changed": 0}
+        self._woken = asyncio.Event()
+        self._counts = {"applied": 0, "changed": 0, "wake_ups": 0}
 
     async def aclose(self) -> None:
         """Store the position; call it after the last `sync`."""
         await self._save_position()
         await self._threads.aclose()
+
+    def wake(self) -> None:
+        """Make `run` read at once what was committed before this call."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Call `sync` every second, and between the calls react to `wake`, until cancelled."""
+        due = self._clock() + _SYNC_EVERY_S
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, due - self._clock())):
+                    await self._woken.wait()
+            # Before the read: a wake-up during it may be about a later commit.
+            woken = self._woken.is_set()
+            self._woken.clear()
+            if self._clock() >= due:
+                await self.sync()
+                due = self._clock() + _SYNC_EVERY_S
+            elif woken:
+                self._counts["wake_ups"] += 1
+                await self._sync_recent()
+                await asyncio.sleep(_REST_S)
 
     async def sync(self) -> None:
         """Apply what others have purged and changed since the last call; retry own purges.
@@ -118,6 +151,17 @@ class PurgeFeed:
             **self._counts,
         }
 
+    async def _sync_recent(self) -> None:
+        """Apply what was committed in the last seconds; the next `sync` does it again in full."""
+        # `sync` reports a database or a disk that fails.
+        with suppress(DatabaseUnavailable):
+            now = await self._table.now()
+            await self._read_purges(now - _RECENT_S)
+            # Without an index on `updated_at` the query is too slow to be run more often.
+            if not self._slow:
+                changed = await self._apply_changes(now, _RECENT_S, again=_FEW)
+                self._versions = {**self._versions, **changed}
+
     async def _sync_purges(self, now: float) -> bool:
         """Apply the purges of other servers; return whether all could be applied completely."""
         position = await self._load_position(now)
@@ -129,12 +173,7 @@ class PurgeFeed:
             await self._store.clear()
             position = now
         # A database whose clock went back records purges with earlier times.
-        since = min(position, now) - self._overlap_s
-        complete, after = True, 0
-        while page := await self._table.read(since, after=after, limit=_PAGE):
-            for purge in page:
-                complete &= await self._apply(purge)
-            after = page[-1].id
+        complete = await self._read_purges(min(position, now) - self._overlap_s)
         # If a purge failed on disk, it is read and applied again.
         if complete:
             self._position = now
@@ -142,6 +181,15 @@ class PurgeFeed:
             self._seen = {key: at for key, at in self._seen.items() if at >= limit}
             if self._clock() - self._saved_at >= _SAVE_POSITION_EVERY_S:
                 await self._save_position()
+        return complete
+
+    async def _read_purges(self, since: float) -> bool:
+        """Apply all purges from a time on; return whether all could be applied completely."""
+        complete, after = True, 0
+        while page := await self._table.read(since, after=after, limit=_PAGE):
+            for purge in page:
+                complete &= await self._apply(purge)
+            after = page[-1].id
         return complete
 
     async def _apply(self, purge: RecordedPurge) -> bool:
@@ -166,20 +214,31 @@ class PurgeFeed:
         if began < self._changes_due:
             return
         until = now if self._changes_until is None else min(self._changes_until, now)
-        versions, unsettled = await self._table.changes(until - self._overlap_s, now=now)
+        versions = await self._apply_changes(now, now - until + self._overlap_s)
         await self._slow_down(self._clock() - began)
+        self._versions = versions
+        self._changes_until = now
+
+    async def _apply_changes(
+        self, now: float, age_s: float, *, again: int = MAX_CHANGES
+    ) -> Mapping[int, str]:
+        """Read the cached rows that changed in the last ``age_s``; return these changes.
+
+        Those that may have changed once more since they were read are read again if there are at
+        most ``again`` of them.
+        """
+        versions, unsettled = await self._table.changes(now - age_s, now=now)
         if len(versions) >= MAX_CHANGES:
             # There may be more. Each cached row is read again when it is next used.
             self._rows.expire_all()
         for media_id, version in versions.items():
             seen = self._versions.get(media_id) == version or self._is_cached(media_id, version)
-            known = seen and media_id not in unsettled
+            known = seen and not (media_id in unsettled and len(unsettled) <= again)
             # Most changed rows are not cached, or were read after the change.
             if not known and await self._rows.refresh(media_id):
                 self._rows.changed(media_id)
                 self._counts["changed"] += 1
-        self._versions = versions
-        self._changes_until = now
+        return versions
 
     def _is_cached(self, media_id: int, version: str) -> bool:
         """Return whether the cached row has this ``updated_at``."""

@@ -53,6 +53,7 @@ _GAUGES = (
     _Row("cache_items", "tiers", "items_", "Stored renditions.", "tier"),
     _Row("purge_lag_seconds", "purges", "lag_s", "Time since all purges of others were applied."),
     _Row("purges_unrecorded", "purges", "unrecorded", "Purges that other servers do not know yet."),
+    _Row("redis_listening", "redis", "listening", "1 if messages of Redis arrive, else 0."),
     _Row("row_items", "rows", "items", "Rows in the row cache."),
     _Row("ingest_items", "ingest", "items_", "Uploads in the ingest queue.", "state"),
     *(
@@ -108,6 +109,8 @@ _COUNTERS = (
     _Row("row_hits", "rows", "hits", "Rows found in the row cache."),
     _Row("row_misses", "rows", "misses", "Rows read from the database."),
     _Row("purges_applied", "purges", "applied", "Purges of other servers that were applied."),
+    _Row("purge_wake_ups", "purges", "wake_ups", "Reads of the purge table at once, by Redis."),
+    _Row("redis_failures", "redis", "failures", "Failed commands and connections to Redis."),
     _Row("rows_changed", "purges", "changed", "Cached rows that somebody has changed."),
     _Row("row_stale", "rows", "stale_answers", "Expired rows served while the database failed."),
     _Row("ingest_takeovers", "ingest", "takeovers", "Uploads taken over after a lease expired."),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import shutil
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,10 +14,11 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import delete, update
 
-from proxy.app import storage
 from proxy.app.storage import StorageServices, open_storage
 from proxy.domain.errors import StorageError
 from proxy.domain.variant import PurgeEntry, shape_of
+from proxy.runtime.supervised_task import cancel
+from proxy.serving import purge_feed
 from proxy.serving.purge_feed import PurgeFeed
 from proxy.settings import Settings
 from proxy.storage.database import NewMedia
@@ -24,6 +26,8 @@ from proxy.storage.database.purge_table import announcement
 from proxy.storage.database.tables import DatabaseClock, media_files, purges
 from tests.storage.database.conftest import facts, new
 from tests.storage.renditions.variants import body, put, read, variant
+from tests.support.redis import RedisServer
+from tests.support.waiting import eventually
 
 __all__ = ("facts", "new")
 
@@ -35,11 +39,16 @@ class Pair:
         self.root = root
         self._stack = stack
         self._open: dict[str, AsyncExitStack] = {}
+        self.cluster: dict[str, object] = {}
 
     async def server(self, name: str, **database: object) -> StorageServices:
         url = f"sqlite+aiosqlite:///{self.root / 'one.db'}"
         settings = Settings.model_validate(
-            {"data_dir": str(self.root / name), "database": {"url": url, **database}}
+            {
+                "data_dir": str(self.root / name),
+                "database": {"url": url, **database},
+                "cluster": self.cluster,
+            }
         )
         self._open[name] = stack = await self._stack.enter_async_context(AsyncExitStack())
         return await stack.enter_async_context(open_storage(settings))
@@ -50,7 +59,7 @@ class Pair:
 
 @pytest.fixture
 async def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Pair]:
-    monkeypatch.setattr(storage, "_SYNC_PURGES_EVERY_S", 3600)
+    monkeypatch.setattr(purge_feed, "_SYNC_EVERY_S", 3600)
     for name in ("here", "there"):
         (tmp_path / name / "originals").mkdir(parents=True)
     async with AsyncExitStack() as stack:
@@ -325,3 +334,92 @@ async def test_a_slow_query_for_changed_rows_is_run_rarely_if_there_is_no_index(
     assert feed._changes_due == 0.0
     await feed._slow_down(0.5)
     assert feed._changes_due == pytest.approx(feed._clock() + 25, abs=5)
+
+
+@asynccontextmanager
+async def listening(server: StorageServices) -> AsyncIterator[None]:
+    """Receive messages of Redis, as a server does when it is built."""
+    link = server.redis
+    assert link is not None
+    task = asyncio.create_task(link.listen())
+    await eventually(lambda: link.listening)
+    yield
+    await cancel(task)
+
+
+async def move(server: StorageServices, path: str) -> None:
+    changed = update(media_files).values(bulk_path=path)
+    await server.writer.run(lambda one: one.execute(changed))
+
+
+async def test_redis_wakes_the_reader_of_another_server_after_a_purge(
+    pair: Pair, redis: RedisServer
+) -> None:
+    pair.cluster = {"redis_url": redis.url, "redis_timeout_s": 20}
+    here, there = await pair.server("here"), await pair.server("there")
+    async with listening(there):
+        await fill(there)
+        await here.purger.medium(1)
+        await eventually(lambda: there.purge_feed.statistics()["applied"] == 1)
+        assert await stored(there) == [(2, 300), (2, 480)]
+    assert here.purge_feed.statistics()["wake_ups"] == 0
+
+
+async def test_redis_wakes_the_reader_after_a_row_was_changed_by_this_or_another_program(
+    pair: Pair, redis: RedisServer, new: NewMedia, facts: object
+) -> None:
+    pair.cluster = {"redis_url": redis.url, "redis_timeout_s": 20, "redis_prefix": "p:"}
+    here, there = await pair.server("here"), await pair.server("there")
+    media_id = await here.repository.insert(new, facts)  # type: ignore[arg-type] # the fixture's
+    async with listening(there):
+        announcements: tuple[Callable[[], object], ...] = (
+            lambda: here.changed(media_id),
+            lambda: redis.execute("PUBLISH", "p:purges", ""),
+        )
+        for turn, announce in enumerate(announcements):
+            assert await there.database.find(media_id)
+            await move(here, f"bulk/{turn}.jpg")
+            announce()
+
+            async def seen(path: str = f"bulk/{turn}.jpg") -> bool:
+                media = await there.database.find(media_id)
+                return media is not None and media.bulk_path == path
+
+            await eventually(seen)
+
+
+async def test_a_redis_that_hangs_delays_no_purge_and_the_table_has_it(
+    pair: Pair, redis: RedisServer
+) -> None:
+    # The purge would fail this test if it waited: nobody resumes Redis before it has returned.
+    pair.cluster = {"redis_url": redis.url, "redis_timeout_s": 60}
+    here, there = await pair.server("here"), await pair.server("there")
+    await fill(there)
+    assert here.redis is not None
+    await here.redis.command("PING")
+    redis.pause()
+    try:
+        async with asyncio.timeout(50):
+            assert (await here.purger.medium(1)).recorded
+        await there.purge_feed.sync()
+        assert await stored(there) == [(2, 300), (2, 480)]
+    finally:
+        redis.resume()
+
+
+@pytest.mark.parametrize("few", [20, 0])
+async def test_a_second_change_in_the_same_second_is_seen_by_a_wake_up_or_the_next_full_read(
+    pair: Pair, new: NewMedia, facts: object, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(purge_feed, "_FEW", few)
+    here, there = await pair.server("here"), await pair.server("there")
+    media_id = await here.repository.insert(new, facts)  # type: ignore[arg-type] # the fixture's
+    await there.database.find(media_id)
+    for path in ("bulk/first.jpg", "bulk/second.jpg"):
+        await move(here, path)
+        await there.purge_feed._sync_recent()
+        if not few:
+            await there.purge_feed.sync()
+        media = await there.database.find(media_id)
+        assert media is not None
+        assert media.bulk_path == path

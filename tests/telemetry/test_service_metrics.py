@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 
 from proxy.app.metadata import metadata_statistics
 from proxy.domain.upload import Step
+from proxy.runtime.redis import UNUSED
 from proxy.telemetry.metrics import Metrics, Statistics
 from proxy.telemetry.service_metrics import RENAMED, ServiceCollector
 from proxy.web.handlers.metadata_sockets import OpenSockets
@@ -30,7 +31,8 @@ def sources(**changed: Mapping[str, float]) -> dict[str, Statistics]:
         "finals": {"backlog": 0, "dropped": 0, "failed": 0},
         "originals": {"failures_missing": 0},
         "queries": {"errors": 0, "queries": 0},
-        "purges": {"lag_s": 0.5, "unrecorded": 0, "applied": 0, "changed": 0},
+        "purges": {"lag_s": 0.5, "unrecorded": 0, "applied": 0, "changed": 0, "wake_ups": 0},
+        "redis": UNUSED,
         "rows": {"hits": 0, "misses": 0, "stale_answers": 0, "items": 0},
         "tiers": {"bytes_memory": 10, "bytes_disk": 20},
         "disk": {"corrupt": 0, "failures_io": 0},
