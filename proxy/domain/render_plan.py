@@ -86,6 +86,15 @@ class RenderPlan:
         """The final, and the draft if there is one."""
         return (self.variant,) if self.draft is None else (self.variant, self.draft)
 
+    def other_recipes(self, digests: AbstractSet[str]) -> list[RenderPlan]:
+        """Return plans whose draft is a stored rendition of another recipe.
+
+        ``digests`` are those of the medium's stored renditions. After a change of an encoder's
+        settings or of libvips such renditions are served until the final is rendered.
+        """
+        others = self.variant.others(digests - {stage.digest for stage in self.stages})
+        return [replace(self, draft=other) for other in others]
+
 
 class RenderPlanner:
     """Resolves requests by the rules of one server."""
@@ -122,7 +131,11 @@ class RenderPlanner:
         """``formats``: the selected one, then those that may replace it."""
         by_format = (request.lean and self.rules.lean_stages) or self.rules.stages
         stages = by_format[formats[0]]
-        draft = resolve(request, media, facts, stage=stages.draft, recipe=self.rules.recipe)
+        # Lossless formats have the usual encoding, and the same renditions.
+        lean = bool(request.lean) and stages != self.rules.stages[formats[0]]
+        draft = resolve(
+            request, media, facts, stage=stages.draft, recipe=self.rules.recipe, lean=lean
+        )
         provisional = self.rules.detects_faces and wants_faces(request.box, facts, media.choices)
         # PNG and GIF, or every format if finals are disabled.
         if stages.final == stages.draft:
@@ -139,6 +152,7 @@ class RenderPlanner:
             search=stages.final.search,
             alternative=self._alternative(facts, formats[1:], by_format),
             base=self._base(draft, facts),
+            lean=lean,
         )
         return RenderPlan(media, facts, request, final, draft, provisional=provisional)
 
@@ -292,16 +306,26 @@ class RenderPlanner:
         requests = [
             replace(plan.request, box=box, lean=one) for box, one in product(boxes, qualities)
         ]
+        plans = [
+            self._plan(plan.media, plan.facts, request, formats)
+            for request, formats in product(requests, _displayable(plan))
+        ]
         return {
             variant.digest: variant
-            for request, formats in product(requests, _displayable(plan))
-            for variant in self._plan(plan.media, plan.facts, request, formats).stages
+            for one in plans
+            for variant in (*one.stages, *one.variant.others(digests))
             if variant.digest in digests
         }
 
 
 def resolve(
-    request: VariantRequest, media: Media, facts: MediaFacts, *, stage: EncodingStage, recipe: str
+    request: VariantRequest,
+    media: Media,
+    facts: MediaFacts,
+    *,
+    stage: EncodingStage,
+    recipe: str,
+    lean: bool = False,
 ) -> Variant:
     """Resolve a validated request for an image and the encoding chosen for it."""
     return Variant(
@@ -315,6 +339,7 @@ def resolve(
         animated=facts.animated and TRAITS[stage.profile.format].animation,
         recipe=recipe,
         search=stage.search,
+        lean=lean,
     )
 
 
@@ -336,9 +361,7 @@ def _removed_by_default(media: Media, fmt: Format | None = None) -> bool:
 
 def _displayable(plan: RenderPlan) -> list[tuple[Format, ...]]:
     """Return the planned format, and if it was negotiated the fallback format."""
-    variant = plan.variant
-    alternative = () if variant.alternative is None else (variant.alternative.profile.format,)
-    chosen = (variant.format, *alternative)
+    chosen = plan.variant.formats
     if not plan.request.negotiated:
         return [chosen]
     transparent = _is_transparent(plan.request, plan.facts)

@@ -22,6 +22,8 @@ MAX_SIDE = 16383
 """Longest side of a WebP; AVIF and JPEG allow slightly more."""
 SHAPE_DIGITS = 8
 """Number of hexadecimal digits of a shape, with which the digest of a variant starts."""
+_CONTENT_END = SHAPE_DIGITS + 8
+"""Where the digits of the content end, which follow the shape."""
 _CENTRE = Focus(0.5, 0.5)
 
 
@@ -325,11 +327,21 @@ class Variant:
     """Another format that is sent instead if its file is smaller."""
     base: tuple[int, int] | None = None
     """Width and height of the intermediate image that this one is scaled from; None: the source."""
+    lean: bool = False
+    """Whether client hints requested fewer bytes, and the encoding differs from the usual one."""
+    stored_as: str | None = None
+    """Digest of a stored rendition with this content that another recipe made; see `others`."""
 
     @cached_property
     def format(self) -> Format:
         """The format of the profile; the alternative is sent instead if its file is smaller."""
         return self.profile.format
+
+    @property
+    def formats(self) -> tuple[Format, ...]:
+        """The formats that the bytes may have: that of the profile, and that of the alternative."""
+        other = self.alternative
+        return (self.format,) if other is None else (self.format, other.profile.format)
 
     @cached_property
     def key(self) -> str:
@@ -353,13 +365,36 @@ class Variant:
             yield f"or:{stage_text(self.alternative.profile, self.alternative.search)}"
         if self.base is not None:
             yield f"of:{self.base[0]}x{self.base[1]}"
+        if self.lean:
+            yield "lean"
 
     @cached_property
     def digest(self) -> str:
-        """Hash of the key in 32 hexadecimal digits: the content of the ETag."""
-        # The first 8 digits are the shape. A store finds the renditions of one size by them,
-        # whatever their format, stage and release.
-        return shape_of(self.geometry) + blake2b(self.key.encode(), digest_size=12).hexdigest()
+        """32 hexadecimal digits: shape (8), content (8), recipe (16). The content of the ETag.
+
+        The shape is the geometry. A store finds the renditions of one size by it. The content is
+        all else that an observer could name: source, format, background, animation. The recipe is
+        a hash of the whole key: it changes with the encoder's settings and with libvips.
+        """
+        if self.stored_as is not None:
+            return self.stored_as
+        # The recipe has the media id too: digests of all media are keys of one cache in memory.
+        recipe = blake2b(self.key.encode(), digest_size=12).hexdigest()[8:]
+        return f"{shape_of(self.geometry)}{self._content}{recipe}"
+
+    @cached_property
+    def _content(self) -> str:
+        flags = self.background_removed, self.animated, self.lean
+        return _content_of(f"{self.media_id}/{self.version}/{self.profile.format}/{flags}")
+
+    def others(self, digests: Iterable[str]) -> list[Variant]:
+        """Return the renditions with this shape and content that other recipes made.
+
+        ``digests`` are those of the stored renditions of the medium. The order is the same on every
+        node.
+        """
+        alike = sorted(one for one in digests if same_content(one, self.digest))
+        return [replace(self, stored_as=one) for one in alike if one != self.digest]
 
     @cached_property
     def file_name(self) -> str:
@@ -370,6 +405,12 @@ class Variant:
     def etag(self) -> str:
         """Strong ETag (RFC 9110, 8.8.3), equal on every node."""
         return f'"{self.digest}"'
+
+
+@lru_cache(maxsize=1024)
+def _content_of(text: str) -> str:
+    """Return the digits of a content. Cached, because draft and final of a size share it."""
+    return blake2b(text.encode(), digest_size=4).hexdigest()
 
 
 @lru_cache(maxsize=64)
@@ -396,6 +437,16 @@ class PurgeEntry(NamedTuple):
 def has_shape(digest: str, shapes: Shapes) -> bool:
     """Return whether the digest of a variant has one of these shapes."""
     return shapes is None or digest[:SHAPE_DIGITS] in shapes
+
+
+def same_content(digest: str, other: str) -> bool:
+    """Return whether two digests of one medium have the same shape and content."""
+    if digest[:_CONTENT_END] == other[:_CONTENT_END]:
+        return True
+    # Before version 0.2 a digest had no content, and 8 more digits of the same hash of the key.
+    return digest[:SHAPE_DIGITS] == other[:SHAPE_DIGITS] and (
+        digest[_CONTENT_END:] == other[_CONTENT_END:]
+    )
 
 
 def recipe(libvips_version: str, *, copyright_notice: str | None = None) -> str:

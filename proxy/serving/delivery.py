@@ -57,13 +57,18 @@ class DeliveryResult:
     rendering: RunningRender | None = None
     draft: bool = False
     """Whether the final is still to be rendered."""
+    plan: RenderPlan | None = None
+    """The plan with a rendition of another recipe as its draft, if that is the result."""
 
 
 def delivered_format(variant: Variant, head: bytes) -> Format:
     """Return the format of a rendition, by its first bytes."""
-    # If two formats compete, only the bytes say which one was smaller.
     fmt = variant.profile.format
-    return fmt if variant.alternative is None else Format(sniff(head) or fmt)
+    # If two formats compete, only the bytes say which one was smaller. Another recipe may have had
+    # another alternative.
+    if variant.alternative is None and variant.stored_as is None:
+        return fmt
+    return Format(sniff(head) or fmt)
 
 
 class Delivery:
@@ -133,7 +138,7 @@ class Delivery:
     async def find(
         self, plan: RenderPlan, *, stored: AbstractSet[str] | None = None
     ) -> DeliveryResult | None:
-        """Return the stored final, else the stored draft, else None.
+        """Return the stored final, else the stored draft, else one of another recipe, else None.
 
         ``stored`` are the digests of the stored renditions, if they were looked up already.
         """
@@ -143,12 +148,39 @@ class Delivery:
             stages = [one for one in stages if one.digest in stored]
         found = await self._store.first(stages) if stages else None
         if found is None:
-            return None
+            return await self._of_another_recipe(plan, stored)
         variant, rendition = found
         origin = Origin.FALLBACK if plan.is_fallback else Origin(rendition.tier)
         fmt, draft = delivered_format(variant, rendition.head), variant is plan.draft
         body = rendition.body
         return DeliveryResult(variant, fmt, origin, body, rendition=rendition, draft=draft)
+
+    async def _of_another_recipe(
+        self, plan: RenderPlan, stored: AbstractSet[str] | None
+    ) -> DeliveryResult | None:
+        """Return a stored rendition that another recipe made, as a draft.
+
+        Without it, every image would be a miss after a change of an encoder or of libvips.
+        """
+        if stored is None:
+            stored = await self._store.digests(plan.media.id)
+        for other in plan.other_recipes(stored) if stored else ():
+            draft = other.stages[-1]
+            rendition = await self._store.get(draft)
+            if rendition is None:
+                continue
+            fmt = delivered_format(draft, rendition.head)
+            if fmt in draft.formats:
+                body, origin = rendition.body, Origin(rendition.tier)
+                if not plan.is_fallback:
+                    return DeliveryResult(
+                        draft, fmt, origin, body, rendition=rendition, draft=True, plan=other
+                    )
+                # No final replaces it: the source, not its substitute, is to be rendered.
+                return DeliveryResult(draft, fmt, Origin.FALLBACK, body, rendition=rendition)
+            # The client may not accept the alternative of the other recipe.
+            rendition.close()
+        return None
 
     async def can_render(self, plan: RenderPlan) -> bool:
         """Return whether a render of the plan would be accepted now and find its source unchanged.
@@ -189,7 +221,7 @@ class Delivery:
                 self._log_fallback(plan.media, error)
         # Also for a stored draft: the queue of finals is not persistent, so hits fill it again.
         if result.draft:
-            self.request_final(plan)
+            self.request_final(result.plan or plan)
         return result
 
     async def _render(
@@ -230,10 +262,12 @@ class Delivery:
             stored = await self._store.digests(plan.media.id)
         for variant in self._planner.nearest_variants(plan, stored) if stored else ():
             rendition = await self._store.get(variant)
-            if rendition is not None:
-                fmt = delivered_format(variant, rendition.head)
-                body = rendition.body
+            if rendition is None:
+                continue
+            fmt, body = delivered_format(variant, rendition.head), rendition.body
+            if fmt in variant.formats:
                 return DeliveryResult(variant, fmt, Origin.FALLBACK, body, rendition=rendition)
+            rendition.close()
         return None
 
     def _log_fallback(self, media: Media, error: SmartserveError) -> None:

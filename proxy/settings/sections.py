@@ -453,6 +453,10 @@ class UpgradeSettings(Section):
     """CPU time that one final may use. One job renders many finals from one decoded image."""
     all_sizes: bool = True
     """Renders every named size and format of an image after the first request for one of them."""
+    remakes_per_minute: int = Field(60, ge=0, le=100_000)
+    """After a change of the recipe (encoder settings, copyright, libvips, a new release) stored
+    renditions are served as drafts until they are rendered again. Maximum number that one server
+    renders again in a minute, when no other final waits. 0 renders none."""
 
 
 class LifetimeSettings(Section):

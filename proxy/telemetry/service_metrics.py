@@ -48,6 +48,7 @@ _GAUGES = (
     _Row("queue_depth", "queue", "depth", "Jobs that wait for a worker."),
     _Row("workers", "pool", "up", "Running worker processes."),
     _Row("upgrade_backlog", "finals", "backlog", "Finals that are queued or being rendered."),
+    _Row("upgrade_remakes", "finals", "remakes", "Renditions of another recipe that are queued."),
     _Row("face_workers", "faces", "up", "Running processes that detect faces."),
     _Row("cache_bytes", "tiers", "bytes_", "Bytes of stored renditions.", "tier"),
     _Row("cache_items", "tiers", "items_", "Stored renditions.", "tier"),

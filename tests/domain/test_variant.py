@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import fields, replace
+from hashlib import blake2b
 from itertools import product
 from typing import Any
 
@@ -368,7 +369,11 @@ OTHER: dict[str, list[Any]] = {
     ],
     "alternative": [EncodingStage(PROFILES[Format.WEBP]), EncodingStage(PROFILES[Format.JPEG])],
     "base": [(2400, 1600), (2400, 1601)],
+    "lean": [True],
+    "stored_as": ["0" * 32],
 }
+SAME_CONTENT = ("profile", "recipe", "search", "alternative", "base")
+"""Parts that decide how an image is encoded, not what it shows."""
 
 
 def test_equal_variants_have_equal_keys_on_every_node() -> None:
@@ -384,7 +389,26 @@ def test_a_key_does_not_change_between_releases_of_one_recipe() -> None:
         "/original/still/r5-vips8.18.7"
     )
     assert VARIANT.etag == '"' + VARIANT.digest + '"'
-    assert len(VARIANT.digest) == 32
+    assert VARIANT.digest == "cbb6b0a3206e67baf12d0b4cb218f1e4"
+
+
+@pytest.mark.parametrize("part", OTHER)
+def test_renditions_of_another_recipe_are_found_by_what_they_show(part: str) -> None:
+    for value in OTHER[part]:
+        other = replace(VARIANT, **{part: value})
+        alike = part in SAME_CONTENT and other.format is VARIANT.format
+        assert (other.digest[:16] == VARIANT.digest[:16]) == alike
+        assert [one.etag for one in VARIANT.others({other.digest, VARIANT.digest})] == (
+            [other.etag] if alike else []
+        )
+
+
+def test_a_rendition_from_before_digests_had_a_content_is_of_another_recipe() -> None:
+    rest = blake2b(VARIANT.key.encode(), digest_size=12).hexdigest()
+    former = shape_of(VARIANT.geometry) + rest
+    (found,) = VARIANT.others({former})
+    assert (found.file_name, found.etag) == (f"{former}.avif", f'"{former}"')
+    assert replace(VARIANT, version="cd" * 32).others({former}) == []
 
 
 def test_the_cases_cover_every_part_of_a_variant() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from proxy.domain.errors import SmartserveError
@@ -33,12 +33,16 @@ PLANNER = RenderPlanner(
         recipe="r1",
     )
 )
+BEFORE = RenderPlanner(replace(PLANNER.rules, recipe="r0"))
+"""The planner of a server with another recipe."""
 BODY = b"rendition"
 
 
-def a_plan(query: str = "size=thumbnail", accept: str = "image/avif") -> RenderPlan:
+def a_plan(
+    query: str = "size=thumbnail", accept: str = "image/avif", *, planner: RenderPlanner = PLANNER
+) -> RenderPlan:
     request = parse_request(query, sizes=PLANNER.rules.sizes)
-    return PLANNER.plan(MEDIA, FACTS, request, accept)
+    return planner.plan(MEDIA, FACTS, request, accept)
 
 
 class Jobs:

@@ -16,7 +16,7 @@ from proxy.domain.errors import (
     SourceMissing,
 )
 from proxy.domain.request import Origin, parse_request
-from tests.serving.bench import BODY, PLANNER, Bench, a_plan, turns
+from tests.serving.bench import BEFORE, BODY, PLANNER, Bench, a_plan, turns
 from tests.web.plans import FACTS, MEDIA
 
 
@@ -146,3 +146,75 @@ async def test_unknown_facts_are_learned_for_the_plan(bench: Bench) -> None:
     bench.facts.error = SourceMissing("gone")
     with pytest.raises(SourceMissing):
         await bench.delivery.plan(media, request, "image/avif")
+
+
+async def test_a_rendition_of_another_recipe_is_a_draft_with_an_etag_of_its_own(
+    bench: Bench,
+) -> None:
+    plan, old = a_plan(), a_plan(planner=BEFORE).variant
+    bench.store.memory.put(old, b"old final")
+    result = await bench.delivery.fetch(plan)
+    assert (result.body, result.draft, result.origin) == (b"old final", True, Origin.MEMORY)
+    assert result.variant.etag == old.etag != plan.variant.etag
+    assert bench.finals == [result.plan]
+    assert result.plan == replace(plan, draft=result.variant)
+    assert bench.rendered(), "nothing is rendered for the request"
+
+
+@pytest.mark.parametrize("listed", [False, True])
+async def test_what_this_recipe_made_is_preferred(bench: Bench, *, listed: bool) -> None:
+    plan = a_plan()
+    assert plan.draft is not None
+    bench.store.memory.put(a_plan(planner=BEFORE).variant, b"old final")
+    bench.store.memory.put(plan.draft, b"draft")
+    stored = await bench.delivery.stored(MEDIA.id) if listed else None
+    result = await bench.delivery.fetch(plan, stored=stored)
+    assert (result.body, result.variant, result.plan) == (b"draft", plan.draft, None)
+
+
+async def test_under_overload_a_rendition_of_another_recipe_is_found_in_the_listing(
+    bench: Bench,
+) -> None:
+    bench.store.memory.put(a_plan(planner=BEFORE).variant, b"old final")
+    stored = await bench.delivery.stored(MEDIA.id)
+    assert (await bench.delivery.fetch(a_plan(), stored=stored)).body == b"old final"
+
+
+async def test_a_rendition_of_another_recipe_does_not_answer_another_request(
+    bench: Bench,
+) -> None:
+    bench.store.memory.put(a_plan(planner=BEFORE).variant, b"old final")
+    assert await bench.delivery.find(a_plan("size=grid")) is None
+    assert await bench.delivery.find(a_plan(accept="image/webp")) is None
+
+
+async def test_another_recipe_answers_in_no_format_that_the_client_does_not_accept(
+    bench: Bench,
+) -> None:
+    # Its second format was the smaller one; now there is none.
+    webp = b"RIFF\x00\x00\x00\x00WEBPVP8 "
+    old = a_plan(planner=BEFORE).variant
+    bench.store.memory.put(old, webp)
+    assert await bench.delivery.find(a_plan()) is None
+    bench.jobs.error = QueueFull("full")
+    with pytest.raises(QueueFull):
+        await bench.fetched(a_plan("size=grid"))
+
+
+async def test_the_nearest_size_may_be_of_another_recipe(bench: Bench) -> None:
+    old = a_plan("size=grid", planner=BEFORE).variant
+    bench.store.memory.put(old, b"near")
+    bench.jobs.error = QueueFull("full")
+    result = await bench.fetched(a_plan("size=detail"))
+    assert (result.variant.digest, result.origin, result.draft) == (
+        old.digest,
+        Origin.FALLBACK,
+        False,
+    )
+
+
+async def test_for_a_source_that_is_gone_another_recipe_made_no_draft(bench: Bench) -> None:
+    plan = replace(a_plan(), draft=None, is_fallback=True)
+    bench.store.memory.put(a_plan(planner=BEFORE).variant, b"old")
+    result = await bench.delivery.fetch(plan)
+    assert (result.origin, result.draft, bench.finals) == (Origin.FALLBACK, False, [])

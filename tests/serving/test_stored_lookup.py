@@ -25,7 +25,7 @@ from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.storage.database.row_cache import CachedMediaRepository
 from proxy.storage.database.schema import MEDIA, upgrade
 from proxy.storage.renditions.tiered_store import TieredStore
-from tests.serving.bench import PLANNER
+from tests.serving.bench import BEFORE, PLANNER
 from tests.support.mariadb import MariaDB
 from tests.support.waiting import eventually
 from tests.web.plans import FACTS
@@ -200,10 +200,10 @@ async def test_a_file_that_cannot_be_read_costs_only_its_own_request(
     bad, good = await stored.add(), await stored.add()
     look_up = stored.store.disk.look_up
 
-    def fail(media_id: int, names: Sequence[str]) -> Any:
+    def fail(media_id: int, file_name: str) -> Any:
         if media_id == bad:
             raise OSError(5, "Input/output error")
-        return look_up(media_id, names)
+        return look_up(media_id, file_name)
 
     monkeypatch.setattr(stored.store.disk, "look_up", fail)
     bodies = await asyncio.gather(stored.body(bad), stored.body(good))
@@ -318,4 +318,15 @@ async def test_that_nothing_is_stored_is_reported_with_the_plan_and_a_draft_is_n
     assert (found.rendition, found.plan.variant.digest) == (None, stored.variant.digest)
     assert found.plan.draft is not None
     await stored.store.disk.put(stored.store.ticket(found.plan.draft), b"draft")
+    assert await stored.find(media_id) is None
+
+
+async def test_a_rendition_of_another_recipe_is_left_to_the_handler(stored: Stored) -> None:
+    media_id = await stored.add()
+    await stored.store.purge(media_id)
+    missing = await stored.find(media_id)
+    assert missing is not None
+    assert missing.rendition is None
+    old = BEFORE.plan(missing.plan.media, FACTS, WANTED, ACCEPT).variant
+    await stored.store.disk.put(stored.store.ticket(old), b"old final")
     assert await stored.find(media_id) is None

@@ -1,6 +1,8 @@
 """Finals queue: replaces drafts by finals in the background, in a worker at idle priority.
 
 The queue is bounded and not persistent: later hits on drafts fill it again after a restart.
+Renditions of another recipe wait in a second queue, are remade at a set pace, and only while the
+first queue is empty: a change of the recipe concerns every image, and none of them is a draft.
 """
 
 from __future__ import annotations
@@ -89,6 +91,10 @@ class UpgradeQueue:
         self._clock = supervisor.clock
         self._supervisor = supervisor
         self._queue: dict[str, _Request] = {}
+        self._remakes: dict[str, _Request] = {}
+        """Finals that replace renditions of another recipe."""
+        self._remake_at = 0.0
+        """Earliest start of the next remake."""
         self._whole: LRUCache[int, str] = LRUCache(_MAX_COMPLETE)
         self._pending = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -117,13 +123,15 @@ class UpgradeQueue:
         """Drop the queue and cancel the running render; later requests are ignored."""
         self._stopped = True
         self._queue.clear()
+        self._remakes.clear()
         if self._task is not None:
             await cancel(self._task)
 
     def forget(self, media_id: int) -> None:
         """Drop all requests for a medium that was purged or whose row has changed."""
-        for key in [key for key, one in self._queue.items() if one.plan.media.id == media_id]:
-            del self._queue[key]
+        for queue in (self._queue, self._remakes):
+            for key in [key for key, one in queue.items() if one.plan.media.id == media_id]:
+                del queue[key]
         if self._running is not None and self._running.plan.media.id == media_id:
             self._running.forgotten = True
         self._whole.pop(media_id, None)
@@ -131,6 +139,11 @@ class UpgradeQueue:
     def request(self, plan: RenderPlan) -> None:
         """Request the final of a plan; never waits, and is ignored if the queue is full."""
         if plan.draft is None or self._stopped:
+            return
+        if plan.draft.stored_as is not None:
+            # 0 pauses all remakes.
+            if self._settings.remakes_per_minute:
+                self._add(plan.variant.digest, plan, whole=False, queue=self._remakes)
             return
         self._add(plan.variant.digest, plan, whole=False)
         version = plan.variant.version
@@ -149,19 +162,27 @@ class UpgradeQueue:
             self._add(key, staged[0], whole=False, others=tuple(staged[1:]))
 
     def _add(
-        self, key: str, plan: RenderPlan, *, whole: bool, others: tuple[RenderPlan, ...] = ()
+        self,
+        key: str,
+        plan: RenderPlan,
+        *,
+        whole: bool,
+        others: tuple[RenderPlan, ...] = (),
+        queue: dict[str, _Request] | None = None,
     ) -> None:
+        queue = self._queue if queue is None else queue
         # Only a visitor's request counts: whole images and uploads come after all of these.
         by_visitor = not whole and not others
-        known = self._queue.get(key)
+        known = queue.get(key)
         if known is not None:
             known.times += by_visitor
-        elif len(self._queue) >= self._settings.max_backlog:
-            # No error: the next hit on the draft requests its final again.
-            self._dropped += 1
+        elif len(queue) >= self._settings.max_backlog:
+            # No error: the next hit on the draft requests its final again. The queue of remakes is
+            # full after each change of the recipe, which is no fault.
+            self._dropped += queue is self._queue
         else:
             cause = None if STATE.tracer is None else current_context()
-            self._queue[key] = _Request(
+            queue[key] = _Request(
                 plan, self._clock(), by_visitor, whole=whole, others=others, cause=cause
             )
             # The visitor whose draft requested the first final is probably loading more images just
@@ -191,12 +212,10 @@ class UpgradeQueue:
                 return
 
     async def _next(self) -> None:
-        """Process the most frequent request; of equals the oldest, as dicts keep the order."""
-        if not self._queue:
-            self._pending.clear()
+        """Process the most frequent request, or wait for one, or for the time of a remake."""
+        request = self._take()
+        if request is None:
             return
-        key = max(self._queue, key=lambda key: self._queue[key].times)
-        request = self._queue.pop(key)
         self._running = request
         try:
             await self._process(request)
@@ -212,6 +231,22 @@ class UpgradeQueue:
             log.exception("final_failed", media_id=request.plan.media.id)
         finally:
             self._running = None
+
+    def _take(self) -> _Request | None:
+        """Remove and return the most frequent request; of equals the oldest, as dicts are sorted.
+
+        None: there is none that may start now. Then `_pending` is set later.
+        """
+        queue = self._queue or self._remakes
+        if queue is self._remakes:
+            wait_s = self._remake_at - self._clock()
+            if not queue or wait_s > 0:
+                self._pending.clear()
+                if queue:
+                    asyncio.get_running_loop().call_later(wait_s, self._pending.set)
+                return None
+            self._remake_at = self._clock() + 60 / self._settings.remakes_per_minute
+        return queue.pop(max(queue, key=lambda key: queue[key].times))
 
     async def _relearn(self, media_id: int) -> None:
         self.forget(media_id)
@@ -276,6 +311,7 @@ class UpgradeQueue:
         """Return the requests that wait or run, were dropped by a full queue, and failed."""
         return {
             "backlog": len(self._queue) + (self._running is not None),
+            "remakes": len(self._remakes),
             "dropped": self._dropped,
             "failed": self._failed,
         }

@@ -139,7 +139,11 @@ class FinalRenderer:
         ``stored`` was listed after the final was rendered, once for all finals of a medium: each
         listing reads its directory.
         """
+        # What another recipe made may be the final of a server that is not upgraded yet. Nobody
+        # reads it after the upgrade, and it is evicted.
+        if plan.draft is None or plan.draft.stored_as is not None:
+            return 0
         # A store that cannot write drops renditions without an error: keep the draft then.
-        if plan.draft is None or not {plan.draft.digest, plan.variant.digest} <= stored:
+        if not {plan.draft.digest, plan.variant.digest} <= stored:
             return 0
         return await self._store.delete(plan.draft)

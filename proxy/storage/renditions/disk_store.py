@@ -14,7 +14,7 @@ from threading import Lock
 from typing import Generic, Self, TypeVar
 
 from proxy.domain.errors import StorageError
-from proxy.domain.variant import Shapes, Variant
+from proxy.domain.variant import Shapes, Variant, same_content
 from proxy.runtime.safe_open import OpenFile
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor, cancel
 from proxy.runtime.thread_pool import ThreadPool
@@ -169,15 +169,19 @@ class DiskStore:
             return variants[len(results) - 1], FileRendition(last, self._threads)
         return None
 
-    def look_up(self, media_id: int, names: Sequence[str]) -> tuple[Found, bool]:
-        """Read the first of several files of a medium, in the calling thread.
+    def look_up(self, media_id: int, file_name: str) -> tuple[Found, bool]:
+        """Read a file of a medium, in the calling thread.
 
-        Also return whether any of them exists, unverified.
+        Also return whether it exists, or one with the same content: its draft, or a rendition of
+        another recipe. These are not verified.
         """
         directory = self._paths.medium(media_id)
-        found = self._reader.first(directory, names[:1])[0]
-        others = [f"{directory}/{name}" for name in names[1:]]
-        return found, found is not None or any(map(os.path.lexists, others))
+        (found,) = self._reader.first(directory, (file_name,))
+        # Most look-ups find the file: the directory is listed for the others only.
+        if found is not None:
+            return found, True
+        digest = file_name.partition(".")[0]
+        return None, any(same_content(one, digest) for one in _list_digests(directory))
 
     async def run(self, work: Callable[[], _T]) -> _T | None:
         """Run several look-ups in one thread job; return None if the disk hangs."""

@@ -230,20 +230,21 @@ class TieredStore:
     def look_up(self, variants: Sequence[Variant]) -> tuple[Found | OSError, bool]:
         """Read the first of several variants of a medium from disk, in the calling thread.
 
-        Also return whether any of them exists, unverified. What is in memory is not read.
+        Also return whether any of them exists, or one of another recipe, unverified. What is in
+        memory is not read.
         """
-        names = [(one.digest, one.file_name) for one in variants]
-        if names[0][0] in self.memory:
+        first = variants[0]
+        if first.digest in self.memory:
             return None, True
         try:
-            found, exists = self.disk.look_up(variants[0].media_id, [name for _, name in names])
+            found, exists = self.disk.look_up(first.media_id, first.file_name)
         except OSError as error:
             return error, True
         if isinstance(found, OpenFile):
             # Too long for memory: `first` opens it again and sends it in pieces.
             found.close()
             found = None
-        return found, exists or any(digest in self.memory for digest, _ in names)
+        return found, exists or any(one.digest in self.memory for one in variants)
 
     def take(
         self, variant: Variant, found: Found | OSError, *, since: int

@@ -360,6 +360,8 @@ class ImageResponder:
         Raises:
             SmartserveError: the render failed before any byte was sent, or the range lies outside.
         """
+        # By this plan a rendition of another recipe is a draft, in all headers and records.
+        self.plan = result.plan or self.plan
         rendition, rendering = result.rendition, result.rendering
         current = self._conditional and self.client_has(result.variant, result.origin)
         head = self._request.method == "HEAD"

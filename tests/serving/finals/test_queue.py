@@ -42,6 +42,12 @@ def wish(media_id: int, query: str = "", *, accept: str = "image/avif") -> Rende
     return PLANNER.plan(replace(MEDIA, id=media_id), FACTS, request, accept)
 
 
+def remake(media_id: int) -> RenderPlan:
+    """A plan whose draft is a rendition that another recipe made."""
+    plan = wish(media_id)
+    return replace(plan, draft=replace(plan.variant, stored_as=f"{media_id:032x}"))
+
+
 class Finals:
     """Makes nothing, and says in what order it was asked to; waits for its leave."""
 
@@ -357,3 +363,61 @@ async def test_an_unforeseen_error_restarts_the_queue(monkeypatch: pytest.Monkey
         desk.upgrader.request(wish(1))
         assert await desk.finals.had(1) == [1]
     assert restarts.tasks == [BackgroundTask.FINALS_QUEUE]
+
+
+async def test_renditions_of_another_recipe_are_remade_at_the_set_pace() -> None:
+    async with working(Desk(remakes_per_minute=30)) as desk:
+        for media_id in (1, 2, 3, 3):
+            desk.upgrader.request(remake(media_id))
+        for _ in range(3):
+            desk.finals.leave.release()
+        assert await desk.finals.had(1) == [3], "the most requested first"
+        await desk.until_empty()
+        desk.now += 1.9
+        desk.upgrader.request(remake(2))
+        await asyncio.sleep(0)
+        assert (len(desk.finals.asked), desk.counts["remakes"]) == (1, 2)
+        desk.now += 0.1
+        # A request wakes the queue, as the timer does.
+        desk.upgrader.request(remake(4))
+        assert await desk.finals.had(2) == [3, 2]
+
+
+async def test_finals_of_drafts_come_before_renditions_of_another_recipe() -> None:
+    async with working(Desk(max_backlog=2)) as desk:
+        desk.upgrader.request(remake(9))
+        await desk.finals.had(1)
+        desk.now += 3600
+        for media_id in (10, 11, 12):
+            desk.upgrader.request(remake(media_id))
+        for media_id in (1, 2):
+            desk.upgrader.request(wish(media_id))
+        assert desk.counts["dropped"] == 0, "the one queue takes no place of the other"
+        for _ in range(3):
+            desk.finals.leave.release()
+        assert await desk.finals.had(3) == [9, 1, 2]
+
+
+async def test_a_rendition_of_another_recipe_is_remade_alone() -> None:
+    # All sizes of all images would be rendered again, whether somebody requests them or not.
+    async with working(Desk(all_sizes=True)) as desk:
+        desk.upgrader.request(remake(1))
+        desk.finals.leave.release()
+        await desk.finals.had(1)
+        await desk.until_empty()
+        assert [len(plans) for plans in desk.finals.asked] == [1]
+        assert desk.finals.asked[0][0].variant == wish(1).variant
+
+
+async def test_without_a_pace_nothing_is_remade() -> None:
+    async with working(Desk(remakes_per_minute=0)) as desk:
+        desk.upgrader.request(remake(1))
+        assert desk.counts["remakes"] == 0
+
+
+async def test_a_purge_drops_requests_to_remake_an_image() -> None:
+    desk = Desk()
+    for media_id in (1, 2):
+        desk.upgrader.request(remake(media_id))
+    desk.upgrader.forget(1)
+    assert desk.counts["remakes"] == 1

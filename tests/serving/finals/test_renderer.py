@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -146,6 +147,18 @@ async def test_a_draft_is_dropped_once_its_final_is_stored(bench: Bench) -> None
         b"draft"
     )
     assert await bench.store.get(plan.draft) is None
+
+
+async def test_what_another_recipe_made_stays_for_the_servers_that_still_use_it(
+    bench: Bench,
+) -> None:
+    plan = wish(1)
+    old = replace(plan.variant, stored_as="0" * 32)
+    for variant in (old, plan.variant):
+        bench.put(variant)
+    stored = await bench.renderer.stored(1)
+    assert await bench.renderer.retire(replace(plan, draft=old), stored) == 0
+    assert await bench.renderer.stored(1) == {old.digest, plan.variant.digest}
 
 
 async def test_many_renditions_are_split_into_several_jobs(bench: Bench) -> None:
