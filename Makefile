@@ -30,7 +30,7 @@ test: $(DEVELOPMENT)
 # Everything but the drills. The first run installs 600 MB of packages from npm, with their hashes, in
 # ~/.cache/smartserve-tests; without a network the tests that need them are skipped.
 test-all: $(DEVELOPMENT)
-	@sh tests/servers.sh $(FAULTS) $(DEPLOY) mariadbd redis-server tesseract exiftool npm chromium
+	@sh tests/servers.sh $(FAULTS) $(DEPLOY) mariadbd redis-server tesseract exiftool heif-enc npm chromium
 	$(BIN)/pytest -n 2 --dist worksteal -m "not drill" $(TESTS)
 
 # Breaks real servers for about ten minutes and prints the result of each fault as a table. Other

@@ -11,6 +11,7 @@ package_of() {
         node) echo nodejs ;;
         fiu-run) echo fiu-utils ;;
         tesseract) echo tesseract-ocr ;;
+        heif-enc) echo libheif-examples ;;
         exiftool) echo libimage-exiftool-perl ;;
         promtool) echo prometheus ;;
         systemd-analyze) echo systemd ;;

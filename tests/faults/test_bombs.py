@@ -16,7 +16,7 @@ from tests.faults.conftest import Launch
 from tests.faults.planting import plant
 from tests.faults.server import Server
 from tests.faults.table import Figure, Record
-from tests.rendering.worker.imaging import crafted
+from tests.rendering.worker.imaging import crafted, heif_bombs
 from tests.support.server import Library
 
 pytestmark = pytest.mark.slow
@@ -76,7 +76,12 @@ async def warm_server(launch: Launch, library: Library) -> Server:
     return server
 
 
-@pytest.mark.parametrize("bombs", [FLOODS, ANIMATIONS], ids=["floods", "animations"])
+HEIF: Mapping[str, bytes] = {name: made() for name, made in heif_bombs.BOMBS.items()}
+
+
+@pytest.mark.parametrize(
+    "bombs", [FLOODS, ANIMATIONS, HEIF], ids=["floods", "animations", "items of HEIF"]
+)
 async def test_bombs_are_refused_without_growth_of_the_workers(
     bombs: Mapping[str, bytes], data_dir: Path, launch: Launch, library: Library
 ) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -19,6 +19,8 @@ from typing import Any, Literal
 import pyvips
 
 from proxy.domain.variant import Gamut
+from proxy.rendering.worker.imaging import heif_items
+from proxy.rendering.worker.imaging.libvips import SourceRefused
 
 Curve = Literal["srgb", "power", "pq", "hlg"]
 
@@ -106,7 +108,7 @@ def read(image: Any, descriptor: int, source_type: str) -> SourceColour:
     bands, lab = image.bands - image.hasalpha(), image.interpretation in _LABS
     profiled = replace(profiled, profile=profile, bands=bands, lab=lab)
     # Of a damaged file, what libvips makes of it is shown.
-    with suppress(struct.error, IndexError, ZeroDivisionError):
+    with suppress(struct.error, IndexError, ZeroDivisionError, pyvips.Error, SourceRefused):
         if source_type == "png":
             return _of_png(descriptor, profiled, has_profile=bool(profile))
         if source_type in ("avif", "heic"):
@@ -232,7 +234,6 @@ def _coded(primaries: int, curve: int) -> ColourSpace | None:
     return None if space == ColourSpace() else space
 
 
-# Chunks of PNG and boxes of ISO/IEC 14496-12 begin alike.
 _LENGTH_AND_NAME = struct.Struct(">I4s")
 # PNG (third edition).
 _PNG_SIGNATURE = 8
@@ -326,9 +327,6 @@ def unreadable_lab(descriptor: int) -> str | None:
     return None
 
 
-# ISO/IEC 14496-12 (boxes) and 23008-12 (items and their properties).
-_MAX_META_BYTES = 1024 * 1024
-_MAX_BOXES = 64
 _NCLX = struct.Struct(">4sHHHB")
 _FULL_RANGE = 0x80
 # Offset of the byte with ``monochrome`` in ``av1C`` (AV1-ISOBMFF, 2.3.3), and its bit.
@@ -338,7 +336,8 @@ _HEVC_CHROMA = 16
 
 
 def _of_heif(descriptor: int, profiled: SourceColour, *, has_profile: bool) -> SourceColour:
-    properties = _item_properties(_meta_box(descriptor))
+    items = heif_items.read(descriptor)
+    properties = items.of_primary() if items else []
     coded = next((box for name, box in properties if box[:4] == b"nclx" and name == b"colr"), None)
     if coded is None:
         return profiled
@@ -352,81 +351,6 @@ def _of_heif(descriptor: int, profiled: SourceColour, *, has_profile: bool) -> S
     colour = replace(profiled, narrow=monochrome and not flags & _FULL_RANGE)
     # With both, the ICC profile applies (MIAF, 7.3.6.4).
     return colour if has_profile else replace(colour, space=_coded(primaries, curve))
-
-
-def _meta_box(descriptor: int) -> bytes:
-    at = 0
-    for _ in range(_MAX_BOXES):
-        header = os.pread(descriptor, 16, at)
-        length, name = _LENGTH_AND_NAME.unpack_from(header)
-        if length == 1:
-            (length,) = struct.unpack_from(">Q", header, 8)
-        if name == b"meta":
-            # Version and flags follow the header.
-            return os.pread(descriptor, min(length, _MAX_META_BYTES), at)[12:]
-        if length < _LENGTH_AND_NAME.size:
-            break
-        at += length
-    return b""
-
-
-def _boxes(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield name and content of each box."""
-    at = 0
-    while at + _LENGTH_AND_NAME.size <= len(content):
-        length, name = _LENGTH_AND_NAME.unpack_from(content, at)
-        if length < _LENGTH_AND_NAME.size:
-            return
-        yield name, content[at + _LENGTH_AND_NAME.size : at + length]
-        at += length
-
-
-def _item_properties(meta: bytes) -> list[tuple[bytes, bytes]]:
-    """Return the properties of the primary item; if it is a grid, also those of its first tile."""
-    parts = dict(_boxes(meta))
-    groups = dict(_boxes(parts.get(b"iprp", b"")))
-    everything = list(_boxes(groups.get(b"ipco", b"")))
-    wide = parts[b"pitm"][0] if b"pitm" in parts else 0
-    if b"pitm" not in parts:
-        return everything
-    (primary,) = struct.unpack_from(">I" if wide else ">H", parts[b"pitm"], 4)
-    owned = _associations(groups.get(b"ipma", b""))
-    items = [primary, *_tiles(parts.get(b"iref", b""), primary)]
-    indexes = [index for item in items for index in owned.get(item, [])]
-    return [everything[index - 1] for index in indexes if 0 < index <= len(everything)]
-
-
-def _tiles(references: bytes, primary: int) -> Iterator[int]:
-    """Yield the first of the items that the primary item is derived from."""
-    if not references:
-        return
-    identifier = ">I" if references[0] else ">H"
-    size = struct.calcsize(identifier)
-    for name, box in _boxes(references[4:]):
-        if name == b"dimg" and struct.unpack_from(identifier, box)[0] == primary:
-            yield struct.unpack_from(identifier, box, size + 2)[0]
-
-
-def _associations(box: bytes) -> dict[int, list[int]]:
-    """Return the indexes, from 1, of the properties of each item (23008-12, 9.3)."""
-    found: dict[int, list[int]] = {}
-    if not box:
-        return found
-    item = ">I" if box[0] else ">H"
-    index, mask = (">H", 0x7FFF) if box[3] & 1 else (">B", 0x7F)
-    (count,) = struct.unpack_from(">I", box, 4)
-    at = 8
-    for _ in range(min(count, len(box))):
-        (identifier,) = struct.unpack_from(item, box, at)
-        at += struct.calcsize(item)
-        many = box[at]
-        at += 1
-        step = struct.calcsize(index)
-        found[identifier] = [
-            struct.unpack_from(index, box, at + step * one)[0] & mask for one in range(many)
-        ]
-        at += step * many
-    return found
 
 
 # Levels of limited range, of 255 (H.273, 8.3).

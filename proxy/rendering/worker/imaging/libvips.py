@@ -25,6 +25,11 @@ try:
     import pi_heif
 except ImportError:  # the extra "heic"
     pi_heif = None
+else:
+    pi_heif.options.DECODE_THREADS = 1  # as in `configure`
+    pi_heif.options.THUMBNAILS = False
+    pi_heif.options.DEPTH_IMAGES = False
+    pi_heif.options.AUX_IMAGES = False
 
 from proxy.domain.errors import ConfigurationError
 from proxy.domain.worker_protocol import JobFailure, WorkerInfo
@@ -166,7 +171,6 @@ def decode_heic(content: bytes) -> Any:
     """
     if pi_heif is None:
         return pyvips.Image.new_from_buffer(content, "")
-    pi_heif.options.DECODE_THREADS = 1  # as in `configure`
     try:
         decoded = pi_heif.open_heif(content, convert_hdr_to_8bit=False)
         pixels = bytes(decoded.data)
@@ -273,8 +277,11 @@ def encoding() -> Iterator[None]:
 
 
 def _first_line(error: pyvips.Error) -> str:
-    """Return the first line of libvips' error buffer, which is the innermost error."""
-    lines = [line.strip() for line in str(error.detail).splitlines()]
+    """Return the first line of libvips' error buffer, which is the innermost error.
+
+    libheif first seeks beyond the end of a file to find out its length.
+    """
+    lines = [line.strip() for line in str(error.detail).splitlines() if "bad seek" not in line]
     return next(filter(None, lines), str(error.message))
 
 

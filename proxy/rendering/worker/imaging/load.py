@@ -17,7 +17,7 @@ from pyvips.vimage import FORMAT_TO_TYPESTR
 from proxy.domain.formats import SNIFF_BYTES, sniff
 from proxy.domain.variant import Gamut
 from proxy.domain.worker_protocol import Limits
-from proxy.rendering.worker.imaging import animated_png, colour, file_structure, svg
+from proxy.rendering.worker.imaging import animated_png, colour, file_structure, heif_items, svg
 from proxy.rendering.worker.imaging.libvips import (
     DECODED_ELSEWHERE,
     SourceRefused,
@@ -138,6 +138,7 @@ def open_source(descriptor: int, limits: Limits) -> OpenedSource:
         return _open_drawing(descriptor, limits)
     if source_type in DECODED_ELSEWHERE:
         return _open_elsewhere(descriptor, source_type, limits)
+    options = _heif_options(descriptor, source_type, limits)
     # Before libvips opens the file, which would list all frames.
     most = limits.max_pages + 1
     pages = file_structure.count_frames(descriptor, source_type, most=most)
@@ -159,7 +160,7 @@ def open_source(descriptor: int, limits: Limits) -> OpenedSource:
         source = pyvips.Source.new_from_descriptor(descriptor)
     else:
         source = pyvips.Source.new_from_memory(content)
-    image = pyvips.Image.new_from_source(source, "")
+    image = pyvips.Image.new_from_source(source, "", **options)
     header = _read_header(image, source_type, pages)
     if content is not None and source_type == "gif":
         header = replace(header, pages=header.pages - 1, first_page=1)
@@ -177,13 +178,29 @@ def _open_elsewhere(descriptor: int, source_type: str, limits: Limits) -> Opened
     return _decoders[0](descriptor, source_type, limits)
 
 
+def _heif_options(descriptor: int, source_type: str, limits: Limits) -> dict[str, bool]:
+    """Check the items of a HEIC or AVIF, and return the options with which libvips opens it."""
+    if source_type not in _COMPRESSIONS:
+        return {}
+    items = heif_items.check(descriptor, limits)
+    # Of a HEIC it reads only the header.
+    return {"unlimited": True} if source_type == "heic" and items > heif_items.LIBVIPS_ITEMS else {}
+
+
 def _own_decoder(descriptor: int, header: Header) -> Decode | None:
     """Return the decoder of a source of which libvips reads the header only."""
     if header.source_type == "heic":
-        return lambda _most, _fail_on: LoadedFrames([decode_heic(content_of(descriptor))])
+        return partial(_heic, descriptor, header)
     if header.source_type == "png" and header.pages > 1:
         return partial(_animated_png, descriptor)
     return None
+
+
+def _heic(descriptor: int, header: Header, _most: int, _fail_on: str) -> LoadedFrames:
+    page = decode_heic(content_of(descriptor))
+    if (page.width, page.height) != (header.width, header.height):
+        raise pyvips.Error("unable to decode HEIC", "its size is not that of its header")
+    return LoadedFrames([page])
 
 
 def _animated_png(descriptor: int, most: int, fail_on: str) -> LoadedFrames:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 
 def png(width: int, height: int, *, depth: int = 8, colour: int = 2, interlace: int = 0) -> bytes:
@@ -89,31 +91,77 @@ def _gif_frame(still: bytes, duration_ms: int) -> bytes:
     return control + descriptor + table + pixels
 
 
+@dataclass(frozen=True, slots=True)
+class HeifItem:
+    """An item of a HEIF; its number is its place in the file, from 1."""
+
+    kind: bytes
+    payload: bytes = b""
+    properties: tuple[tuple[bytes, bytes], ...] = ()
+    references: tuple[tuple[bytes, Sequence[int]], ...] = ()
+    """Type and the numbers of the items referred to."""
+    extents: int = 1
+    """How often the payload is read."""
+    hidden: bool = False
+
+
 def heif(
     brand: bytes, payload: bytes, size: tuple[int, int], *properties: tuple[bytes, bytes]
 ) -> bytes:
     """An AVIF or HEIC with one item: its coded frame, and properties as pairs of name and body."""
-    item = {b"avif": b"av01", b"heic": b"hvc1"}[brand]
+    kind = {b"avif": b"av01", b"heic": b"hvc1"}[brand]
+    return heif_of(brand, [HeifItem(kind, payload, (ispe(*size), *properties))])
+
+
+def ispe(width: int, height: int) -> tuple[bytes, bytes]:
+    """The property with the size of an item."""
+    return b"ispe", struct.pack(">III", 0, width, height)
+
+
+def grid(
+    columns: int, rows: int, size: tuple[int, int], tiles: Sequence[int], **options: Any
+) -> HeifItem:
+    """An item that consists of tiles (ISO/IEC 23008-12, 6.6.2.3)."""
+    payload = struct.pack(">BBBBII", 0, 1, rows - 1, columns - 1, *size)
+    return HeifItem(b"grid", payload, (ispe(*size),), ((b"dimg", tiles),), **options)
+
+
+def heif_of(brand: bytes, items: Sequence[HeifItem], *, primary: int = 1) -> bytes:
+    """An AVIF or HEIC of many items."""
     first = _box(b"ftyp", brand + bytes(4) + brand + b"mif1")
-    kinds = [(b"ispe", struct.pack(">III", 0, *size)), *properties]
-    listed = b"".join(_box(name, body) for name, body in kinds)
-    used = bytes(0x80 | at for at in range(1, len(kinds) + 1))
-    owned = struct.pack(">IIHB", 0, 1, 1, len(used)) + used
+    listed = list(dict.fromkeys(one for item in items for one in item.properties))
+    owned = bytearray(struct.pack(">II", 1 << 24 | 1, len(items)))
+    referring = bytearray((1, 0, 0, 0))
+    named = bytearray(struct.pack(">II", 1 << 24, len(items)))
+    for number, item in enumerate(items, 1):
+        used = [0x8000 | listed.index(one) + 1 for one in item.properties]
+        owned += struct.pack(f">IB{len(used)}H", number, len(used), *used)
+        for kind, others in item.references:
+            ends = struct.pack(f">IH{len(others)}I", number, len(others), *others)
+            referring += _box(kind, ends)
+        named += _box(
+            b"infe", struct.pack(">IIH", 3 << 24 | item.hidden, number, 0) + item.kind + b"\0"
+        )
     start, meta = 0, b""
-    # The second time the length of everything before the frame is known.
+    # The second time the length of everything before the pixels is known.
     for _ in range(2):
-        extent = struct.pack(">HHHII", 1, 0, 1, start, len(payload))
+        located, at = bytearray(struct.pack(">IBBI", 2 << 24, 0x44, 0, len(items))), start
+        for number, item in enumerate(items, 1):
+            located += struct.pack(">IHHH", number, 0, 0, item.extents)
+            located += struct.pack(">II", at, len(item.payload)) * item.extents
+            at += len(item.payload)
         boxes = (
             (b"hdlr", bytes(8) + b"pict" + bytes(13)),
-            (b"pitm", struct.pack(">IH", 0, 1)),
-            (b"iloc", struct.pack(">IBBH", 0, 0x44, 0, 1) + extent),
-            (b"iinf", struct.pack(">IH", 0, 1) + _box(b"infe", b"\2\0\0\0\0\1\0\0" + item + b"\0")),
-            (b"iprp", _box(b"ipco", listed) + _box(b"ipma", owned)),
+            (b"pitm", struct.pack(">II", 1 << 24, primary)),
+            (b"iloc", located),
+            (b"iinf", named),
+            (b"iref", referring),
+            (b"iprp", _box(b"ipco", b"".join(_box(*one) for one in listed)) + _box(b"ipma", owned)),
         )
         meta = _box(b"meta", bytes(4) + b"".join(_box(name, body) for name, body in boxes))
         start = len(first) + len(meta) + 8
-    return first + meta + _box(b"mdat", payload)
+    return first + meta + _box(b"mdat", b"".join(item.payload for item in items))
 
 
-def _box(name: bytes, body: bytes) -> bytes:
+def _box(name: bytes, body: bytes | bytearray) -> bytes:
     return struct.pack(">I4s", 8 + len(body), name) + body
