@@ -1,0 +1,117 @@
+"""Consistent hashing through a live nginx, in front of three upstreams that say who they are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from tests.deploy.front import nginx
+from tests.deploy.programs import DEPLOY
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.slow
+
+IDS = range(1, 301)
+PORTS = (8081, 8082, 8083)
+
+
+class Node:
+    """A server that answers everything with its number; it may be stopped and started again."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._port: int | None = None
+        self._server: TestServer | None = None
+
+    async def start(self) -> int:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._answer)
+        self._server = TestServer(app, port=self._port)
+        await self._server.start_server()
+        assert self._server.port is not None
+        self._port = self._server.port
+        return self._port
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            await self._server.close()
+
+    async def _answer(self, _request: web.Request) -> web.Response:
+        return web.Response(text=str(self._number))
+
+
+@pytest.fixture
+async def nodes() -> AsyncIterator[list[Node]]:
+    started = [Node(number) for number in range(len(PORTS))]
+    async with AsyncExitStack() as stack:
+        for one in started:
+            stack.push_async_callback(one.stop)
+        yield started
+
+
+@pytest.fixture
+async def client(nodes: list[Node], tmp_path: Path) -> AsyncIterator[aiohttp.ClientSession]:
+    """Return a client of an nginx with ``cluster.conf`` as its ``upstream.conf``."""
+    cluster = (DEPLOY / "nginx" / "cluster.conf").read_text()
+    for example, node in zip(PORTS, nodes, strict=True):
+        cluster = cluster.replace(f"127.0.0.1:{example}", f"127.0.0.1:{await node.start()}")
+    cluster = cluster.replace("fail_timeout=10s", "fail_timeout=1s")
+    unused = 9
+    single = (DEPLOY / "nginx" / "upstream.conf").read_text()
+    single = single.replace("127.0.0.1:8080", f"127.0.0.1:{unused}")
+    changes = [("upstream.conf", single, cluster)]
+    with nginx(tmp_path / "front", "files", upstream=unused, changes=changes) as front:
+        async with aiohttp.ClientSession(front.base) as session:
+            yield session
+
+
+async def node_of(client: aiohttp.ClientSession, path: str) -> int:
+    async with client.get(path) as answer:
+        assert answer.status == 200
+        return int(await answer.text())
+
+
+async def placed(client: aiohttp.ClientSession, form: str = "/serve/{}") -> list[int]:
+    return [await node_of(client, form.format(one)) for one in IDS]
+
+
+async def test_all_forms_of_an_image_are_on_one_node_and_images_on_all(
+    client: aiohttp.ClientSession,
+) -> None:
+    first = await placed(client)
+    for form in ("/serve/{}.avif?w=640", "/api/images/{}?size=thumbnail", "/info/{}"):
+        assert await placed(client, form) == first
+    assert all(count > len(IDS) / 6 for count in Counter(first).values())
+    assert len(Counter(first)) == len(PORTS)
+
+
+async def test_what_belongs_to_no_image_goes_to_any_node(client: aiohttp.ClientSession) -> None:
+    assert len({await node_of(client, "/users/me") for _ in range(60)}) == len(PORTS)
+
+
+async def test_only_the_images_of_a_dead_node_move_and_they_come_back(
+    client: aiohttp.ClientSession, nodes: list[Node]
+) -> None:
+    before = await placed(client)
+    await nodes[1].stop()
+    during = await placed(client)
+    moved = {now for was, now in zip(before, during, strict=True) if was == 1}
+    assert moved == {0, 2}, "its images are spread over the others"
+    assert [was for was, now in zip(before, during, strict=True) if was != now] == [
+        1 for was in before if was == 1
+    ]
+    await nodes[1].start()
+
+    async def back() -> bool:
+        await asyncio.sleep(0)
+        return await placed(client) == before
+
+    await eventually(back, interval_s=0.5)
