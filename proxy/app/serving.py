@@ -20,6 +20,7 @@ from proxy.serving.faces import FaceFinder
 from proxy.serving.finals.queue import UpgradeQueue
 from proxy.serving.finals.renderer import FinalRenderer
 from proxy.serving.image_info import ImageInfoService
+from proxy.serving.render_lease import DirectoryLeases, RenderLeases
 from proxy.serving.renderer import EncodeCostModel, Renderer
 from proxy.serving.source_facts import SourceFactsService
 from proxy.serving.stored_lookup import StoredLookup
@@ -47,6 +48,8 @@ class ServingServices:
     faces: FaceFinder | None
     """None if no faces are detected."""
     access: MediaAccess
+    leases: RenderLeases | None
+    """None if no other process uses the renditions."""
 
 
 @asynccontextmanager
@@ -71,13 +74,15 @@ async def open_serving(
         on_refusal=metrics.signature_refusals(Refusal),
     )
     faces = _open_faces(settings, storage, rendering, supervisor)
-    services = _build(settings, storage, rendering, metrics, supervisor, faces, access)
+    leases = open_leases(settings)
+    services = _build(settings, storage, rendering, metrics, supervisor, faces, access, leases)
     # A purged or replaced image must not be rendered from its old facts.
     forget = (services.finals_queue.forget, services.image_info.forget)
-    storage.invalidators.extend(forget)
+    storage.invalidators.extend(forget if leases is None else (*forget, leases.forget))
     # The queue of finals is closed last: deliveries that end until then may still request finals.
     async with (
         nullcontext() if faces is None else aclosing(faces),
+        nullcontext() if leases is None else aclosing(leases),
         services.finals_queue,
         aclosing(services.facts),
         aclosing(services.image_info),
@@ -96,6 +101,7 @@ def _build(
     supervisor: TaskSupervisor,
     faces: FaceFinder | None,
     access: MediaAccess,
+    leases: RenderLeases | None,
 ) -> ServingServices:
     # Renders for clients and finals teach one model what an encode costs.
     rules, costs = rendering.rules, EncodeCostModel()
@@ -118,6 +124,7 @@ def _build(
         copyright_notice=rules.copyright_notice,
         deadline_s=settings.upgrades.deadline_s,
         faces=faces,
+        leases=leases,
     )
     finals_queue = UpgradeQueue(
         settings=settings.upgrades,
@@ -144,6 +151,7 @@ def _build(
         costs=costs,
         rules=rules,
         budget_s=settings.upgrades.budget_s,
+        leases=leases,
     )
     delivery = Delivery(
         store=storage.renditions,
@@ -180,7 +188,15 @@ def _build(
         ),
         access=access,
         faces=faces,
+        leases=leases,
     )
+
+
+def open_leases(settings: Settings) -> RenderLeases | None:
+    """Return leases on renders, if other processes may render the same images."""
+    if settings.cluster.render_once is not True:
+        return None
+    return RenderLeases(DirectoryLeases(str(settings.rendition_directory)))
 
 
 def _open_faces(

@@ -15,6 +15,7 @@ from proxy.ingest.uploads.preview import UploadPreviews
 from proxy.runtime.redis import UNUSED
 from proxy.serving.faces import NO_DETECTIONS
 from proxy.serving.near_duplicates import NearDuplicateSearch
+from proxy.serving.render_lease import NO_WAITS
 from proxy.settings import (
     Settings,
     admin_key,
@@ -416,6 +417,7 @@ def _statistics(
         "queue": waiting,
         "upload_usage": rendering.upload_dispatcher.statistics,
         "delivery": serving.renderer.statistics,
+        "leases": lambda: serving.leases.statistics() if serving.leases else NO_WAITS,
         "finals": serving.finals_queue.statistics,
         "faces": lambda: serving.faces.statistics() if serving.faces else NO_DETECTIONS,
         "originals": storage.originals.statistics,

@@ -229,7 +229,7 @@ class Delivery:
     ) -> DeliveryResult:
         """Start or join a render, and wait as `Renderer.render` does."""
         rendering, new = await self._renderer.render(plan, on_wait)
-        origin = Origin.RENDER if new else Origin.COALESCED
+        origin = Origin.RENDER if new and not rendering.elsewhere else Origin.COALESCED
         if plan.is_fallback:
             origin = Origin.FALLBACK
         # A render that is sent early has only one format.

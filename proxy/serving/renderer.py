@@ -11,13 +11,15 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 
 from cachetools import LRUCache
 
-from proxy.domain.errors import ShuttingDown, SmartserveError, SourceChanged
+from proxy.domain.errors import ShuttingDown, SmartserveError, SourceChanged, StorageError
 from proxy.domain.render_plan import RenderPlan, RenderRules
 from proxy.domain.variant import Variant, stage_text, streams
 from proxy.domain.worker_protocol import JobFailure, RenditionSet
 from proxy.runtime.supervised_task import cancel
 from proxy.serving.job_dispatch import JobDispatcher, output_of
+from proxy.serving.render_lease import RenderLeases
 from proxy.serving.source_facts import SourceFactsService
+from proxy.storage.renditions.rendition_file import WriteTicket
 from proxy.storage.renditions.tiered_store import TieredStore
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.tracing import STATE, current_context, record
@@ -88,6 +90,8 @@ class RunningRender:
         """All bytes, once it has ended without an error."""
         self.queue_s: float | None = None
         """Seconds in the queue; None until a worker has started."""
+        self.elsewhere = False
+        """Whether another process has rendered it, and this one read its result."""
         self.span = None if STATE.tracer is None else current_context()
         """The span of the request that started the render, if that is traced."""
         self._chunks: list[bytes] = []
@@ -165,10 +169,12 @@ class Renderer:
         costs: EncodeCostModel,
         rules: RenderRules,
         budget_s: float,
+        leases: RenderLeases | None = None,
     ) -> None:
         """If a final is predicted to take at most ``budget_s``, its draft is not rendered.
 
-        ``budget_s`` is processor time. All collaborators are owned by the caller.
+        ``budget_s`` is processor time. ``leases`` is None if no other process uses the store. All
+        collaborators are owned by the caller.
         """
         self._store = store
         self._dispatcher = dispatcher
@@ -177,6 +183,7 @@ class Renderer:
         self._costs = costs
         self._rules = rules
         self._budget_s = budget_s
+        self._leases = leases
         self._running: dict[str, RunningRender] = {}
         """Renders that requests may join, by digest."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -250,12 +257,10 @@ class Renderer:
         try:
             # Requested before the render: a purge meanwhile also discards what is being rendered.
             ticket = self._store.ticket(rendering.variant)
-            await self._encode(plan, rendering)
-            # The requests get the bytes now, and do not wait for the disk.
-            body = rendering.finish()
-            finished = time.perf_counter()
-            await self._store.put(ticket, body)
-            self._telemetry.stage("store", time.perf_counter() - finished)
+            if self._leases is None:
+                await self._render_here(plan, rendering, ticket)
+            else:
+                await self._render_once(plan, rendering, ticket, self._leases)
         except SmartserveError as error:
             # The requests that wait get the error; nothing awaits this task, so it is not raised
             # here.
@@ -264,6 +269,61 @@ class Renderer:
             # A cancellation. Without an end of the stream, the requests would wait for ever.
             self._fail(rendering, ShuttingDown("the server is stopping", retry_after_s=1))
             raise
+
+    async def _render_here(
+        self, plan: RenderPlan, rendering: RunningRender, ticket: WriteTicket
+    ) -> bytes | None:
+        """Render and store; return the rendition, or None if it was purged meanwhile."""
+        await self._encode(plan, rendering)
+        # The requests get the bytes now, and do not wait for the disk.
+        body = rendering.finish()
+        finished, purged = time.perf_counter(), ticket.void
+        await self._store.put(ticket, body)
+        self._telemetry.stage("store", time.perf_counter() - finished)
+        return None if purged else body
+
+    async def _render_once(
+        self,
+        plan: RenderPlan,
+        rendering: RunningRender,
+        ticket: WriteTicket,
+        leases: RenderLeases,
+    ) -> None:
+        """Render unless another process does; then read what it has stored."""
+        began = time.perf_counter()
+        lease = await leases.acquire(rendering.variant, lambda: rendering.queue_s is not None)
+        record("lease", began)
+        passed_on: bytes | None = None
+        try:
+            body = lease.body
+            if lease.stored:
+                body = await self._read(rendering.variant)
+            # It may have been evicted or purged meanwhile.
+            if body is None:
+                passed_on = await self._render_here(plan, rendering, ticket)
+                return
+            rendering.elsewhere = True
+            rendering.feed(body)
+            rendering.finish()
+            if lease.body is not None:
+                # What was passed on may be on another machine's disk only.
+                await self._store.put(ticket, body)
+        finally:
+            # Not before it is stored: the others read it from there.
+            leases.release(lease, passed_on)
+
+    async def _read(self, variant: Variant) -> bytes | None:
+        """Return a stored rendition as a whole, or None."""
+        rendition = await self._store.get(variant)
+        if rendition is None or rendition.body is not None:
+            return None if rendition is None else rendition.body
+        try:
+            # All of it before the first reader gets a byte: if it fails, it is rendered.
+            return b"".join([piece async for piece in rendition.chunks(0, rendition.length)])
+        except StorageError:
+            return None
+        finally:
+            rendition.close()
 
     def _fail(self, rendering: RunningRender, error: SmartserveError) -> None:
         """End a render for all waiting requests; first let later ones start a new render."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import parse_qs, urlsplit
 
 from pydantic import Field
@@ -50,3 +50,9 @@ class ClusterSettings(Section):
     redis_timeout_s: float = Field(1, gt=0, le=60)
     """Time limit for a command to Redis. After a failure none is sent for five seconds (circuit
     breaker)."""
+    render_once: bool | Literal["auto"] = "auto"
+    """Of several servers, or server processes, that miss the same rendition, one renders it, and
+    the others use its result: from Redis, from the rendition directory if they share it, or from
+    the object store. They wait 1.5 s for a server that gives no sign of life. "auto": with Redis,
+    or with several processes. Set true for servers that share the rendition directory without
+    Redis; its file system must have locks (flock)."""

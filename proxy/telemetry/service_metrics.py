@@ -92,6 +92,7 @@ _COUNTERS = (
     _Row("jobs", "pool", "jobs", "Jobs passed to the worker pool."),
     _Row("rejections", "admission", "rejected_", "Jobs rejected by admission.", "reason"),
     _Row("coalesced", "delivery", "joined", "Requests that waited for a render in progress."),
+    _Row("render_waits", "leases", "waits_", "Waits for another process's render.", "outcome"),
     _Row("upgrades_dropped", "finals", "dropped", "Finals not queued, as the queue was full."),
     _Row("upgrades_failed", "finals", "failed", "Finals that could not be rendered."),
     _Row("face_detections", "faces", "detections_", "Detections of faces.", "outcome"),

@@ -16,6 +16,7 @@ from proxy.domain.worker_protocol import RenderOutput, RenderResult, RenditionSe
 from proxy.domain.worker_protocol import RenditionSetResult as SetResult
 from proxy.serving.delivery import Delivery, DeliveryResult
 from proxy.serving.job_dispatch import JobResult, output_of
+from proxy.serving.render_lease import RenderLeases
 from proxy.serving.renderer import EncodeCostModel, Renderer
 from proxy.settings import Settings
 from proxy.storage.renditions.tiered_store import TieredStore
@@ -50,6 +51,7 @@ class Jobs:
 
     def __init__(self) -> None:
         self.outputs: list[RenderOutput] = []
+        self.body = BODY
         self.go = asyncio.Event()
         self.error: SmartserveError | None = None
         self.rejection: SmartserveError | None = None
@@ -73,7 +75,7 @@ class Jobs:
         await self.go.wait()
         if self.error is not None:
             raise self.error
-        sink(BODY)
+        sink(self.body)
         return JobResult(SetResult((RenderResult(8, 8, 1, cpu_s=0.1),)), 0.5, 0.1)
 
 
@@ -98,6 +100,7 @@ class Bench:
     facts: Facts = field(default_factory=Facts)
     costs: EncodeCostModel = field(default_factory=EncodeCostModel)
     finals: list[RenderPlan] = field(default_factory=list)
+    leases: RenderLeases | None = None
     renderer: Renderer = field(init=False)
     delivery: Delivery = field(init=False)
 
@@ -110,6 +113,7 @@ class Bench:
             costs=self.costs,
             rules=PLANNER.rules,
             budget_s=1.0,
+            leases=self.leases,
             **replaced,
         )
         del replaced["dispatcher"]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -11,10 +14,13 @@ from proxy.domain.errors import QueueFull, RenderTimeout, SmartserveError
 from proxy.domain.formats import Format
 from proxy.domain.request import Origin
 from proxy.domain.variant import EncodingStage, Geometry
+from proxy.serving.render_lease import DirectoryLeases, RenderLeases
 from proxy.serving.renderer import EncodeCostModel, RunningRender, sends_early
-from proxy.settings import EncoderSettings
+from proxy.settings import EncoderSettings, RenditionSettings
 from proxy.storage.renditions.rendition_file import WriteTicket
+from proxy.storage.renditions.tiered_store import TieredStore
 from tests.serving.bench import BODY, Bench, a_plan, turns
+from tests.support.waiting import eventually
 from tests.web.plans import MEDIA, plan
 
 WEBP = plan("").variant
@@ -219,3 +225,141 @@ async def test_an_error_after_some_bytes_is_raised_after_them() -> None:
         await anext(chunks)
     with pytest.raises(LookupError):
         await render.whole()
+
+
+Processes = tuple[Bench, Bench]
+LONG = b"long" * 100_000
+
+
+@pytest.fixture
+async def processes(tmp_path: Path) -> AsyncIterator[Processes]:
+    """Return the services of two processes that share a rendition directory."""
+    async with AsyncExitStack() as stack:
+        benches = []
+        for _ in range(2):
+            # Nothing fits into memory: what is long is sent from an open file.
+            settings = RenditionSettings(memory_max_item_bytes=0)
+            store = await stack.enter_async_context(TieredStore(tmp_path, settings))
+            leases = RenderLeases(DirectoryLeases(str(tmp_path)))
+            await stack.enter_async_context(aclosing(leases))
+            bench = Bench(store=store, leases=leases)
+            stack.push_async_callback(bench.renderer.aclose)
+            benches.append(bench)
+        yield benches[0], benches[1]
+
+
+async def both_fetch(processes: Processes, *, body: bytes = BODY) -> list[asyncio.Task[bytes]]:
+    """Start a miss in each process; return when the first renders and the second waits."""
+
+    async def fetched(bench: Bench) -> bytes:
+        result = await bench.delivery.fetch(a_plan())
+        assert result.rendering is not None
+        return await result.rendering.whole()
+
+    here, there = processes
+    here.jobs.body = there.jobs.body = body
+    tasks = [asyncio.create_task(fetched(here))]
+    await eventually(lambda: here.jobs.outputs)
+    tasks.append(asyncio.create_task(fetched(there)))
+    await eventually(lambda: there.renderer.statistics()["under_way"])
+    return tasks
+
+
+@pytest.mark.parametrize("body", [BODY, LONG], ids=["short", "long"])
+async def test_of_two_processes_one_renders_and_the_other_reads_its_result(
+    processes: Processes, body: bytes
+) -> None:
+    here, there = processes
+    tasks = await both_fetch(processes, body=body)
+    here.jobs.go.set()
+    assert await asyncio.gather(*tasks) == [body, body]
+    assert (len(here.jobs.outputs), there.jobs.outputs) == (1, [])
+
+
+async def test_a_result_of_another_process_is_not_announced_as_a_render(
+    processes: Processes,
+) -> None:
+    here, there = processes
+    first = here.fetch(a_plan())
+    await eventually(lambda: here.jobs.outputs)
+    second = there.fetch(a_plan())
+    await eventually(lambda: there.renderer.statistics()["under_way"])
+    here.jobs.go.set()
+    assert [(await first).origin, (await second).origin] == [Origin.RENDER, Origin.COALESCED]
+
+
+async def test_if_the_other_process_fails_this_one_renders(processes: Processes) -> None:
+    here, there = processes
+    here.jobs.error = RenderTimeout("too slow")
+    tasks = await both_fetch(processes)
+    here.jobs.go.set()
+    there.jobs.go.set()
+    first, second = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(first, RenderTimeout)
+    assert (second, len(there.jobs.outputs)) == (BODY, 1)
+
+
+async def test_if_the_other_process_cannot_store_its_result_this_one_renders(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def drop(_ticket: WriteTicket, _body: bytes) -> None:
+        """As a failing store does."""
+
+    here, there = processes
+    monkeypatch.setattr(here.store, "put", drop)
+    tasks = await both_fetch(processes)
+    here.jobs.go.set()
+    there.jobs.go.set()
+    assert await asyncio.gather(*tasks) == [BODY, BODY]
+    assert len(there.jobs.outputs) == 1
+
+
+async def test_a_damaged_result_of_another_process_is_rendered_anew(processes: Processes) -> None:
+    here, there = processes
+    plan = a_plan()
+    await here.fetched(plan)
+    await here.renderer.drain()
+    (file,) = Path(here.store.disk._paths.medium(MEDIA.id)).iterdir()
+    file.write_bytes(bytes(file.stat().st_size))
+    there.jobs.go.set()
+    result = await there.delivery.fetch(plan, absent=True)
+    assert (result.origin, result.body) == (Origin.RENDER, BODY)
+
+
+async def test_a_miss_that_was_looked_up_before_it_was_stored_is_not_rendered_again(
+    processes: Processes,
+) -> None:
+    here, there = processes
+    plan = a_plan()
+    await here.fetched(plan)
+    await here.renderer.drain()
+    result = await there.delivery.fetch(plan, absent=True)
+    assert (result.origin, result.body, there.jobs.outputs) == (Origin.COALESCED, BODY, [])
+
+
+async def test_a_purge_during_the_wait_for_another_process_ends_in_a_whole_answer(
+    processes: Processes,
+) -> None:
+    here, there = processes
+    tasks = await both_fetch(processes)
+    for bench in processes:
+        await bench.store.purge(MEDIA.id)
+        bench.jobs.go.set()
+    assert await asyncio.gather(*tasks) == [BODY, BODY]
+    await here.renderer.drain()
+    await there.renderer.drain()
+    assert await here.store.digests(MEDIA.id) == frozenset()
+
+
+async def test_a_hit_needs_no_lease(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = processes
+    await here.fetched(a_plan())
+    await here.renderer.drain()
+
+    async def acquire(*_: object) -> None:
+        raise AssertionError
+
+    for bench in processes:
+        monkeypatch.setattr(bench.leases, "acquire", acquire)
+        assert (await bench.delivery.fetch(a_plan())).origin is Origin.DISK
+    assert there.jobs.outputs == []

@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 from proxy.app.metadata import metadata_statistics
 from proxy.domain.upload import Step
 from proxy.runtime.redis import UNUSED
+from proxy.serving.render_lease import NO_WAITS
 from proxy.telemetry.metrics import Metrics, Statistics
 from proxy.telemetry.service_metrics import RENAMED, ServiceCollector
 from proxy.web.handlers.metadata_sockets import OpenSockets
@@ -28,6 +29,7 @@ def sources(**changed: Mapping[str, float]) -> dict[str, Statistics]:
         "upload_usage": {"busy": 0},
         "faces": {"up": 0, "detections_found": 0, "seconds": 0},
         "delivery": {"joined": 0},
+        "leases": NO_WAITS,
         "finals": {"backlog": 0, "dropped": 0, "failed": 0},
         "originals": {"failures_missing": 0},
         "queries": {"errors": 0, "queries": 0},

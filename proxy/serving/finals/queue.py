@@ -259,13 +259,14 @@ class UpgradeQueue:
         if request.whole:
             facts = await self._renderer.with_faces(media, facts)
             plans = self._planner.all_plans(media, facts)
-        # A final may be stored already: by another process, or with a request for the whole image.
-        missing = await self._renderer.missing(plans)
-        # Until the render begins a purge voids nothing: its tickets do not exist yet.
-        if request.forgotten:
-            return
-        if missing:
-            await self._render(missing, request)
+        # A final may be stored already, or rendered just now: by another process, or with a request
+        # for the whole image.
+        async with self._renderer.claimed(plans) as missing:
+            # Until the render begins a purge voids nothing: its tickets do not exist yet.
+            if request.forgotten:
+                return
+            if missing:
+                await self._render(missing, request)
         if request.whole and not request.forgotten:
             self._whole[media.id] = facts.content_hash
 

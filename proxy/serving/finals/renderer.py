@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from proxy.domain.errors import SmartserveError
@@ -19,6 +20,7 @@ from proxy.domain.worker_protocol import (
 )
 from proxy.serving.faces import FaceFinder
 from proxy.serving.job_dispatch import JobDispatcher, output_of
+from proxy.serving.render_lease import RenderLeases
 from proxy.serving.renderer import pixels_of
 from proxy.storage.renditions.rendition_file import WriteTicket
 from proxy.storage.renditions.tiered_store import TieredStore
@@ -49,9 +51,14 @@ class FinalRenderer:
         copyright_notice: str | None,
         deadline_s: float,
         faces: FaceFinder | None = None,
+        leases: RenderLeases | None = None,
     ) -> None:
-        """``deadline_s`` applies to each rendition; ``faces`` is None if none are detected."""
+        """``deadline_s`` applies to each rendition; ``faces`` is None if none are detected.
+
+        ``leases`` is None if no other process uses the store.
+        """
         self._faces = faces
+        self._leases = leases
         self._store = store
         self._dispatcher = dispatcher
         self._limits = limits
@@ -71,13 +78,39 @@ class FinalRenderer:
         stored = await self.stored(plans[0].media.id) if plans else ()
         return [plan for plan in plans if plan.variant.digest not in stored]
 
+    @asynccontextmanager
+    async def claimed(self, plans: Sequence[RenderPlan]) -> AsyncIterator[list[RenderPlan]]:
+        """Yield which of these plans are missing and not being rendered by another process.
+
+        Others cannot claim them during the block.
+        """
+        missing = await self.missing(plans)
+        if self._leases is None or not missing:
+            yield missing
+            return
+        leases = await self._leases.claim([plan.variant for plan in missing])
+        try:
+            claimed = {one.key.variant.digest for one in leases}
+            # Another process may have stored some before it released its leases.
+            if any(one.stored for one in leases):
+                missing = await self.missing(missing)
+            yield [plan for plan in missing if plan.variant.digest in claimed]
+        finally:
+            for one in leases:
+                self._leases.release(one)
+
     async def complete(self, plans: Sequence[RenderPlan]) -> int:
         """Render what is missing and drop the drafts it replaces; return how many were rendered.
+
+        What another process is rendering is left to it.
 
         Raises:
             SmartserveError: as `finish`, or because a rendition failed; the others are stored.
         """
-        missing = await self.missing(plans)
+        async with self.claimed(plans) as missing:
+            return await self._complete(missing)
+
+    async def _complete(self, missing: Sequence[RenderPlan]) -> int:
         finished = await self.finish(missing)
         stored = await self.stored(missing[0].media.id) if missing else frozenset()
         for one in finished:

@@ -65,6 +65,10 @@ class Finals:
     async def missing(self, plans: Sequence[RenderPlan]) -> list[RenderPlan]:
         return [plan for plan in plans if plan.variant.digest not in self.present]
 
+    @asynccontextmanager
+    async def claimed(self, plans: Sequence[RenderPlan]) -> AsyncIterator[list[RenderPlan]]:
+        yield await self.missing(plans)
+
     async def finish(self, plans: Sequence[RenderPlan]) -> list[FinalResult]:
         self.asked.append(list(plans))
         await self.leave.acquire()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +22,9 @@ from proxy.domain.worker_protocol import (
 )
 from proxy.serving.finals.renderer import FinalRenderer
 from proxy.serving.job_dispatch import JobResult
-from proxy.settings import LimitSettings
+from proxy.serving.render_lease import DirectoryLeases, RenderLeases
+from proxy.settings import LimitSettings, RenditionSettings
+from proxy.storage.renditions.tiered_store import TieredStore
 from tests.serving.finals.test_queue import wish
 from tests.support.memory_renditions import memory_renditions
 
@@ -53,15 +57,18 @@ class Jobs:
 
 
 class Bench:
-    def __init__(self) -> None:
+    def __init__(
+        self, store: TieredStore | None = None, leases: RenderLeases | None = None
+    ) -> None:
         self.jobs = Jobs()
-        self.store = memory_renditions()
+        self.store = store or memory_renditions()
         self.renderer = FinalRenderer(
             store=self.store,
             dispatcher=self.jobs,  # type: ignore[arg-type]
             limits=LIMITS,
             copyright_notice="(c) me",
             deadline_s=60,
+            leases=leases,
         )
 
     async def body(self, plan: RenderPlan) -> bytes | None:
@@ -180,3 +187,44 @@ async def test_a_purge_during_the_first_of_several_jobs_voids_the_others(bench: 
     await bench.renderer.finish(many)
     assert len(bench.jobs.jobs) == 2
     assert await bench.renderer.stored(many[0].media.id) == set()
+
+
+@pytest.fixture
+async def processes(tmp_path: Path) -> AsyncIterator[tuple[Bench, Bench]]:
+    """Return the finals of two processes that share a rendition directory."""
+    async with AsyncExitStack() as stack:
+        benches = []
+        for _ in range(2):
+            store = TieredStore(tmp_path, RenditionSettings())
+            leases = RenderLeases(DirectoryLeases(str(tmp_path)))
+            await stack.enter_async_context(store)
+            await stack.enter_async_context(aclosing(leases))
+            benches.append(Bench(store, leases))
+        yield benches[0], benches[1]
+
+
+async def test_a_final_that_another_process_renders_is_left_to_it(
+    processes: tuple[Bench, Bench],
+) -> None:
+    here, there = processes
+    theirs, free = plans(640, 128)
+    async with there.renderer.claimed([theirs]) as claimed:
+        assert claimed == [theirs]
+        assert await here.renderer.complete([theirs, free]) == 1
+        await there.renderer.finish(claimed)
+    assert await here.renderer.complete([theirs, free]) == 0
+    assert [len(job.outputs) for job in here.jobs.jobs if job.outputs] == [1]
+    assert await here.body(theirs) == b"rendition 0"
+
+
+async def test_a_final_that_another_process_failed_to_render_is_free_again(
+    processes: tuple[Bench, Bench],
+) -> None:
+    here, there = processes
+    there.jobs.dies_after = 0
+    (plan,) = plans(640)
+    with pytest.raises(RenderFault):
+        await there.renderer.complete([plan])
+    while not await here.renderer.complete([plan]):
+        """The other process releases it in a thread."""
+    assert await here.body(plan) == b"rendition 0"
