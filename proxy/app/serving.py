@@ -14,12 +14,14 @@ from proxy.app.workers import face_worker
 from proxy.domain.render_plan import RenderPlanner
 from proxy.domain.signature import MediaAccess, Refusal
 from proxy.rendering.pool.on_demand import OnDemandPool
+from proxy.runtime.redis import RedisLink
 from proxy.runtime.supervised_task import TaskSupervisor
 from proxy.serving.delivery import Delivery
 from proxy.serving.faces import FaceFinder
 from proxy.serving.finals.queue import UpgradeQueue
 from proxy.serving.finals.renderer import FinalRenderer
 from proxy.serving.image_info import ImageInfoService
+from proxy.serving.redis_lease import RedisLeases
 from proxy.serving.render_lease import DirectoryLeases, RenderLeases
 from proxy.serving.renderer import EncodeCostModel, Renderer
 from proxy.serving.source_facts import SourceFactsService
@@ -74,7 +76,7 @@ async def open_serving(
         on_refusal=metrics.signature_refusals(Refusal),
     )
     faces = _open_faces(settings, storage, rendering, supervisor)
-    leases = open_leases(settings)
+    leases = open_leases(settings, storage.redis)
     services = _build(settings, storage, rendering, metrics, supervisor, faces, access, leases)
     # A purged or replaced image must not be rendered from its old facts.
     forget = (services.finals_queue.forget, services.image_info.forget)
@@ -192,11 +194,14 @@ def _build(
     )
 
 
-def open_leases(settings: Settings) -> RenderLeases | None:
+def open_leases(settings: Settings, redis: RedisLink | None) -> RenderLeases | None:
     """Return leases on renders, if other processes may render the same images."""
-    if settings.cluster.render_once is not True:
+    wanted = settings.cluster.render_once
+    if not (redis is not None if wanted == "auto" else wanted):
         return None
-    return RenderLeases(DirectoryLeases(str(settings.rendition_directory)))
+    # Processes that share the directory still exclude each other while Redis fails.
+    locks = DirectoryLeases(str(settings.rendition_directory))
+    return RenderLeases(locks) if redis is None else RenderLeases(RedisLeases(redis), locks)
 
 
 def _open_faces(

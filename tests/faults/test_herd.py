@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from asyncio import StreamReader, StreamWriter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
 from tests.faults.conftest import Launch
+from tests.faults.herd import HERD, ClientGroup, ClientResponse, Connected, gathered, response
 from tests.faults.server import Sections, Server
 from tests.faults.table import Figure, Record
 from tests.support.server import Library
@@ -21,80 +19,20 @@ from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.slow
 
-_HERD = 500
 _ONE_WORKER = {"workers": {"count": 1}}
 _DRAFTS = {"workers": {"count": 1}, "upgrades": {"enabled": True, "budget_s": 0}}
 
 
-@dataclass(frozen=True, slots=True)
-class ClientResponse:
-    """The response that one client received."""
-
-    status: int
-    body: bytes
-
-
-class ClientGroup:
-    """Open connections, so that their requests arrive at once."""
-
-    def __init__(self, server: Server, target: str, opened: Sequence[Connected]) -> None:
-        self.server = server
-        self._request = f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
-        self._opened = list(opened)
-
-    def send(self, count: int = _HERD) -> list[Connected]:
-        """Send requests on ``count`` unused connections, and return these."""
-        asking, self._opened = self._opened[:count], self._opened[count:]
-        for _, writer in asking:
-            writer.write(self._request)
-        return asking
-
-    async def at_work(self) -> int:
-        """Return the worker that has the render, when one has it."""
-
-        async def reached() -> bool:
-            return await self.server.metric("smartserve_renders_in_flight") >= 1
-
-        await eventually(reached, timeout_s=10)
-        (worker,) = self.server.workers()[:1]
-        return worker
-
-
-Connected = tuple[StreamReader, StreamWriter]
 Harm = Callable[[ClientGroup], Awaitable[list[Connected]]]
 """Sends requests, disturbs a client or the render, and returns the connections that wait."""
 
 
-@asynccontextmanager
-async def _gathered(server: Server, target: str, count: int) -> AsyncIterator[ClientGroup]:
-    opened = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(count)]
-    try:
-        yield ClientGroup(server, target, opened)
-    finally:
-        for _, writer in opened:
-            writer.close()
-
-
-async def _response(reader: StreamReader) -> ClientResponse:
-    head = await reader.readuntil(b"\r\n\r\n")
-    body = bytearray()
-    if b"transfer-encoding: chunked" in head.lower():
-        while size := int(await reader.readline(), 16):
-            body += await reader.readexactly(size)
-            await reader.readexactly(2)
-    else:
-        body += await reader.read()
-        length = next(line for line in head.split(b"\r\n") if line.startswith(b"Content-Length"))
-        assert len(body) == int(length.split(b":")[1])
-    return ClientResponse(int(head[9:12]), bytes(body))
-
-
 async def _answers(server: Server, target: str, harm: Harm) -> set[ClientResponse]:
     """Return all different responses of the clients, but for the header that numbers each."""
-    async with _gathered(server, target, _HERD) as herd:
+    async with gathered(server, target, HERD) as herd:
         waiting = await harm(herd)
         async with asyncio.timeout(60):
-            return set(await asyncio.gather(*(_response(reader) for reader, _ in waiting)))
+            return set(await asyncio.gather(*(response(reader) for reader, _ in waiting)))
 
 
 async def unharmed(herd: ClientGroup) -> list[Connected]:
@@ -150,16 +88,16 @@ async def test_concurrent_equal_misses_are_answered_by_one_render(
         renders = await server.metric("smartserve_render_seconds_count")
         assert renders == number, harm.__name__
     assert await server.metric("smartserve_worker_restarts_total", reason="crash") == 1
-    assert await server.metric("smartserve_coalesced_total") > _HERD
+    assert await server.metric("smartserve_coalesced_total") > HERD
     stage = "final" if sections is _ONE_WORKER else "draft"
     names = ", ".join(harm.__name__ for harm, _ in HARMS)
-    record(Figure(20, f"{stage}: {names}"[:70], _HERD * len(HARMS), 0, "one render each"))
+    record(Figure(20, f"{stage}: {names}"[:70], HERD * len(HARMS), 0, "one render each"))
 
 
 async def _alone(server: Server, target: str) -> ClientResponse:
-    async with _gathered(server, target, 1) as herd:
+    async with gathered(server, target, 1) as herd:
         ((reader, _),) = herd.send(1)
-        return await _response(reader)
+        return await response(reader)
 
 
 async def killed_twice(herd: ClientGroup) -> list[Connected]:
@@ -182,7 +120,7 @@ async def test_concurrent_misses_of_a_crashing_image_cost_two_workers(
     assert len(answers) == 1
     assert await server.metric("smartserve_worker_restarts_total", reason="crash") == 2
     assert await server.metric("smartserve_jobs_total") == 1
-    record(Figure(20, "a render that kills both its workers", _HERD, 0, "the same response to all"))
+    record(Figure(20, "a render that kills both its workers", HERD, 0, "the same response to all"))
 
 
 @pytest.mark.drill
@@ -199,4 +137,4 @@ async def test_concurrent_misses_of_a_corrupt_image_are_refused_after_one_attemp
     assert {answer.status for answer in answers} == {422}
     assert len(answers) == 1
     assert await server.metric("smartserve_jobs_total") == 1
-    record(Figure(20, "a corrupt picture", _HERD, 0, "one attempt, the same response to all"))
+    record(Figure(20, "a corrupt picture", HERD, 0, "one attempt, the same response to all"))
