@@ -48,7 +48,7 @@ async def open_installation(
     render_s = settings.workers.deadline_s * settings.workers.wall_clock_factor
     timeout_s = queue_s + render_s + _MARGIN_S
     local = LocalOriginals(settings.storage_root, settings.storage)
-    async with aclosing(build_originals(local, {})) as sources:
+    async with aclosing(build_originals(settings, local)) as sources:
         yield Installation(
             settings=settings,
             config=config,

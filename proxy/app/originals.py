@@ -3,19 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
+from proxy.app.object_storage import open_bucket
+from proxy.settings import Settings
 from proxy.storage.originals import OriginalReader, Originals
 from proxy.storage.originals.local_store import LocalOriginals
 
+if TYPE_CHECKING:
+    from proxy.storage.originals.fetched import SourceFetcher
 
-def build_originals(local: LocalOriginals, remote: Mapping[str, OriginalReader]) -> Originals:
-    """Return what opens the originals of all rows; closing it closes the others, too.
+_DOWNLOADS = 2
+"""Downloads of originals may hold one part in this of the memory for fetched originals."""
 
-    ``remote`` has the readers of other servers by scheme.
+
+def build_originals(settings: Settings, local: LocalOriginals) -> Originals:
+    """Return what opens the originals of all rows; closing it closes ``local``, too.
+
+    Raises:
+        ConfigurationError: `[s3]` is not valid, or its package is not installed.
     """
-    if not remote:
+    if not settings.s3.buckets:
         return local
     # Imported only if a row may have an address.
+    from proxy.runtime.byte_budget import ByteBudget  # noqa: PLC0415
+    from proxy.storage.originals.fetched import SourceFetcher  # noqa: PLC0415
     from proxy.storage.originals.routed import RoutedOriginals  # noqa: PLC0415
 
-    return RoutedOriginals(local, remote)
+    max_bytes = settings.storage.max_fetched_bytes
+    # All kinds of addresses share it.
+    fetcher = SourceFetcher(ByteBudget(max_bytes))
+    remote = _in_buckets(settings, fetcher)
+    return RoutedOriginals(local, remote, download_bytes=max_bytes // _DOWNLOADS)
+
+
+def _in_buckets(settings: Settings, fetcher: SourceFetcher) -> Mapping[str, OriginalReader]:
+    addresses = settings.s3.buckets
+    buckets = {one: open_bucket(settings, one, "original_reads") for one in addresses}
+    from proxy.storage.originals.object_store import ObjectOriginals  # noqa: PLC0415
+
+    reader = ObjectOriginals(buckets, fetcher, max_bytes=settings.storage.max_original_bytes)
+    return dict.fromkeys({one.partition("://")[0] for one in addresses}, reader)

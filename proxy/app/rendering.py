@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+
+from cachetools import LRUCache
 
 from proxy.app.startup_checks import check_worker
 from proxy.app.workers import StartingWorkers, idle_worker, one_worker
@@ -14,7 +17,7 @@ from proxy.domain.worker_protocol import WorkerInfo
 from proxy.rendering import face_model
 from proxy.rendering.pool.admission import Admission, FailureCache
 from proxy.rendering.pool.pool import WorkerPool
-from proxy.serving.job_dispatch import JobDispatcher
+from proxy.serving.job_dispatch import MAX_VERSIONS, JobDispatcher, SourceVersion
 from proxy.settings import Settings
 from proxy.storage.originals import OriginalReader
 
@@ -53,10 +56,12 @@ async def open_rendering(
         admission = Admission(settings.workers)
         # One worker: finals must not compete with the renders that clients wait for.
         background = idle_worker(settings, workers.supervisor)
-        dispatcher = _new_dispatcher(settings, originals, pool, admission)
+        versions: LRUCache[int, SourceVersion] = LRUCache(MAX_VERSIONS)
+        new_dispatcher = partial(_new_dispatcher, settings, originals, versions)
+        dispatcher = new_dispatcher(pool, admission)
 
         def own_dispatcher(other: WorkerPool) -> JobDispatcher:
-            return _new_dispatcher(settings, originals, other, Admission(settings.workers))
+            return new_dispatcher(other, Admission(settings.workers))
 
         yield RenderingServices(
             pool=pool,
@@ -83,12 +88,18 @@ async def worker_info(settings: Settings) -> WorkerInfo:
 
 
 def _new_dispatcher(
-    settings: Settings, originals: OriginalReader, pool: WorkerPool, admission: Admission
+    settings: Settings,
+    originals: OriginalReader,
+    versions: LRUCache[int, SourceVersion],
+    pool: WorkerPool,
+    admission: Admission,
 ) -> JobDispatcher:
     failures = FailureCache(
         failure_s=settings.lifetimes.failure_s, quarantine_s=settings.workers.quarantine_s
     )
-    return JobDispatcher(sources=originals, pool=pool, admission=admission, failures=failures)
+    return JobDispatcher(
+        sources=originals, pool=pool, admission=admission, failures=failures, versions=versions
+    )
 
 
 def _render_rules(settings: Settings, worker: WorkerInfo) -> RenderRules:

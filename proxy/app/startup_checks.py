@@ -10,6 +10,7 @@ from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
 
+from proxy.app.object_storage import object_storage_faults
 from proxy.domain.errors import ConfigurationError
 from proxy.domain.worker_protocol import WorkerInfo
 from proxy.settings import Settings, TracingSettings, access_faults
@@ -113,4 +114,5 @@ def installation_faults(settings: Settings) -> list[str]:
         # A folder without a setting is below the data directory, and is created at the start.
         if named and not Path(named).is_dir():
             faults.append(f"{key}: {named} is not a folder on this machine")
-    return [*faults, *provider_faults(settings.vision), *tracing_faults(settings.tracing)]
+    faults += [*provider_faults(settings.vision), *tracing_faults(settings.tracing)]
+    return [*faults, *object_storage_faults(settings.s3)]

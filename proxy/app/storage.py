@@ -17,6 +17,7 @@ from typing import Any
 
 import structlog
 
+from proxy.app.object_storage import check_object_storage
 from proxy.app.originals import build_originals
 from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
 from proxy.runtime.redis import RedisLink
@@ -107,7 +108,9 @@ async def open_storage(
         database = CachedMediaRepository(repository, settings.database)
         stack.push_async_callback(database.aclose)
         local_originals = LocalOriginals(settings.storage_root, settings.storage)
-        originals = build_originals(local_originals, {})
+        if settings.s3.enabled:
+            await check_object_storage(settings)
+        originals = build_originals(settings, local_originals)
         stack.push_async_callback(originals.aclose)
         await stack.enter_async_context(sweeping(str(settings.storage_root), supervisor))
         renditions = TieredStore(

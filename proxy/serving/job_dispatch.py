@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
+from cachetools import LRUCache
 from structlog.contextvars import bound_contextvars
 
 from proxy.domain.errors import SmartserveError, SourceChanged, SourceMissing
-from proxy.domain.media import Media
+from proxy.domain.media import Media, ProbeResult
 from proxy.domain.variant import Variant, stage_text
 from proxy.domain.worker_protocol import Job, RenderOutput, RenditionSet
 from proxy.rendering.pool.admission import Admission, FailureCache
@@ -25,6 +26,16 @@ from proxy.telemetry.tracing.jobs import job_span
 
 Result = TypeVar("Result")
 Found = TypeVar("Found")
+
+
+MAX_VERSIONS = 100_000
+
+
+class SourceVersion(NamedTuple):
+    """A content hash, and the version that the storage reported for that content."""
+
+    content: str
+    version: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +87,14 @@ class JobDispatcher:
         pool: WorkerPool,
         admission: Admission,
         failures: FailureCache,
+        versions: MutableMapping[int, SourceVersion] | None = None,
     ) -> None:
+        """``versions`` are what all dispatchers remember of sources that have a version."""
         self._sources = sources
         self._pool = pool
         self._admission = admission
         self._failures = failures
+        self._versions = LRUCache(MAX_VERSIONS) if versions is None else versions
         self._busy = 0
 
     def counted_apart(self) -> Self:
@@ -90,6 +104,7 @@ class JobDispatcher:
             pool=self._pool,
             admission=self._admission,
             failures=self._failures,
+            versions=self._versions,
         )
 
     def check(self, media: Media) -> None:
@@ -215,11 +230,18 @@ class JobDispatcher:
                     try:
                         # The variant was resolved from the facts of another file: its key must not
                         # get the bytes of this one.
-                        if byte_size not in (None, source.byte_size):
+                        if byte_size is not None and (
+                            byte_size != source.byte_size
+                            or (source.version and self._replaced(target, source.version))
+                        ):
                             raise SourceChanged("the image has changed, try again", retry_after_s=1)
                         # The log has to name the image that kills a worker or raises in it.
                         with bound_contextvars(media_id=target.id):
                             result = await work(source.descriptor, sink)
+                        if source.version and isinstance(result, ProbeResult):
+                            self._versions[target.id] = SourceVersion(
+                                result.content_hash, source.version
+                            )
                     finally:
                         # Not `close`: a call into another module for each render.
                         os.close(source.descriptor)
@@ -264,6 +286,18 @@ class JobDispatcher:
             except SourceMissing as error:
                 missing = error
         raise missing or SourceMissing("the medium has no file")
+
+    def _replaced(self, media: Media, version: str) -> bool:
+        """Return whether a version of the source is not the one that its facts were read from."""
+        facts, known = media.known_facts, self._versions.get(media.id)
+        if facts is None:
+            return known is not None and known.version != version
+        content = facts.content_hash
+        # One changed without the other. If both did, another server has read the facts again.
+        if known is not None and (known.content == content) != (known.version == version):
+            return True
+        self._versions[media.id] = SourceVersion(content, version)
+        return False
 
     def statistics(self) -> Mapping[str, float]:
         """Return the number of workers that the jobs of this dispatcher occupy."""

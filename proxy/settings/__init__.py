@@ -17,6 +17,8 @@ from proxy.settings.exposure import has_page as has_page
 from proxy.settings.load import load_settings as load_settings
 from proxy.settings.metadata import MetadataSettings as MetadataSettings
 from proxy.settings.metadata import callback_key as callback_key
+from proxy.settings.object_storage import S3Settings as S3Settings
+from proxy.settings.object_storage import s3_secret as s3_secret
 from proxy.settings.root import Settings as Settings
 from proxy.settings.sections import DatabaseSettings as DatabaseSettings
 from proxy.settings.sections import FaceSettings as FaceSettings

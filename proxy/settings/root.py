@@ -18,6 +18,7 @@ from proxy.settings.client_hints import ClientHintSettings
 from proxy.settings.cluster import ClusterSettings
 from proxy.settings.encoders import EncoderSettings
 from proxy.settings.metadata import MetadataSettings
+from proxy.settings.object_storage import S3Settings
 from proxy.settings.sections import Section, SizeSettings
 from proxy.settings.uploads import IngestSettings, MainSettings, UserSettings
 from proxy.settings.vision import VisionSettings
@@ -55,6 +56,7 @@ class Settings(Section):
     database: sections.DatabaseSettings = sections.DatabaseSettings()
     cluster: ClusterSettings = ClusterSettings()
     storage: sections.StorageSettings = sections.StorageSettings()
+    s3: S3Settings = S3Settings()
     renditions: sections.RenditionSettings = sections.RenditionSettings()
     workers: sections.WorkerSettings = sections.WorkerSettings()
     limits: sections.LimitSettings = sections.LimitSettings()

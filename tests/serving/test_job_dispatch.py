@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 
 from proxy.domain.errors import QueueFull, SourceChanged, SourceMissing, UndecodableSource
 from proxy.domain.formats import Format
+from proxy.domain.media import MediaFacts, ProbeResult
 from proxy.domain.variant import EncoderProfile, Geometry
 from proxy.domain.worker_protocol import (
     AnalyseJob,
@@ -28,7 +29,7 @@ from proxy.serving.job_dispatch import JobDispatcher, JobResult, service_kind
 from proxy.settings import LimitSettings, StorageSettings, WorkerSettings
 from proxy.storage.originals.local_store import LocalOriginals, OpenSource
 from tests.support.waiting import eventually
-from tests.web.plans import MEDIA
+from tests.web.plans import FACTS, MEDIA
 
 BODY = b"not decoded here"
 LIMITS: Limits = LimitSettings().to_limits()
@@ -43,6 +44,7 @@ class Pool:
         self.jobs = 0
         self.error = error
         self.on_start: Callable[[], object] = lambda: None
+        self.result: Any = RenditionSetResult(())
 
     async def run(
         self,
@@ -60,7 +62,7 @@ class Pool:
             raise self.error
         sink(b"some ")
         sink(b"bytes")
-        return RenditionSetResult(())
+        return self.result  # type: ignore[no-any-return]
 
 
 def dispatcher(root: Path, pool: Pool, admission: Admission | None = None) -> JobDispatcher:
@@ -172,6 +174,48 @@ async def test_a_copy_is_given_back_when_its_job_has_ended(tmp_path: Path) -> No
     with pytest.raises(UndecodableSource):
         await run(jobs)
     assert len(released) == 3
+
+
+async def test_a_source_of_the_same_size_and_another_version_is_not_rendered(
+    tmp_path: Path,
+) -> None:
+    class Versions(LocalOriginals):
+        version = "a"
+
+        async def open(self, path: str) -> OpenSource:
+            return replace(await super().open(path), version=self.version)
+
+    pool = Pool()
+    jobs = dispatcher(tmp_path, pool)
+    sources = jobs._sources = Versions(tmp_path, StorageSettings())
+    facts = replace(FACTS, source_path="image")
+    known = replace(MEDIA, facts=facts, bulk_path="image")
+    size = len(BODY)
+    await jobs.run(known, JOB, byte_size=size)
+    sources.version = "b"
+    for _ in range(2):
+        with pytest.raises(SourceChanged):
+            await jobs.run(known, JOB, byte_size=size)
+    # Uploads and finals share what is known.
+    with pytest.raises(SourceChanged):
+        await jobs.counted_apart().run(known, JOB, byte_size=size)
+    # The facts are read again: the content is the same, or another one.
+    for content in (FACTS.content_hash, "f" * 64):
+        pool.result = ProbeResult(**{**_probed(FACTS), "content_hash": content})
+        await jobs.run(known, ProbeJob(LIMITS))
+        pool.result = RenditionSetResult(())
+        other = replace(known, facts=replace(facts, content_hash=content))
+        await jobs.run(other, JOB, byte_size=size)
+    # A plan that was made by the old facts must not get the new bytes.
+    with pytest.raises(SourceChanged):
+        await jobs.run(known, JOB, byte_size=size)
+    # Another server has read the facts again.
+    sources.version = "c"
+    await jobs.run(known, JOB, byte_size=size)
+
+
+def _probed(facts: MediaFacts) -> dict[str, Any]:
+    return {one.name: getattr(facts, one.name) for one in fields(ProbeResult)}
 
 
 async def test_the_size_of_a_source_is_read_without_its_bytes(tmp_path: Path) -> None:

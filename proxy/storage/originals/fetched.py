@@ -30,16 +30,21 @@ _NO_MEMORY = "there is no memory for a copy of the original"
 class FetchedFile(OpenFile):
     """A fetched original that is read in pieces; it frees its memory budget when it is closed."""
 
-    __slots__ = ("_source",)
+    __slots__ = ("_also", "_loop", "_source")
 
-    def __init__(self, source: OpenSource) -> None:
-        """Take ownership of the source."""
+    def __init__(self, source: OpenSource, *, also: Callable[[], object]) -> None:
+        """Take ownership of the source; ``also`` is called on the event loop after it is closed."""
         self._source = source
+        self._also = also
+        self._loop = asyncio.get_running_loop()
         super().__init__(source.descriptor, source.byte_size)
 
     def _close_if_unused(self) -> None:
         if self._closed and self._reads == 0:
             self._source.close()
+            # A thread that reads may close it, and after the loop has ended.
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._also)
 
 
 class _MemoryFile:

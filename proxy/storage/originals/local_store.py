@@ -42,16 +42,16 @@ from proxy.settings import StorageSettings
 HASH_DIGITS = 16
 
 _THREADS = 4
-_FAILURES: Mapping[type[SmartserveError], str] = {
+FAILURES: Mapping[type[SmartserveError], str] = {
     SourceMissing: "failures_missing",
     SourceUnavailable: "failures_unavailable",
     SourceTimeout: "failures_timeout",
     SourceTooLarge: "failures_too_large",
 }
 # The message to clients does not contain the path, which is not public.
-_MISSING = "the original of this image is missing"
+MISSING = "the original of this image is missing"
 _UNAVAILABLE = "the storage of originals cannot be read; check that it is mounted"
-_OVERDUE = "the storage of originals did not answer in time; check that it is mounted"
+OVERDUE = "the storage of originals did not answer in time; check that it is mounted"
 _ABSENT = (
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR),
     *(errno.ELOOP, errno.ENAMETOOLONG, errno.EILSEQ),
@@ -131,7 +131,7 @@ class LocalOriginals:
         self._prefix = settings.strip_prefix or self._root
         self._max_bytes = settings.max_original_bytes
         self._threads = ThreadPool("originals", count=_THREADS, timeout_s=settings.open_timeout_s)
-        self._statistics = {"opened": 0, **dict.fromkeys(_FAILURES.values(), 0)}
+        self._statistics = {"opened": 0, **dict.fromkeys(FAILURES.values(), 0)}
 
     async def open(self, path: str) -> OpenSource:
         """Open an original by its path in the database; the caller closes it.
@@ -276,9 +276,9 @@ class LocalOriginals:
             yield
         except TimeoutError as error:
             self._statistics["failures_timeout"] += 1
-            raise SourceTimeout(_OVERDUE) from error
+            raise SourceTimeout(OVERDUE) from error
         except SmartserveError as error:
-            self._statistics[_FAILURES[type(error)]] += 1
+            self._statistics[FAILURES[type(error)]] += 1
             raise
 
 
@@ -383,7 +383,7 @@ def translated() -> Iterator[None]:
         yield
     except OSError as error:
         if isinstance(error, NotRegular) or error.errno in _ABSENT:
-            raise SourceMissing(_MISSING) from error
+            raise SourceMissing(MISSING) from error
         raise SourceUnavailable(_UNAVAILABLE) from error
 
 
@@ -402,7 +402,7 @@ def names_below(path: str, *, prefix: str) -> tuple[str, ...]:
     names = tuple(name for name in below.split("/") if name)
     too_long = len(below) > _MAX_PATH_BYTES
     if not names or too_long or below.endswith("/") or not all(map(_valid, names)):
-        raise SourceMissing(_MISSING)
+        raise SourceMissing(MISSING)
     return names
 
 

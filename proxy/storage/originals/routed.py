@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 
+from proxy.domain.errors import QueueFull
+from proxy.runtime.byte_budget import ByteBudget
 from proxy.storage.originals import OriginalReader
 from proxy.storage.originals.fetched import FetchedFile
 from proxy.storage.originals.local_store import LocalOriginals, OpenSource, ReadableOriginal
+
+_RETRY_AFTER_S = 10
 
 
 class RoutedOriginals:
@@ -16,10 +21,17 @@ class RoutedOriginals:
     A path without a scheme, or with one of no storage, is that of a local file.
     """
 
-    def __init__(self, local: LocalOriginals, remote: Mapping[str, OriginalReader]) -> None:
-        """``remote`` has the storages by scheme, such as ``s3``; all are closed by `aclose`."""
+    def __init__(
+        self, local: LocalOriginals, remote: Mapping[str, OriginalReader], *, download_bytes: int
+    ) -> None:
+        """``remote`` has the storages by scheme, such as ``s3``; all are closed by `aclose`.
+
+        ``download_bytes`` limits the fetched originals that are sent to clients.
+        """
         self._local = local
         self._remote = remote
+        # A part of the memory for all fetched originals: slow clients must not stop renders.
+        self._downloads = ByteBudget(download_bytes)
         self.check = local.check
 
     def _of(self, path: str) -> OriginalReader:
@@ -36,12 +48,24 @@ class RoutedOriginals:
         return await self._of(path).byte_size(path)
 
     async def open_file(self, path: str) -> ReadableOriginal:
-        """Open an original to read it in pieces; the caller closes it. Raises as `open` does."""
+        """Open an original to read it in pieces; the caller closes it. Raises as `open` does.
+
+        Also QueueFull, if clients download too many bytes.
+        """
         reader = self._of(path)
         if reader is self._local:
             return await self._local.open_file(path)
-        source = await reader.open(path)
-        return ReadableOriginal(self._local.pread, FetchedFile(source), source.version)
+        size = await reader.byte_size(path)
+        if not self._downloads.try_take(size):
+            reason = "too many originals are being downloaded"
+            raise QueueFull(reason, retry_after_s=_RETRY_AFTER_S)
+        try:
+            source = await reader.open(path)
+        except BaseException:
+            self._downloads.give(size)
+            raise
+        file = FetchedFile(source, also=partial(self._downloads.give, size))
+        return ReadableOriginal(self._local.pread, file, source.version)
 
     def statistics(self) -> Mapping[str, float]:
         """Return the sums of all storages."""

@@ -94,9 +94,12 @@ async def test_a_cancelled_copy_leaves_no_descriptor(fetcher: SourceFetcher) -> 
 
 async def test_a_copy_is_read_in_pieces_and_closed_once(fetcher: SourceFetcher) -> None:
     await fetcher.budget.take(3000)
-    file = FetchedFile(await fetcher.copy(pieces(BODY), held_bytes=3000, max_bytes=5000))
+    closed: list[None] = []
+    source = await fetcher.copy(pieces(BODY), held_bytes=3000, max_bytes=5000)
+    file = FetchedFile(source, also=lambda: closed.append(None))
     assert file.pread(3, 3) == b"abc"
     assert BODY.startswith(file.head)
     file.close()
     file.close()
-    await eventually(lambda: fetcher.budget.statistics()["held_bytes"] == 0)
+    await eventually(lambda: closed and fetcher.budget.statistics()["held_bytes"] == 0)
+    assert len(closed) == 1

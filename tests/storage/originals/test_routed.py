@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.domain.errors import SourceMissing
+from proxy.domain.errors import QueueFull, SourceMissing
 from proxy.runtime.byte_budget import ByteBudget
 from proxy.settings import StorageSettings
 from proxy.storage.originals.fetched import SourceFetcher
@@ -60,7 +60,9 @@ async def originals(tmp_path: Path, remote: Remote) -> AsyncIterator[RoutedOrigi
     (tmp_path / "bulk").mkdir()
     (tmp_path / "bulk/a.jpg").write_bytes(LOCAL)
     local = LocalOriginals(tmp_path, StorageSettings())
-    async with aclosing(RoutedOriginals(local, {"s3": remote})) as originals:
+    async with aclosing(
+        RoutedOriginals(local, {"s3": remote}, download_bytes=2 * len(REMOTE))
+    ) as originals:
         yield originals
 
 
@@ -101,6 +103,21 @@ async def test_both_kinds_are_read_in_pieces(
     assert b"".join(read) == content[5:]
     original.file.close()
     await eventually(lambda: remote.fetcher.budget.statistics()["held_bytes"] == 0)
+
+
+async def test_downloads_by_slow_clients_leave_memory_for_renders(
+    originals: RoutedOriginals,
+) -> None:
+    path = "s3://photos/a.jpg"
+    downloads = [await originals.open_file(path) for _ in range(2)]
+    with pytest.raises(QueueFull) as refused:
+        await originals.open_file(path)
+    assert refused.value.retry_after_s
+    with await originals.open(path):
+        pass
+    downloads[0].file.close()
+    await eventually(lambda: originals._downloads.statistics()["held_bytes"] == len(REMOTE))
+    (await originals.open_file(path)).file.close()
 
 
 async def test_the_figures_of_all_storages_are_added(

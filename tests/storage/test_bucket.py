@@ -1,0 +1,178 @@
+"""Requests to the buckets of a real S3 server, and what its faults are called."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from proxy.storage.bucket import (
+    AccessRefused,
+    Bucket,
+    BucketMissing,
+    BucketOverdue,
+    BucketUnavailable,
+    ObjectBody,
+    ObjectExists,
+    ObjectMissing,
+    reason_of,
+)
+from tests.faults.tcpproxy import TcpProxy
+from tests.storage.buckets import client, s3_settings
+from tests.support.seaweedfs import SeaweedFS
+
+pytestmark = pytest.mark.slow
+
+BODY = b"0123456789" * 300_000
+
+
+@pytest.fixture(scope="module")
+def name(seaweedfs: SeaweedFS) -> str:
+    return seaweedfs.create_bucket()
+
+
+@pytest.fixture
+def bucket(seaweedfs: SeaweedFS, name: str) -> Bucket:
+    return client(s3_settings(seaweedfs), name)
+
+
+@pytest.fixture
+async def proxy(seaweedfs: SeaweedFS) -> AsyncIterator[TcpProxy]:
+    async with TcpProxy(seaweedfs.port) as proxy:
+        yield proxy
+
+
+async def received(bucket: Bucket, key: str) -> bytes:
+    return await rest_of(bucket, await bucket.get(key), lambda: None)
+
+
+async def rest_of(bucket: Bucket, body: ObjectBody, on_piece: Callable[[], None]) -> bytes:
+    """Receive a body; ``on_piece`` is called after each piece."""
+    pieces = []
+    async with bucket.receiving(body):
+        async for piece in body.pieces():
+            pieces.append(bytes(piece))
+            on_piece()
+    return b"".join(pieces)
+
+
+async def test_an_object_is_created_once_read_listed_and_deleted(bucket: Bucket) -> None:
+    key = "a b/ä+%20#?.jpg"
+    await bucket.create(key, BODY)
+    with pytest.raises(ObjectExists):
+        await bucket.create(key, b"another")
+    assert await received(bucket, key) == BODY
+    assert await bucket.read(key, max_bytes=len(BODY)) == BODY
+    assert await bucket.read(key, max_bytes=len(BODY) - 1) is None
+    assert await bucket.byte_size(key) == len(BODY)
+    assert await bucket.keys("a b/") == [key]
+    await bucket.delete([key, "never stored"])
+    with pytest.raises(ObjectMissing):
+        await bucket.get(key)
+    assert await bucket.keys("a b/") == []
+
+
+async def test_a_check_needs_no_object(bucket: Bucket) -> None:
+    await bucket.check()
+    await bucket.check_writes("prefix/")
+    assert await bucket.keys("prefix/") == []
+
+
+async def test_a_missing_bucket_is_no_missing_object(seaweedfs: SeaweedFS) -> None:
+    bucket = client(s3_settings(seaweedfs), "there-is-no-such-bucket")
+    for request in (bucket.check(), bucket.get("key"), bucket.byte_size("key")):
+        with pytest.raises((BucketMissing, ObjectMissing)) as failed:
+            await request
+    # HEAD has no body that could give the reason.
+    assert isinstance(failed.value, ObjectMissing)
+    with pytest.raises(BucketMissing, match="the bucket does not exist"):
+        await bucket.get("key")
+    assert not bucket.breaker.failing
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"access_key_id": "nobody"}, "the access key does not exist"),
+        ({"secret_access_key": "wrong"}, "the secret does not belong to the access key"),
+    ],
+)
+async def test_wrong_credentials_are_refused_with_the_reason(
+    seaweedfs: SeaweedFS, name: str, values: dict[str, Any], reason: str
+) -> None:
+    bucket = client(s3_settings(seaweedfs, **values), name)
+    for request in (bucket.check(), bucket.get("key"), bucket.create("key", b"x")):
+        with pytest.raises(AccessRefused, match=reason):
+            await request
+    assert not bucket.breaker.failing
+
+
+async def test_a_key_that_may_only_read_may_not_write(seaweedfs: SeaweedFS, name: str) -> None:
+    access, secret = seaweedfs.reader
+    section = s3_settings(seaweedfs, access_key_id=access, secret_access_key=secret)
+    bucket = client(section, name)
+    await bucket.check()
+    with pytest.raises(AccessRefused, match="the access key may not do this"):
+        await bucket.check_writes("")
+
+
+async def test_a_server_that_is_down_fails_at_once_and_opens_the_breaker(
+    seaweedfs: SeaweedFS, name: str, proxy: TcpProxy
+) -> None:
+    """The retries of the library would take 11.7 s, within a time limit of 60 s."""
+    bucket = client(s3_settings(seaweedfs, proxy.port), name, breaker_s=60)
+    proxy.refuse()
+    began = time.monotonic()
+    with pytest.raises(BucketUnavailable) as failed:
+        await bucket.get("key")
+    assert time.monotonic() - began < 11
+    assert "Debug source" not in str(failed.value)
+    assert bucket.breaker.open
+    # Not asked again, although it is back.
+    await proxy.heal()
+    with pytest.raises(BucketUnavailable, match="a moment ago"):
+        await bucket.check()
+    bucket.breaker.open_until = 0
+    await bucket.check()
+    assert not bucket.breaker.failing
+
+
+async def test_a_server_that_does_not_answer_is_overdue(
+    seaweedfs: SeaweedFS, name: str, proxy: TcpProxy
+) -> None:
+    bucket = client(s3_settings(seaweedfs, proxy.port), name, timeout_s=0.2)
+    proxy.go_silent()
+    with pytest.raises(BucketOverdue):
+        await bucket.get("key")
+    assert bucket.breaker.open
+
+
+async def test_a_body_that_ends_early_is_an_error(
+    seaweedfs: SeaweedFS, name: str, proxy: TcpProxy
+) -> None:
+    bucket = client(s3_settings(seaweedfs, proxy.port), name)
+    seaweedfs.bucket(name).put("cut", BODY)
+    proxy.bytes_per_s = 1_000_000
+    body = await bucket.get("cut")
+    with pytest.raises(BucketUnavailable):
+        await rest_of(bucket, body, proxy.cut)
+
+
+async def test_a_body_that_trickles_is_overdue(
+    seaweedfs: SeaweedFS, name: str, proxy: TcpProxy
+) -> None:
+    bucket = client(s3_settings(seaweedfs, proxy.port), name, timeout_s=20)
+    seaweedfs.bucket(name).put("slow", BODY)
+    proxy.bytes_per_s = 100_000
+    body = await bucket.get("slow")
+    bucket.timeout_s = 0
+    with pytest.raises(BucketOverdue):
+        await rest_of(bucket, body, lambda: None)
+
+
+def test_the_reason_of_an_unknown_error_is_one_line_without_the_dump_of_the_library() -> None:
+    error = OSError("Generic S3 error: HTTP error\n\nDebug source:\nGeneric {...}")
+    assert reason_of(error) == "Generic S3 error: HTTP error"
+    assert reason_of(OSError()) == "OSError"
