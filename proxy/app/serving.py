@@ -107,7 +107,7 @@ def _build(
 ) -> ServingServices:
     # Renders for clients and finals teach one model what an encode costs.
     rules, costs = rendering.rules, EncodeCostModel()
-    planner = RenderPlanner(rules)
+    planner = RenderPlanner(rules, storage.epochs)
     facts = SourceFactsService(
         database=storage.database, dispatcher=rendering.dispatcher, limits=rules.limits
     )

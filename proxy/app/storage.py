@@ -20,6 +20,7 @@ import structlog
 from proxy.app.object_storage import check_object_storage
 from proxy.app.originals import build_originals
 from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
+from proxy.domain.render_plan import PurgeEpochs
 from proxy.runtime.redis import RedisLink
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
 from proxy.serving.purge import PurgeService
@@ -71,6 +72,8 @@ class StorageServices:
     changed: Callable[[int], None]
     """Calls all of them with a media id, here and soon on other servers; for whoever has written
     a row."""
+    epochs: PurgeEpochs
+    """For the planner: purges of all media, and of those of users."""
     purger: PurgeService
     purge_feed: PurgeFeed
     writer: LeasedWriter
@@ -135,12 +138,14 @@ async def open_storage(
             wake_up = WakeUp(redis, server=table.server)
             stack.push_async_callback(wake_up.aclose)
         announce: Callable[[], None] = (lambda: None) if wake_up is None else wake_up.send
+        epochs = PurgeEpochs()
         purger = PurgeService(
             rows=database,
             catalogue=repository,
             table=table,
             journal=journal,
             store=renditions,
+            epochs=epochs,
             announce=announce,
         )
         stack.push_async_callback(purger.aclose)
@@ -180,6 +185,7 @@ async def open_storage(
             renditions=renditions,
             invalidators=database.invalidators,
             changed=changed,
+            epochs=epochs,
             purger=purger,
             purge_feed=feed,
             writer=writer,

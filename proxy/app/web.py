@@ -9,7 +9,7 @@ from functools import lru_cache, partial
 from proxy.app.metadata import MetadataServices, metadata_statistics
 from proxy.app.services import Services
 from proxy.app.uploads import UploadServices, failure_limit, new_guard
-from proxy.domain.media import Media
+from proxy.domain.render_plan import PurgeEpochs, RenderPlan
 from proxy.domain.request import parse_request
 from proxy.ingest.uploads.preview import UploadPreviews
 from proxy.runtime.redis import UNUSED
@@ -79,7 +79,7 @@ def build_http_server(services: Services, uploads: UploadServices | None = None)
     response_cache = ResponseCache(
         store=storage.renditions,
         metrics=services.metrics,
-        fresh_until=_fresh_until(storage.database),
+        fresh_until=_fresh_until(storage.database, storage.epochs),
         parse_query=parse_query,
         order=settings.encoders.order,
         client_hints=settings.client_hints.enabled,
@@ -88,6 +88,7 @@ def build_http_server(services: Services, uploads: UploadServices | None = None)
     )
     # A purged or changed image must not be served from the response cache.
     storage.invalidators.append(response_cache.forget)
+    storage.purger.resets.append(response_cache.clear)
     health = HealthHandler(
         {
             "database": storage.repository.ping,
@@ -381,8 +382,14 @@ def _page_local(services: Services, uploads: UploadServices | None) -> LocalPage
     )
 
 
-def _fresh_until(database: CachedMediaRepository) -> Callable[[Media], float]:
-    def until(media: Media) -> float:
+def _fresh_until(
+    database: CachedMediaRepository, epochs: PurgeEpochs
+) -> Callable[[RenderPlan], float]:
+    def until(plan: RenderPlan) -> float:
+        # Everything, or all images of a user, were purged after the plan was made.
+        if plan.epochs != epochs.changes:
+            return 0.0
+        media = plan.media
         known = database.peek(media.id)
         # A cached response of an older row is never fresh, even if the row cache is. What people
         # decide, for example who may see it, does not change the date of the row.

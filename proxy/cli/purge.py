@@ -9,11 +9,12 @@ from typing import Annotated
 import typer
 
 from proxy.app.storage import open_storage
-from proxy.cli.base import command, print_error, print_summary, reason_of
-from proxy.domain.errors import BadParameter, SmartserveError
+from proxy.cli.base import command, print_error, print_summary, progress_bar, reason_of
+from proxy.domain.errors import BadParameter, SmartserveError, StorageError
 from proxy.domain.request import named_boxes
 from proxy.serving.purge import PurgeResult
 from proxy.settings import Settings
+from proxy.storage.renditions.disk_state import SHARDS
 
 _UNRECORDED = (
     "The database did not accept all purges, so other servers still have their renditions. The"
@@ -32,11 +33,18 @@ async def purge(
     size: Annotated[
         str | None, typer.Option(show_default="all", help="Purge only this named size.")
     ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Purge all images of all users, in all sizes.")
+    ] = False,
 ) -> int:
     """Delete renditions of images, here and on all servers that use the database."""
+    if everything:
+        if ids or user_id is not None or size is not None:
+            raise typer.BadParameter("--all purges all images in all sizes: name nothing else")
+        return await _purge_all(settings)
     # Nothing means nothing: a purge of everything must not happen by mistake.
     if not ids and user_id is None:
-        raise typer.BadParameter("name media ids, or --user-id")
+        raise typer.BadParameter("name media ids, --user-id, or --all")
     try:
         # A size may have several boxes: one for each device pixel ratio.
         boxes = () if size is None else named_boxes(size, settings.size_specs())
@@ -57,6 +65,25 @@ async def purge(
     if not report.recorded:
         print(_UNRECORDED, file=sys.stderr)
     return report.failed + (not report.recorded)
+
+
+async def _purge_all(settings: Settings) -> int:
+    async with open_storage(settings) as storage:
+        try:
+            recorded = await storage.purger.everything()
+        except StorageError as error:
+            print_error("failed", reason_of(error))
+            return 1
+        if recorded:
+            print("all images\tpurged on all servers; deleting their files on this one", flush=True)
+        else:
+            print(_UNRECORDED, file=sys.stderr)
+        # Interrupted, it is continued by the server that uses this directory.
+        with progress_bar("deleting", SHARDS) as progress:
+            async for left in storage.renditions.disk.maintenance.delete_discarded():
+                progress.update(progress.task_ids[0], completed=max(0, SHARDS - left))
+            progress.update(progress.task_ids[0], completed=SHARDS)
+    return int(not recorded)
 
 
 @dataclass(slots=True)

@@ -72,6 +72,8 @@ class RenderPlan:
     """Whether the image is rendered from one of its fallbacks instead of its source."""
     provisional: bool = False
     """Whether the crop may change, because faces have not been looked for."""
+    epochs: int = 0
+    """`PurgeEpochs.changes` when it was made."""
 
     background_kept: bool = field(init=False)
     """Whether the request removes the background and the image does not allow it."""
@@ -96,11 +98,45 @@ class RenderPlan:
         return [replace(self, draft=other) for other in others]
 
 
+EVERYONE = -1
+"""Stands for all users, in the place of the id of one."""
+
+
+class PurgeEpochs:
+    """How often all images of a user, and all images, were purged; a part of every key.
+
+    After a purge all keys are new, so it takes the same time for one image as for a billion.
+    """
+
+    def __init__(self) -> None:
+        self._epochs: dict[int, int] = {}
+        self.changes = 0
+        """Counts changes. A plan that was made before one may have old keys."""
+
+    def advance(self, user_id: int, epoch: int) -> bool:
+        """Set the epoch of a user, or of `EVERYONE`; return whether it was an earlier one."""
+        if epoch <= self._epochs.get(user_id, 0):
+            return False
+        self._epochs[user_id] = epoch
+        self.changes += 1
+        return True
+
+    def version(self, content_hash: str, user_id: int) -> str:
+        """Return the version of a user's image in keys: the hash alone if nothing was purged."""
+        epochs = self._epochs
+        if not epochs:
+            return content_hash
+        of_all, own = epochs.get(EVERYONE, 0), epochs.get(user_id, 0)
+        return f"{content_hash}~{of_all}.{own}" if of_all or own else content_hash
+
+
 class RenderPlanner:
     """Resolves requests by the rules of one server."""
 
-    def __init__(self, rules: RenderRules) -> None:
+    def __init__(self, rules: RenderRules, epochs: PurgeEpochs | None = None) -> None:
+        """``epochs`` may change while the planner is used."""
         self.rules = rules
+        self.epochs = epochs or PurgeEpochs()
         named = (size.scaled(dpr) for size in rules.sizes.values() for dpr in DPRS.values())
         # Every box that a request can name.
         self._boxes = (*named, *map(width_box, WIDTHS))
@@ -133,13 +169,21 @@ class RenderPlanner:
         stages = by_format[formats[0]]
         # Lossless formats have the usual encoding, and the same renditions.
         lean = bool(request.lean) and stages != self.rules.stages[formats[0]]
+        # Before the version: a plan with a count that is too old is only not cached.
+        epochs = self.epochs.changes
         draft = resolve(
-            request, media, facts, stage=stages.draft, recipe=self.rules.recipe, lean=lean
+            request,
+            media,
+            facts,
+            stage=stages.draft,
+            recipe=self.rules.recipe,
+            lean=lean,
+            version=self.epochs.version(facts.content_hash, media.user_id),
         )
         provisional = self.rules.detects_faces and wants_faces(request.box, facts, media.choices)
         # PNG and GIF, or every format if finals are disabled.
         if stages.final == stages.draft:
-            return RenderPlan(media, facts, request, draft, provisional=provisional)
+            return RenderPlan(media, facts, request, draft, provisional=provisional, epochs=epochs)
         # Not by `replace`, which takes a quarter of the time of a plan.
         final = Variant(
             media_id=draft.media_id,
@@ -154,7 +198,9 @@ class RenderPlanner:
             base=self._base(draft, facts),
             lean=lean,
         )
-        return RenderPlan(media, facts, request, final, draft, provisional=provisional)
+        return RenderPlan(
+            media, facts, request, final, draft, provisional=provisional, epochs=epochs
+        )
 
     def _base(self, draft: Variant, facts: MediaFacts) -> tuple[int, int] | None:
         """Return the size that a variant is scaled from: the largest in named boxes, or None."""
@@ -326,11 +372,15 @@ def resolve(
     stage: EncodingStage,
     recipe: str,
     lean: bool = False,
+    version: str = "",
 ) -> Variant:
-    """Resolve a validated request for an image and the encoding chosen for it."""
+    """Resolve a validated request for an image and the encoding chosen for it.
+
+    ``version`` is by default the content hash; see `PurgeEpochs.version`.
+    """
     return Variant(
         media_id=media.id,
-        version=facts.content_hash,
+        version=version or facts.content_hash,
         geometry=plan_geometry(request.box, facts, media.choices),
         profile=stage.profile,
         # Without a flat background nothing is removed: both values of bg share one rendition.

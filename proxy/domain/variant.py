@@ -314,7 +314,7 @@ class Variant:
 
     media_id: int
     version: str
-    """Content hash of the source."""
+    """Content hash of the source, with the purges of all its owner's images, if there were any."""
     geometry: Geometry
     profile: EncoderProfile
     background_removed: bool

@@ -14,10 +14,11 @@ import structlog
 
 from proxy.domain.errors import DatabaseUnavailable, MediaRowInvalid, StorageError
 from proxy.domain.media import MAX_MEDIA_ID
+from proxy.domain.render_plan import EVERYONE, PurgeEpochs
 from proxy.domain.variant import PurgeEntry, SizeSpec, box_geometry, shape_of, shapes_of
 from proxy.runtime.thread_pool import ThreadPool
 from proxy.storage.database.media_repository import SqlMediaRepository
-from proxy.storage.database.purge_table import PurgeTable
+from proxy.storage.database.purge_table import PurgeTable, RecordedEpoch
 from proxy.storage.database.row_cache import CachedMediaRepository
 from proxy.storage.renditions.purge_journal import JournalKey, PurgeJournal, UserPurge
 from proxy.storage.renditions.tiered_store import TieredStore
@@ -59,10 +60,11 @@ class PurgeService:
         table: PurgeTable,
         journal: PurgeJournal,
         store: TieredStore,
+        epochs: PurgeEpochs | None = None,
         announce: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Use parts that the caller closes.
+        """Use parts that the caller closes. ``epochs`` are those of the planner.
 
         ``announce`` is called after each transaction that other servers should read at once. It
         must return at once.
@@ -72,7 +74,11 @@ class PurgeService:
         self._table = table
         self._journal = journal
         self._store = store
+        self._epochs = epochs or PurgeEpochs()
         self.announce = announce
+        self.resets: list[Callable[[], None]] = []
+        """Called after the epoch of a user or of all media has changed, on any server: what was
+        derived from earlier plans is out of date."""
         self._clock = clock
         self._threads = ThreadPool("purge-journal", count=1, timeout_s=5.0)
         self._applied: set[JournalKey] = set()
@@ -116,11 +122,15 @@ class PurgeService:
     ) -> AsyncIterator[PurgeResult]:
         """Purge all media of a user in the order of their ids, each as `medium` does.
 
+        Without boxes, all servers stop serving the old renditions before the first result: the
+        user's epoch changes. The results are the progress of deleting files and facts.
         A medium that cannot be purged has an error in its result; the others are purged. If the
         database cannot list them, those are purged whose rows are cached, and the rest when
         the database is back; the last result then has no id.
         """
         after = 0
+        if not boxes:
+            await self._advance(user_id)
         try:
             async for page in self._pages(user_id):
                 for result in await self._purge(page, boxes):
@@ -133,6 +143,48 @@ class PurgeService:
             for result in await self._purge(known, ()):
                 yield result
             yield PurgeResult(None, 0, recorded=False)
+
+    async def everything(self) -> bool:
+        """Purge all media; return whether this is recorded.
+
+        Takes the same time for any number of renditions: the epoch changes, which is a part of
+        every key. The files are moved, and deleted in the background by `TieredStore`. Facts of
+        sources are kept.
+
+        Raises:
+            StorageError: files may be left on this server's disk.
+        """
+        recorded = await self._advance(EVERYONE)
+        if not recorded:
+            await self._keep([UserPurge(EVERYONE)])
+            self._reset()
+        await self._store.clear()
+        return recorded
+
+    def advanced(self, epochs: Iterable[RecordedEpoch]) -> Sequence[int]:
+        """Use these epochs from now on; return the users of those that are new here."""
+        changed = [one.user_id for one in epochs if self._epochs.advance(one.user_id, one.epoch)]
+        if changed:
+            self._reset()
+        for user_id in changed:
+            # No key leads to them any more, so this only frees memory.
+            for media_id in self._rows.media_of_user(user_id):
+                self._store.memory.purge(media_id)
+        return changed
+
+    def _reset(self) -> None:
+        for reset in self.resets:
+            reset()
+
+    async def _advance(self, user_id: int) -> bool:
+        try:
+            recorded = await self._table.advance(user_id)
+        except DatabaseUnavailable as error:
+            log.warning("purges_not_recorded", user_id=user_id, cause=repr(error.__cause__))
+            return False
+        self.announce()
+        self.advanced([recorded])
+        return True
 
     async def after_write(
         self, media_id: int, write: Coroutine[Any, Any, _T], *, renditions: bool = True
@@ -292,7 +344,13 @@ class PurgeService:
 
     async def _apply_kept(self, purge: PurgeEntry | UserPurge) -> None:
         entries = [purge] if isinstance(purge, PurgeEntry) else []
-        if isinstance(purge, UserPurge):
+        if isinstance(purge, UserPurge) and purge.user_id == EVERYONE:
+            self._reset()
+            try:
+                await self._store.clear()
+            except StorageError as error:
+                log.warning("purge_incomplete", cause=error.detail)
+        elif isinstance(purge, UserPurge):
             entries = [PurgeEntry(one) for one in self._rows.media_of_user(purge.user_id)]
         for entry in entries:
             try:
@@ -321,6 +379,10 @@ class PurgeService:
         log.info("kept_purges_recorded", purges=len(kept))
 
     async def _purge_user_again(self, purge: UserPurge) -> None:
+        if not purge.boxes:
+            self.advanced([await self._table.advance(purge.user_id)])
+            self.announce()
+        # Nobody has the id `EVERYONE`: that purge was applied here, and has no pages.
         async for page in self._pages(purge.user_id):
             for result in await self._purge(page, purge.boxes):
                 if result.error is not None:

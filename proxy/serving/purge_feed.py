@@ -12,6 +12,7 @@ import structlog
 
 from proxy.domain.errors import DatabaseUnavailable, StorageError
 from proxy.domain.media import EPOCH, utc_timestamp
+from proxy.domain.render_plan import EVERYONE
 from proxy.domain.variant import PurgeEntry
 from proxy.runtime.thread_pool import ThreadPool
 from proxy.serving.purge import PurgeService
@@ -73,6 +74,9 @@ class PurgeFeed:
         # Seconds since 1970 on the database's clock: purges before it are applied.
         self._position: float | None = None
         self._saved_at = -_SAVE_POSITION_EVERY_S
+        self._epochs_read = False
+        self._to_clear = False
+        """Whether all renditions must be deleted, because everything was purged."""
         self._seen: dict[int, float] = {}
         """The times of applied purges by their id, as far as they are read again."""
         self._versions: Mapping[int, str] = {}
@@ -185,12 +189,34 @@ class PurgeFeed:
 
     async def _read_purges(self, since: float) -> bool:
         """Apply all purges from a time on; return whether all could be applied completely."""
-        complete, after = True, 0
+        complete, after = await self._read_epochs(since), 0
         while page := await self._table.read(since, after=after, limit=_PAGE):
             for purge in page:
                 complete &= await self._apply(purge)
             after = page[-1].id
         return complete
+
+    async def _read_epochs(self, since: float) -> bool:
+        """Use the epochs that began from a time on, the first time all of them.
+
+        Return False if files that everybody has purged could not be deleted.
+        """
+        recorded = await self._table.epochs(since if self._epochs_read else 0.0)
+        changed = self._purger.advanced(recorded)
+        self._epochs_read = True
+        # At the start: files of an earlier purge were deleted then, or are evicted in time.
+        self._to_clear |= EVERYONE in changed and any(
+            one.user_id == EVERYONE and one.purged_at >= since for one in recorded
+        )
+        if self._to_clear:
+            try:
+                await self._store.clear()
+            except StorageError as error:
+                log.warning("purge_incomplete", cause=error.detail)
+                return False
+            self._to_clear = False
+            self._counts["applied"] += 1
+        return True
 
     async def _apply(self, purge: RecordedPurge) -> bool:
         if purge.id in self._seen:

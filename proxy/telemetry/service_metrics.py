@@ -55,6 +55,7 @@ _GAUGES = (
     _Row("purge_lag_seconds", "purges", "lag_s", "Time since all purges of others were applied."),
     _Row("purges_unrecorded", "purges", "unrecorded", "Purges that other servers do not know yet."),
     _Row("redis_listening", "redis", "listening", "1 if messages of Redis arrive, else 0."),
+    _Row("purge_shards", "disk", "discarded", "Shards (of 256) that a full purge has to delete."),
     _Row("row_items", "rows", "items", "Rows in the row cache."),
     _Row("ingest_items", "ingest", "items_", "Uploads in the ingest queue.", "state"),
     *(

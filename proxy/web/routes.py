@@ -349,6 +349,9 @@ def _admin(settings: Settings) -> Operations:
         route = f"DELETE /api/{what}/{{id}}/renditions"
         yield operation(route, handler, *parameters, problems=problems, security="key")
     yield operation(
+        "DELETE /api/renditions", AdminHandler.purge_all, problems=problems, security="key"
+    )
+    yield operation(
         "GET /api/media/{id}/near-duplicates",
         AdminHandler.near_duplicates,
         _MEDIA_ID,

@@ -44,10 +44,21 @@ def test_a_purge_by_user_and_size_leaves_other_renditions(data_dir: Path, invoke
     assert renditions(data_dir) == 2
 
 
+def test_a_purge_of_everything_deletes_all_files(data_dir: Path, invoke: Invoke) -> None:
+    asyncio.run(render(data_dir, 2, 3))
+    done = invoke("purge", "--all", "--data-dir", data_dir)
+    assert done.code == 0
+    assert "purged on all servers" in done.stdout
+    assert renditions(data_dir) == 0
+    assert not [path for path in (data_dir / "renditions" / "purged").rglob("*") if path.is_file()]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name media ids, or --user-id"),
+        ([], "name media ids, --user-id, or --all"),
+        (["1", "--all"], "name nothing else"),
+        (["--all", "--size", "grid"], "name nothing else"),
         (["1", "--size", "huge"], "one of thumbnail, small"),
         (["1", "--size", ""], "one of thumbnail, small"),
     ],

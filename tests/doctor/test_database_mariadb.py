@@ -128,7 +128,7 @@ _FACTS = "".join(
 _METADATA = "".join(
     f"GRANT DELETE ON {{name}}.{table} TO reader@'%';" for table in ("media_metadata", "media_tags")
 )
-_CHOICES = "".join(
+_CHOICES = "GRANT INSERT, UPDATE ON {name}.purge_epochs TO reader@'%';" + "".join(
     f"GRANT INSERT, UPDATE, DELETE ON {{name}}.{table} TO reader@'%';"
     for table in ("media_choices", "media_alt_texts")
 )

@@ -8,9 +8,15 @@ import pytest
 
 from proxy.domain.formats import Format
 from proxy.domain.media import Background, Focus, MediaChoices, MediaFacts
-from proxy.domain.render_plan import RenderPlan, RenderPlanner, RenderRules
+from proxy.domain.render_plan import (
+    EVERYONE,
+    PurgeEpochs,
+    RenderPlan,
+    RenderPlanner,
+    RenderRules,
+)
 from proxy.domain.request import VariantRequest, parse_request
-from proxy.domain.variant import Variant, plan_geometry
+from proxy.domain.variant import Variant, plan_geometry, same_content
 from proxy.settings import Settings
 from proxy.settings.client_hints import ClientHintSettings
 from tests.web.plans import FACTS, MEDIA
@@ -329,3 +335,39 @@ def test_a_size_of_the_other_quality_is_better_than_none() -> None:
     same = lean_plan("size=grid", lean=False).variant
     assert HINTED.nearest_variants(wanted, {same.digest}) == [same]
     assert PLANNER.nearest_variants(plan_of("size=grid"), {lean.digest}) == []
+
+
+def test_a_purge_of_everything_or_of_the_owner_gives_every_stage_a_new_key() -> None:
+    epochs = PurgeEpochs()
+    planner = RenderPlanner(PLANNER.rules, epochs)
+    request = parse_request("size=grid", sizes=SETTINGS.size_specs())
+
+    def keys(user_id: int) -> set[str]:
+        plan = planner.plan(replace(MEDIA, user_id=user_id), FACTS, request, "image/avif")
+        assert plan.epochs == epochs.changes
+        assert plan.draft is not None
+        return {one.digest for one in plan.stages}
+
+    unpurged = {user: keys(user) for user in (7, 8)}
+    assert unpurged[7] == {
+        one.digest for one in PLANNER.plan(MEDIA, FACTS, request, "image/avif").stages
+    }
+    seen = set(unpurged[7])
+    assert epochs.advance(7, 3)
+    assert keys(7).isdisjoint(seen)
+    assert keys(8) == unpurged[8]
+    # As another content, and not as another recipe, whose renditions are served as drafts.
+    assert not [one for one in seen for new in keys(7) if same_content(one, new)]
+    seen |= keys(7)
+    assert epochs.advance(EVERYONE, 1)
+    assert keys(7).isdisjoint(seen)
+    assert keys(8).isdisjoint(unpurged[8])
+
+
+def test_an_epoch_never_goes_back() -> None:
+    epochs = PurgeEpochs()
+    assert epochs.advance(7, 3)
+    assert not epochs.advance(7, 3)
+    assert not epochs.advance(7, 2)
+    assert epochs.changes == 1
+    assert epochs.version("hash", 7) == "hash~0.3"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,12 +15,14 @@ import structlog
 
 from proxy.domain.errors import DatabaseUnavailable, StorageError
 from proxy.domain.media import MAX_MEDIA_ID, Media, MediaFacts
+from proxy.domain.render_plan import EVERYONE, PurgeEpochs
 from proxy.domain.request import named_boxes
 from proxy.domain.variant import PurgeEntry, Shapes, box_geometry, shape_of, shapes_of
 from proxy.serving.purge import PurgeResult, PurgeService
 from proxy.settings import Settings
+from proxy.storage.database.purge_table import RecordedEpoch
 from proxy.storage.renditions.purge_journal import PurgeJournal, UserPurge
-from proxy.storage.renditions.tiered_store import TieredStore
+from proxy.storage.renditions.tiered_store import MemoryStore, TieredStore
 
 SIZES = Settings().size_specs()
 GRID = named_boxes("grid", SIZES)
@@ -62,6 +65,9 @@ class House:
         self.broken: Collection[int] = ()
         self.told: list[tuple[Any, ...]] = []
         self.recorded: list[PurgeEntry] = []
+        self.epochs = PurgeEpochs()
+        self.advanced: Counter[int] = Counter()
+        self.memory = MemoryStore(Settings().renditions)
         self.journal = PurgeJournal(str(root))
         self.purger = self.process()
 
@@ -74,6 +80,7 @@ class House:
             table=fake,
             journal=self.journal,
             store=cast(TieredStore, self),
+            epochs=self.epochs,
         )
 
     def kept(self) -> list[PurgeEntry | UserPurge]:
@@ -103,6 +110,16 @@ class House:
     async def record(self, entries: Collection[PurgeEntry]) -> None:
         self._answer(refuse=self.down or self.read_only)
         self.recorded += entries
+
+    async def advance(self, user_id: int = EVERYONE) -> RecordedEpoch:
+        self._answer(refuse=self.down or self.read_only)
+        self.advanced[user_id] += 1
+        return RecordedEpoch(user_id, self.advanced[user_id], 0)
+
+    async def clear(self) -> None:
+        if self.broken:
+            raise StorageError("no")
+        self.told.append(("clear",))
 
     async def delete_old(self) -> None:
         self._answer(refuse=self.down or self.read_only)
@@ -322,3 +339,56 @@ async def test_a_disk_that_fails_does_not_undo_a_change(house: House) -> None:
     assert await house.purger.after_write(1, write())
     result = await house.purger.apply_recorded(1)
     assert (result.dropped, type(result.error)) == (0, StorageError)
+
+
+async def test_everything_goes_with_one_step_of_the_epoch_and_the_disk_is_cleared(
+    house: House,
+) -> None:
+    resets: list[int] = []
+    house.purger.resets.append(lambda: resets.append(house.epochs.changes))
+    assert await house.purger.everything()
+    assert house.advanced == {EVERYONE: 1}
+    assert house.told == [("clear",)]
+    assert resets == [1], "after the change: what is derived from now on has new keys"
+    assert house.recorded == []
+
+
+async def test_everything_without_the_database_is_cleared_here_and_recorded_later(
+    house: House,
+) -> None:
+    house.down = True
+    assert not await house.purger.everything()
+    assert house.told == [("clear",)]
+    assert house.purger.unrecorded == 1
+    # Another process that shares the directory has renditions in memory.
+    other = house.process()
+    await other.retry()
+    assert house.told == [("clear",)] * 2
+    house.down = False
+    await house.purger.retry()
+    assert house.advanced == {EVERYONE: 1}
+    assert house.purger.unrecorded == 0
+    await other.aclose()
+
+
+async def test_a_user_is_purged_before_the_first_medium_is_listed(house: House) -> None:
+    purged = house.purger.user(7)
+    assert (await anext(purged)).media_id == 1
+    await purged.aclose()
+    assert house.advanced == {7: 1}
+    assert house.epochs.version("hash", 7) != "hash"
+    assert house.epochs.version("hash", 8) == "hash"
+
+
+async def test_a_user_in_one_size_keeps_the_other_renditions_and_so_the_epoch(
+    house: House,
+) -> None:
+    assert [one async for one in house.purger.user(7, GRID)]
+    assert house.advanced == {}
+
+
+async def test_a_disk_that_cannot_be_cleared_is_reported(house: House) -> None:
+    house.broken = [1]
+    with pytest.raises(StorageError):
+        await house.purger.everything()
+    assert house.advanced == {EVERYONE: 1}, "other servers purge"

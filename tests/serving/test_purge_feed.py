@@ -23,7 +23,7 @@ from proxy.serving.purge_feed import PurgeFeed
 from proxy.settings import Settings
 from proxy.storage.database import NewMedia
 from proxy.storage.database.purge_table import announcement
-from proxy.storage.database.tables import DatabaseClock, media_files, purges
+from proxy.storage.database.tables import DatabaseClock, media_files, purge_epochs, purges
 from tests.storage.database.conftest import facts, new
 from tests.storage.renditions.variants import body, put, read, variant
 from tests.support.redis import RedisServer
@@ -423,3 +423,91 @@ async def test_a_second_change_in_the_same_second_is_seen_by_a_wake_up_or_the_ne
         media = await there.database.find(media_id)
         assert media is not None
         assert media.bulk_path == path
+
+
+async def test_a_purge_of_everything_reaches_another_server_once(pair: Pair) -> None:
+    here, there = await pair.server("here"), await pair.server("there")
+    for server in (here, there):
+        await fill(server)
+    assert await here.purger.everything()
+    assert await stored(here) == []
+    await there.purge_feed.sync()
+    assert await stored(there) == []
+    assert there.epochs.version("hash", 1) == here.epochs.version("hash", 1) != "hash"
+    for server in (here, there):
+        await fill(server)
+        await server.purge_feed.sync()
+        assert len(await stored(server)) == 4
+
+
+async def test_a_restarted_server_has_the_epochs_and_keeps_what_it_has_rendered_since(
+    pair: Pair,
+) -> None:
+    here, there = await pair.server("here"), await pair.server("there")
+    await here.purger.everything()
+    assert [one async for one in here.purger.user(7)] == []
+    old = update(purge_epochs).values(purged_at=DatabaseClock() - 3600)
+    await here.writer.run(lambda one: one.execute(old))
+    await there.purge_feed.sync()
+    await fill(there)
+    await pair.stop("there")
+    there = await pair.server("there")
+    assert len([key async for key in _on_disk(there)]) == 4
+    for user_id in (7, 8):
+        assert there.epochs.version("hash", user_id) == here.epochs.version("hash", user_id)
+
+
+async def _on_disk(server: StorageServices) -> AsyncIterator[tuple[int, int]]:
+    for key in ((1, 300), (1, 480), (2, 300), (2, 480)):
+        if await read(server.renditions.disk, variant(*key)) is not None:
+            yield key
+
+
+async def test_a_server_that_was_away_during_a_purge_of_everything_deletes_its_renditions(
+    pair: Pair,
+) -> None:
+    here, there = await pair.server("here"), await pair.server("there")
+    await fill(there)
+    await pair.stop("there")
+    await here.purger.everything()
+    there = await pair.server("there")
+    assert [key async for key in _on_disk(there)] == []
+    await there.purge_feed.check()
+
+
+async def test_a_purge_of_everything_that_fails_on_disk_is_repeated_and_counts_as_lag(
+    pair: Pair,
+) -> None:
+    here, there = await pair.server("here"), await pair.server("there")
+    await fill(there)
+    await here.purger.everything()
+    root = pair.root / "there" / "renditions"
+    moved = root.rename(root.with_name("away"))
+    before = there.purge_feed.statistics()["lag_s"]
+    await there.purge_feed.sync()
+    assert there.purge_feed.statistics()["lag_s"] > before
+    # Whatever was created meanwhile.
+    shutil.rmtree(root, ignore_errors=True)
+    moved.rename(root)
+    await there.purge_feed.sync()
+    assert [key async for key in _on_disk(there)] == []
+
+
+async def test_a_purge_of_a_user_takes_effect_by_as_many_queries_for_one_image_as_for_many(
+    pair: Pair,
+) -> None:
+    here, there = await pair.server("here"), await pair.server("there")
+    effect: list[float] = []
+    for media in (1, 2000):
+        row = {"user_id": media, "main_api_id": 0, "data_type": "product", "status": "completed"}
+        many = media_files.insert().values([row] * media)
+        await here.writer.run(lambda one, many=many: one.execute(many))  # type: ignore[misc]
+        purged = here.purger.user(media)
+        await anext(purged)
+        before = there.repository.statistics()["queries"]
+        # The first result of many: the others are still to be deleted.
+        await there.purge_feed.sync()
+        assert there.epochs.version("hash", media) != "hash"
+        effect.append(there.repository.statistics()["queries"] - before)
+        await purged.aclose()
+    assert effect[0] == effect[1]

@@ -10,9 +10,16 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from proxy.domain.render_plan import EVERYONE
 from proxy.domain.variant import PurgeEntry
 from proxy.storage.database.metadata_store import delete_gone
-from proxy.storage.database.tables import DatabaseClock, media_facts, media_files, purges
+from proxy.storage.database.tables import (
+    DatabaseClock,
+    media_facts,
+    media_files,
+    purge_epochs,
+    purges,
+)
 from proxy.storage.database.transactions import SqlDatabase
 
 MAX_CHANGES = 5000
@@ -37,6 +44,9 @@ _OTHERS = (
     .order_by(_table.id)
     .limit(sa.bindparam("limit"))
 )
+_EPOCHS = sa.select(purge_epochs.c.user_id, purge_epochs.c.epoch, purge_epochs.c.purged_at).where(
+    purge_epochs.c.purged_at >= sa.bindparam("since")
+)
 _CHANGED = (
     sa.select(media_files.c.id, _updated_at.label("updated_at"))
     .where(_updated_at >= sa.bindparam("since"))
@@ -52,6 +62,15 @@ class RecordedPurge(NamedTuple):
     purged_at: float
     """Seconds since 1970 on the database's clock."""
     entry: PurgeEntry
+
+
+class RecordedEpoch(NamedTuple):
+    """How often all images of a user were purged; `EVERYONE`: all images."""
+
+    user_id: int
+    epoch: int
+    purged_at: float
+    """Of the last purge: seconds since 1970 on the database's clock."""
 
 
 class PurgeTable:
@@ -94,6 +113,31 @@ class PurgeTable:
             await connection.execute(announcement(entries, server=self._server))
 
         await self._writer.run(work)
+
+    async def advance(self, user_id: int = EVERYONE) -> RecordedEpoch:
+        """Announce a purge of all images of a user, or of all images; return the new epoch.
+
+        The time does not depend on the number of images.
+        """
+        one = purge_epochs.c.user_id == user_id
+        step = sa.update(purge_epochs).where(one)
+        found = sa.select(purge_epochs).where(one)
+
+        async def work(connection: AsyncConnection) -> RecordedEpoch:
+            values = {"epoch": purge_epochs.c.epoch + 1, "purged_at": DatabaseClock()}
+            if not (await connection.execute(step.values(values))).rowcount:
+                # Of two first purges one fails here, and its caller repeats it.
+                new = {"user_id": user_id, "epoch": 1, "purged_at": DatabaseClock()}
+                await connection.execute(purge_epochs.insert().values(new))
+            row = (await connection.execute(found)).one()
+            return RecordedEpoch(row.user_id, row.epoch, row.purged_at)
+
+        return await self._writer.run(work)
+
+    async def epochs(self, since: float) -> list[RecordedEpoch]:
+        """Return the epochs that began at ``since`` or later."""
+        rows = await self._reader.read(_EPOCHS, {"since": since})
+        return [RecordedEpoch(row.user_id, row.epoch, row.purged_at) for row in rows]
 
     async def now(self) -> float:
         """Return the time on the database's clock."""

@@ -297,6 +297,16 @@ purges = define_table(
     sqlite_autoincrement=True,
 )
 
+# The number of purges of all images of a user (-1: of all users), which is a part of every key.
+# Rows are never deleted: old renditions may be stored anywhere.
+purge_epochs = define_table(
+    "purge_epochs",
+    foreign_id("user_id"),
+    required("epoch", sa.BigInteger),
+    # As in `purges`.
+    required("purged_at", sa.Double),
+)
+
 # What the worker of each upload reported: its medium, and all members of the callback.
 upload_results = define_table(
     "upload_results",

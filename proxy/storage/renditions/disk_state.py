@@ -5,6 +5,7 @@
     <root>/3f/12345/<digest>.avif    renditions: shard, medium, variant
     <root>/tmp/                      files being written
     <root>/unrecorded/               purges that the database has not accepted yet
+    <root>/purged/<token>/3f/        shards of a purge of everything, which are being deleted
     <root>/purged-until              how far the table of purges was applied
 
 A purge removes one directory. One level of 256 shards is enough: with a million media of one
@@ -17,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import secrets
 import stat
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -85,6 +87,7 @@ class RenditionPaths:
         self.temporary = f"{root}/{_TEMPORARY}"
         self.unrecorded = f"{root}/unrecorded"
         self.purged_until = f"{root}/purged-until"
+        self.discarded = f"{root}/purged"
 
     def shard(self, shard: int) -> str:
         """Return the directory of a shard."""
@@ -129,6 +132,34 @@ def delete_medium(directory: str, shapes: Shapes = None) -> UsageChange:
     changes = [delete_entry(path) for path in paths]
     delete_if_empty(directory)
     return UsageChange(sum(one.bytes for one in changes), sum(one.items for one in changes))
+
+
+def discard_all(paths: RenditionPaths) -> None:
+    """Move all shards to where nothing looks for them: 256 renames, however many files there are.
+
+    `discarded` lists them, to be deleted.
+    """
+    # A missing root means that its file system is away: the files come back with it.
+    os.close(os.open(paths.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    folder = Path(paths.discarded, secrets.token_hex(8))
+    for shard in range(SHARDS):
+        path = Path(paths.shard(shard))
+        if path.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            # Another process may have moved it.
+            with suppress(FileNotFoundError):
+                path.rename(folder / path.name)
+
+
+def discarded(paths: RenditionPaths) -> list[str]:
+    """Return the directories that `discard_all` has moved; delete those that contained them."""
+    found = []
+    for folder in Path(paths.discarded).glob("*"):
+        shards = [str(one) for one in folder.glob("*")]
+        found += shards
+        if not shards:
+            delete_if_empty(str(folder))
+    return found
 
 
 def delete_if_empty(directory: str) -> None:
@@ -202,6 +233,8 @@ class DiskState:
         self.reads = CircuitBreaker("rendition_reads", pause_s=_PAUSE_S, clock=monotonic)
         self.writes = CircuitBreaker("rendition_writes", pause_s=_PAUSE_S, clock=monotonic)
         self.maintenance_due = asyncio.Event()
+        self.discarded = 0
+        """Shards of a purge of everything that are not deleted yet."""
 
     def record_write(self, shard: int, change: UsageChange) -> None:
         """Count a stored rendition."""

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
 from pathlib import Path
-from shutil import rmtree
 from threading import Lock
 from typing import Generic, Self, TypeVar
 
@@ -21,13 +20,14 @@ from proxy.runtime.thread_pool import ThreadPool
 from proxy.settings import RenditionSettings
 from proxy.storage.renditions.disk_state import (
     NO_CHANGE,
+    SHARDS,
     DiskState,
     RenditionPaths,
     UsageChange,
     delete_medium,
+    discard_all,
     shard_of,
 )
-from proxy.storage.renditions.eviction import shards_present
 from proxy.storage.renditions.hot_files import HotFiles
 from proxy.storage.renditions.maintenance import DiskMaintenance
 from proxy.storage.renditions.rendition import (
@@ -265,17 +265,22 @@ class DiskStore:
         return -change.items
 
     async def clear(self) -> None:
-        """Delete the renditions of all media; raises as `purge` does."""
+        """Remove the renditions of all media; raises as `purge` does.
+
+        The maintenance deletes the files afterwards.
+        """
         with self._publishing:
             pass
         try:
-            for shard in await self._threads.run(partial(shards_present, self._paths)):
-                path = self._paths.shard(shard)
-                await self._threads.run(partial(rmtree, path, ignore_errors=True))
-                self._state.usage.set(shard, NO_CHANGE)
+            await self._threads.run(partial(discard_all, self._paths), shielded=True)
         except OSError as error:
             self._state.record_failure(error)
             raise StorageError("renditions could not be deleted from the disk") from error
+        # An open file would be read as before until it is deleted.
+        self._hot_files.forget()
+        for shard in range(SHARDS):
+            self._state.usage.set(shard, NO_CHANGE)
+        self._state.maintenance_due.set()
 
     async def check(self) -> None:
         """Return if files can be created in the directory.
@@ -291,7 +296,7 @@ class DiskStore:
     def statistics(self) -> Mapping[str, float]:
         """Return counts, bytes and items; bytes are whole blocks of 4 KiB."""
         usage = {"bytes": self._state.usage.bytes, "items": self._state.usage.items}
-        return {**usage, **self._state.counters.flat()}
+        return {**usage, "discarded": self._state.discarded, **self._state.counters.flat()}
 
     async def _read(self, work: Callable[[], Awaitable[_T]], default: _D) -> _T | _D:
         """Return the result of ``work``, or the default if the breaker is open or it fails."""

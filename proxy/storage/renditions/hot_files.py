@@ -141,6 +141,11 @@ class HotFiles:
     def close(self) -> None:
         """Close all files, and open none from now on."""
         self._usable = False
+        self.forget()
+
+    def forget(self) -> None:
+        """Close all files; those that are read again later are opened again."""
+        self._recent.clear()
         for found in self._files.values():
             self._close(found.file)
         self._files.clear()

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from shutil import rmtree
 from typing import TypeVar
 
 import structlog
@@ -25,6 +26,7 @@ from proxy.storage.renditions.disk_state import (
     DiskState,
     RenditionPaths,
     UsageChange,
+    discarded,
 )
 from proxy.storage.renditions.eviction import (
     EvictionPlan,
@@ -75,6 +77,9 @@ class DiskMaintenance:
                 await self.threads.run(
                     partial(delete_stale, self.paths.temporary, now=self.clock())
                 )
+                if acquired:
+                    async for _ in self.delete_discarded():
+                        pass
                 # Every process counts, because each reports its usage. Only the eviction needs the
                 # lock.
                 present = await self._survey()
@@ -83,6 +88,18 @@ class DiskMaintenance:
                     await self._evict(need, present)
         except OSError as error:
             self.state.record_failure(error)
+
+    async def delete_discarded(self) -> AsyncIterator[int]:
+        """Delete what a purge of everything has left; yield the number of shards before each."""
+        while directories := await self.threads.run(partial(discarded, self.paths)):
+            self.state.discarded = len(directories)
+            yield len(directories)
+            # One at a time, so that a stop waits for one at most.
+            await self._throttled(partial(rmtree, directories[0], ignore_errors=True))
+            if await self.threads.run(partial(os.path.lexists, directories[0])):
+                # The disk refuses. The next round tries again.
+                return
+        self.state.discarded = 0
 
     async def aclose(self) -> None:
         """Wait for the running piece of work; cancel `run` before."""

@@ -9,7 +9,7 @@ from typing import Annotated
 from aiohttp import web
 from pydantic import Field
 
-from proxy.domain.errors import MediaNotFound, StorageError
+from proxy.domain.errors import BadParameter, MediaNotFound, StorageError
 from proxy.domain.media import MAX_MEDIA_ID
 from proxy.domain.request import last_values, parse_boxes
 from proxy.domain.variant import SizeSpec
@@ -52,6 +52,19 @@ class PurgedUser:
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class PurgedAll:
+    """The result of purging all images."""
+
+    recorded: Annotated[
+        bool,
+        Field(
+            description="False if the database did not accept the purge. This server is purged;"
+            " the other servers are as soon as the database accepts it, which is retried."
+        ),
+    ]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdminHandler:
     """Handles the admin routes. The key is checked before anything else."""
@@ -90,6 +103,15 @@ class AdminHandler:
         if failed:
             raise StorageError(f"{len(failed)} of {media} images: {failed[0].detail}")
         return PurgedUser(media, dropped, recorded)
+
+    @json_route("purge_all")
+    async def purge_all(self, request: web.Request) -> PurgedAll:
+        """Purge all images, on all servers within 2 s; the files are deleted in the background."""
+        self.guard.check(request)
+        # A size or an id would be meant to limit what is purged.
+        if request.rel_url.raw_query_string:
+            raise BadParameter("query", "empty: this purges all images in all sizes")
+        return PurgedAll(await self.purger.everything())
 
     @json_route("near_duplicates")
     async def near_duplicates(self, request: web.Request) -> NearDuplicates:

@@ -56,8 +56,8 @@ from proxy.web.request_input import ID_PATTERN, wants_less
 from proxy.web.responses import to_head
 from proxy.web.server.load_shedding import LoadShedder
 
-FreshUntil = Callable[[Media], float]
-"""Returns the time on the monotonic clock up to which a row may be used; 0 for an old row."""
+FreshUntil = Callable[[RenderPlan], float]
+"""Returns the time on the monotonic clock up to which a plan may be used; 0 for an old one."""
 
 _NOT_STORED = web.RequestKey("not_stored", StoredRendition)
 
@@ -497,7 +497,7 @@ class ResponseCache:
     ) -> None:
         """Keep a response for all requests that differ only in what does not decide it."""
         now, media = self._clock(), answer.plan.media
-        until = self._fresh_until(media)
+        until = self._fresh_until(answer.plan)
         in_memory = answer.origin is Origin.MEMORY
         rendition = self._memory.peek(answer.variant.digest) if in_memory else None
         # The rendition was evicted meanwhile, or the row changed: neither can be served later.
@@ -525,6 +525,11 @@ class ResponseCache:
         alias = raw_target, accept, target.request.lean
         for one in (*(replaced.aliases if replaced is not None else ()), alias):
             self._remember_alias(one, entry)
+
+    def clear(self) -> None:
+        """Drop all entries: the keys of renditions have changed."""
+        for media_id in tuple(self._by_media):
+            self.forget(media_id)
 
     def forget(self, media_id: int) -> None:
         """Drop all entries of a media row, which was changed or purged."""

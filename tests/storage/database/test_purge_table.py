@@ -11,6 +11,7 @@ from sqlalchemy import func, select, update
 
 from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.media import MediaFacts
+from proxy.domain.render_plan import EVERYONE
 from proxy.domain.variant import PurgeEntry
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import NewMedia
@@ -36,6 +37,34 @@ async def test_other_servers_read_a_purge_and_the_one_that_purged_does_not(
     assert [purge.entry for purge in read] == ENTRIES
     assert all(before - 1 < purge.purged_at < before + 60 for purge in read)
     assert await here.read(0) == []
+
+
+async def test_a_purge_of_everything_or_of_a_user_is_one_step_of_an_epoch(
+    writer: LeasedWriter,
+) -> None:
+    table, there = server(writer), server(writer)
+    before = await there.now()
+    assert (await table.advance()).epoch == 1
+    assert (await table.advance(7)).epoch == 1
+    assert (await there.advance(7)).epoch == 2
+    # Unlike purges, also those of this server: an epoch is the same wherever it was set.
+    read = {one.user_id: one for one in await table.epochs(before - 1)}
+    assert {user_id: one.epoch for user_id, one in read.items()} == {EVERYONE: 1, 7: 2}
+    assert all(before - 1 < one.purged_at < before + 60 for one in read.values())
+    assert await table.epochs(before + 3600) == []
+    await table.delete_old()
+    assert len(await table.epochs(0)) == 2
+
+
+async def test_simultaneous_purges_of_a_user_are_all_counted_or_refused(
+    writer: LeasedWriter,
+) -> None:
+    table = server(writer)
+    ended = await asyncio.gather(*[table.advance(7) for _ in range(8)], return_exceptions=True)
+    refused = [one for one in ended if isinstance(one, DatabaseUnavailable)]
+    numbers = sorted(one.epoch for one in ended if not isinstance(one, BaseException))
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert len(numbers) + len(refused) == 8
 
 
 async def test_pages_follow_each_other(writer: LeasedWriter) -> None:

@@ -177,3 +177,56 @@ async def test_a_write_under_way_is_not_swept(disk: DiskStore, clock: Clock, jum
         await disk.maintenance.run_round()
 
     assert await read(disk, variant()) == body(MIB)
+
+
+async def test_a_purge_of_everything_moves_the_shards_and_the_next_round_deletes_them(
+    disk: DiskStore, root: Path, clock: Clock
+) -> None:
+    await fill(disk, root, clock, items=5)
+    await disk.clear()
+    assert kept(root, items=5) == []
+    assert counts(disk)["bytes"] == 0
+    assert disk.maintenance.state.maintenance_due.is_set()
+    # What is rendered afterwards stays.
+    await put(disk, variant(9), body(ITEM))
+    left = [number async for number in disk.maintenance.delete_discarded()]
+    assert left == sorted(left, reverse=True)
+    assert left[-1] == 1
+    assert not [*(root / "purged").rglob("*")]
+    assert file_of(root, 9).exists()
+    assert counts(disk)["discarded"] == 0
+
+
+async def test_a_deletion_that_a_stop_has_interrupted_is_continued_by_the_next_round(
+    disk: DiskStore, root: Path, clock: Clock
+) -> None:
+    await fill(disk, root, clock, items=5)
+    await disk.clear()
+    await anext(disk.maintenance.delete_discarded())
+    assert [path for path in (root / "purged").rglob("*") if path.is_file()]
+    await disk.maintenance.run_round()
+    assert not [*(root / "purged").rglob("*")]
+
+
+async def test_a_purge_of_everything_takes_a_rename_per_shard_whatever_it_contains(
+    disk: DiskStore, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for media_id in range(3000):
+        file_of(root, media_id).parent.mkdir(parents=True)
+        file_of(root, media_id).touch()
+    moved: list[Path] = []
+    rename = Path.rename
+
+    def counted(path: Path, target: Path) -> Path:
+        moved.append(path)
+        return rename(path, target)
+
+    def refused(*_arguments: object, **_options: object) -> None:
+        pytest.fail("nothing is deleted before the caller has its answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", counted)
+        for name in ("unlink", "rmdir", "scandir"):
+            patched.setattr(os, name, refused)
+        await disk.clear()
+    assert len(moved) == 256

@@ -177,6 +177,33 @@ async def test_a_purge_by_user_deletes_all_images_of_the_user(
         )
 
 
+async def test_a_purge_of_everything_deletes_memory_disk_and_the_response_cache(
+    serve: Serve, library: Library
+) -> None:
+    # Without finals nothing is written after the purge.
+    server = await serve(admin={"key": KEY}, upgrades={"enabled": False})
+    targets = [f"/serve/{one}?size=grid" for one in library.ids.values()]
+    for target in targets:
+        await origin(server, target)
+    await settle(server)
+    assert [await origin(server, target) for target in targets] == ["memory"] * len(targets)
+    assert await purge(server, "/api/renditions") == (200, {"recorded": True})
+    assert [await origin(server, target) for target in targets] == ["render"] * len(targets)
+    await settle(server)
+    assert [await origin(server, target) for target in targets] == ["memory"] * len(targets)
+
+
+@pytest.mark.parametrize("query", ["size=grid", "w=64", "user=7"])
+async def test_a_purge_of_everything_with_a_query_purges_nothing(
+    server: Serving, photo: int, query: str
+) -> None:
+    target = f"/serve/{photo}?size=grid"
+    await origin(server, target)
+    await settle(server)
+    assert (await purge(server, f"/api/renditions?{query}"))[0] == 400
+    assert await origin(server, target) == "memory"
+
+
 def _another(server: Serving) -> Path:
     """Return the path of an image that is not in the library."""
     path = server.services.settings.data_path / "another.jpg"
@@ -239,7 +266,7 @@ async def test_an_invalid_id_is_a_400(server: Serving, name: str) -> None:
         assert (status, told["parameter"]) == (400, "id")
 
 
-PATHS = ("/api/media/1/renditions", "/api/users/7/renditions")
+PATHS = ("/api/media/1/renditions", "/api/users/7/renditions", "/api/renditions")
 
 
 @pytest.mark.parametrize("path", PATHS)

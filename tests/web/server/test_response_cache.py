@@ -142,6 +142,15 @@ def test_unknown_parameters_find_the_same_entry_and_neither_flush_nor_grow_the_c
     assert bench.find("/serve/2?size=thumbnail") is not None
 
 
+def test_a_purge_of_everything_leaves_no_entry(bench: Bench) -> None:
+    targets = [f"/serve/{one}?size=thumbnail" for one in (1, 2, 3)]
+    for target in targets:
+        bench.keep(target)
+    bench.cache.clear()
+    assert [bench.find(target) for target in targets] == [None] * 3
+    assert not bench.cache._aliases
+
+
 def test_versions_that_clients_make_up_do_not_grow_the_cache(bench: Bench) -> None:
     bench.keep("/serve/1?v=first")
     for number in range(1000):
