@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -119,7 +119,7 @@ class PurgeService:
 
     async def user(
         self, user_id: int, boxes: Sequence[SizeSpec] = ()
-    ) -> AsyncIterator[PurgeResult]:
+    ) -> AsyncGenerator[PurgeResult, None]:
         """Purge all media of a user in the order of their ids, each as `medium` does.
 
         Without boxes, all servers stop serving the old renditions before the first result: the

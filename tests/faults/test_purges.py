@@ -1,0 +1,259 @@
+"""Three servers under load while images are replaced and purged at any of them."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+import aiohttp
+import pytest
+from PIL import Image
+
+from proxy.runtime.supervised_task import cancel
+from tests.faults.conftest import Launch
+from tests.faults.outage import moved_in
+from tests.faults.server import Server
+from tests.faults.test_clock import WallClock
+from tests.support.commands import KEY
+from tests.support.mariadb import MariaDB
+from tests.support.redis import RedisServer
+from tests.support.server import Library
+from tests.support.waiting import eventually, pause_between_pieces
+
+pytestmark = pytest.mark.slow
+
+_BEARER = {"Authorization": f"Bearer {KEY}"}
+_SIZES = ("size=grid", "size=thumbnail", "w=64")
+_HOUR_S = 3600
+_PACE_S = 0.01
+_PATIENCE_S = 120.0
+"""Much longer than it takes on a busy machine."""
+# JPEG changes a plain colour by less than half of this.
+_STEP = 32
+
+
+@dataclass
+class Images:
+    """Images whose files are replaced: each version is a plain colour of its own."""
+
+    originals: Path
+    paths: dict[int, Path]
+    versions: dict[int, int] = field(default_factory=dict)
+
+    def replace(self, media_id: int) -> None:
+        """Replace a file in place; the database does not notice."""
+        version = self.versions[media_id] = self.versions.get(media_id, 0) + 1
+        target = self.paths[media_id]
+        new = target.with_name(f"new-{media_id}{target.suffix}")
+        Image.new("RGB", (640, 480), _colour(version)).save(new, quality=95)
+        new.replace(target)
+
+
+def _colour(version: int) -> tuple[int, int, int]:
+    one, two, three = version % 8, version // 8 % 8, version // 64 % 8
+    return one * _STEP + 16, two * _STEP + 16, three * _STEP + 16
+
+
+def _version(body: bytes) -> int:
+    with Image.open(io.BytesIO(body)) as image:
+        middle = image.convert("RGB").getpixel((image.width // 2, image.height // 2))
+    assert isinstance(middle, tuple)
+    one, two, three = (int(level) // _STEP for level in middle)
+    return one + 8 * two + 64 * three
+
+
+@dataclass
+class Cluster:
+    """Three servers with the same originals."""
+
+    servers: Sequence[Server]
+    images: Images
+
+    @asynccontextmanager
+    async def load(self) -> AsyncIterator[list[int]]:
+        """Request images at all servers during the block; yield the statuses of the responses."""
+        statuses: list[int] = []
+
+        async def visit(server: Server, seed: int) -> None:
+            random = Random(seed)
+            async with server.client() as client:
+                while True:
+                    media_id = random.choice(list(self.images.paths))
+                    path = f"/serve/{media_id}?{random.choice(_SIZES)}&format=jpeg"
+                    async with client.get(path) as answer:
+                        await answer.read()
+                        statuses.append(answer.status)
+                    await pause_between_pieces(_PACE_S)
+
+        visitors = [
+            asyncio.create_task(visit(server, seed))
+            for seed, server in enumerate([*self.servers] * 2)
+        ]
+        try:
+            yield statuses
+        finally:
+            assert not [one for one in visitors if one.done()], "a connection failed"
+            await cancel(*visitors)
+
+    async def applied(self, purges: Sequence[int]) -> None:
+        """Return when each server has applied the purges of the others, given those of each."""
+
+        async def all_applied() -> bool:
+            counts = [
+                await server.metric("smartserve_purges_applied_total") for server in self.servers
+            ]
+            return counts == [sum(purges) - own for own in purges]
+
+        await eventually(all_applied, timeout_s=_PATIENCE_S)
+
+    async def served(self) -> dict[tuple[int, int, str], int]:
+        """Return the version that each server serves of each image in each size."""
+        found = {}
+        for number, server in enumerate(self.servers):
+            async with server.client() as client:
+                for media_id in self.images.paths:
+                    for size in _SIZES:
+                        _, body = await _get(client, media_id, size)
+                        found[number, media_id, size] = _version(body)
+        return found
+
+    async def etags(self) -> set[str]:
+        """Return the ETags of all images at all servers."""
+        return {
+            await _etag(server, media_id)
+            for server in self.servers
+            for media_id in self.images.paths
+        }
+
+    def newest(self) -> dict[tuple[int, int, str], int]:
+        return {
+            (number, media_id, size): self.images.versions[media_id]
+            for number in range(len(self.servers))
+            for media_id in self.images.paths
+            for size in _SIZES
+        }
+
+
+@pytest.fixture(
+    params=[
+        "mariadb and redis",
+        pytest.param("sqlite", marks=pytest.mark.drill),
+        pytest.param("sqlite, one rendition directory", marks=pytest.mark.drill),
+    ]
+)
+async def cluster(
+    request: pytest.FixtureRequest, launch: Launch, library: Library, tmp_path: Path
+) -> Cluster:
+    """Start three servers; with MariaDB the clock of the last one is an hour ahead.
+
+    SQLite has the clock of the process that uses it, so there it must be the same for all.
+    """
+    kind = str(request.param)
+    folders = [library.copy(tmp_path / name) for name in ("a", "b", "c")]
+    originals = folders[0] / "originals"
+    # Enough for a busy machine: a purge that the database does not accept in time is repeated.
+    patient = {"connect_timeout_s": _PATIENCE_S, "query_timeout_s": _PATIENCE_S}
+    sections: dict[str, dict[str, object]] = {
+        "admin": {"key": KEY},
+        "log": {"access": False},
+        "storage": {"root": str(originals)},
+        "database": {"url": f"sqlite+aiosqlite:///{folders[0] / 'smartserve.db'}", **patient},
+    }
+    ahead: Mapping[str, str] | None = None
+    if "mariadb" in kind:
+        mariadb: MariaDB = request.getfixturevalue("mariadb")
+        redis: RedisServer = request.getfixturevalue("redis")
+        name = await moved_in(mariadb, folders[0], library.ids)
+        url = f"mysql+aiomysql://proxy@127.0.0.1:{mariadb.port}/{name}"
+        sections |= {"database": {"url": url, **patient}, "cluster": {"redis_url": redis.url}}
+        clock = WallClock(tmp_path)
+        clock.jump(_HOUR_S)
+        ahead = clock.variables
+    if "one rendition directory" in kind:
+        sections["renditions"] = {"directory": str(folders[0] / "renditions")}
+        (folders[0] / "renditions").mkdir(exist_ok=True)
+    images = Images(
+        originals,
+        {
+            media_id: next(originals.rglob(f"{name}*"))
+            for name, media_id in library.ids.items()
+            if name in {"logo", "badge", "large"}
+        },
+    )
+    for media_id in images.paths:
+        images.replace(media_id)
+    servers = [
+        await launch(sections, data_dir=folder, extra=extra)
+        for folder, extra in zip(folders, (None, None, ahead), strict=True)
+    ]
+    started = Cluster(servers, images)
+    # The library knows the files that were replaced.
+    for media_id in images.paths:
+        await _purge(servers[0], f"/api/media/{media_id}/renditions")
+    await started.applied([len(images.paths), 0, 0])
+    return started
+
+
+async def _purge(server: Server, path: str) -> None:
+    async with server.client(headers=_BEARER) as client, client.delete(path) as answer:
+        assert answer.status == 200
+        assert (await answer.json())["recorded"]
+
+
+async def test_after_200_random_purges_at_three_servers_no_old_byte_is_served(
+    cluster: Cluster,
+) -> None:
+    random = Random(17)
+    purges = [len(cluster.images.paths), 0, 0]
+    async with cluster.load() as statuses:
+        for _ in range(200):
+            media_id = random.choice(list(cluster.images.paths))
+            number = random.randrange(3)
+            cluster.images.replace(media_id)
+            await _purge(cluster.servers[number], f"/api/media/{media_id}/renditions")
+            purges[number] += 1
+        await cluster.applied(purges)
+        # While the load goes on: what was rendered before the purges must not come back.
+        assert await cluster.served() == cluster.newest()
+    assert await cluster.served() == cluster.newest()
+    # A busy machine sheds load.
+    assert {200} <= set(statuses) <= {200, 503}
+
+
+async def test_a_purge_of_everything_under_load_leaves_no_old_byte(cluster: Cluster) -> None:
+    async with cluster.load() as statuses:
+        old = await cluster.etags()
+        await _purge(cluster.servers[1], "/api/renditions")
+
+        async def renewed() -> bool:
+            return not old & await cluster.etags()
+
+        await eventually(renewed, timeout_s=_PATIENCE_S)
+    # A busy machine sheds load.
+    assert {200} <= set(statuses) <= {200, 503}
+    assert len(await cluster.etags()) == len(cluster.images.paths), "equal on all servers"
+
+
+async def _etag(server: Server, media_id: int) -> str:
+    async with server.client() as client:
+        return (await _get(client, media_id, _SIZES[0]))[0]
+
+
+async def _get(client: aiohttp.ClientSession, media_id: int, size: str) -> tuple[str, bytes]:
+    """Return ETag and body, however busy the server is."""
+    found: list[tuple[str, bytes]] = []
+
+    async def sent() -> bool:
+        async with client.get(f"/serve/{media_id}?{size}&format=jpeg") as answer:
+            assert answer.status in {200, 503}
+            if answer.status == 200:
+                found.append((answer.headers["ETag"], await answer.read()))
+        return bool(found)
+
+    await eventually(sent, timeout_s=_PATIENCE_S)
+    return found[0]
