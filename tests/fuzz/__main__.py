@@ -25,13 +25,16 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="number of the first mutant")
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--finals", action="store_true", help="finals in place of drafts")
+    parser.add_argument("--only", nargs="+", default=(), metavar="EXTENSION", help="as in heic svg")
     parser.add_argument("--write", type=int, metavar="NUMBER", help="only write this mutant")
     parser.add_argument("--keep", type=Path, default=_KEPT, help="folder of reproducers")
     given = parser.parse_args()
     if given.write is not None:
-        _store(given.keep, given.seed, [mutant(given.seed, given.write)])
+        _store(given.keep, given.seed, [mutant(given.seed, given.write, given.only)])
         return 0
-    plan = Plan(given.seed, given.mutants, given.first, given.clients, given.finals)
+    plan = Plan(
+        given.seed, given.mutants, given.first, given.clients, given.finals, tuple(given.only)
+    )
     began = time.monotonic()
     report = asyncio.run(_run(plan))
     _print(plan, report, time.monotonic() - began)

@@ -40,6 +40,8 @@ class Plan:
     clients: int = 4
     finals: bool = False
     """Whether finals are rendered at once and not drafts, however long each takes."""
+    only: tuple[str, ...] = ()
+    """Extensions of the sketches that mutants are made of; all images if empty."""
 
     @property
     def sections(self) -> Mapping[str, Mapping[str, object]]:
@@ -149,7 +151,7 @@ class FuzzRun:
 
     async def _send(self, numbers: range) -> None:
         """Mutants are created while they are sent."""
-        made = (mutant(self._plan.seed, number) for number in numbers)
+        made = (mutant(self._plan.seed, number, self._plan.only) for number in numbers)
         await self._send_all(made, numbers, self.report.tally.add, clients=self._plan.clients)
 
     async def _send_originals(self) -> None:
@@ -200,7 +202,7 @@ class FuzzRun:
         """Send a batch again, one by one, to find the mutants that crash workers."""
         for number in numbers:
             crashes = await self._crashes()
-            suspect = mutant(self._plan.seed, number)
+            suspect = mutant(self._plan.seed, number, self._plan.only)
             await self._send_alone(suspect)
             if await self._crashes() > crashes:
                 self.report.killers.append(suspect)

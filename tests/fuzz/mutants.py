@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from random import Random
 from types import MappingProxyType
 from typing import Any
@@ -18,9 +19,12 @@ import pyvips
 from PIL import Image
 
 from tests.fuzz.mutators import mutated
+from tests.rendering.worker.imaging import heif_bombs
 from tests.support.photos import NAMES, PHOTOS
 from tests.support.server import CHROME, WEBP_ONLY
 
+HEIC = Path(__file__).with_name("sketch.heic").read_bytes()
+"""A sketch with an alpha and a thumbnail, by heif-enc 1.15, so that it is the same everywhere."""
 _SKETCH_SIDE = 120
 _FRAMES = 4
 _REAL_SHARE = 0.4
@@ -65,11 +69,14 @@ class Mutant:
     requests: tuple[FuzzRequest, ...]
 
 
-def mutant(seed: int, number: int, *, requests: int = 2) -> Mutant:
-    """Return the mutant of this number; the same seed gives the same mutant everywhere."""
+def mutant(seed: int, number: int, only: Sequence[str] = (), *, requests: int = 2) -> Mutant:
+    """Return the mutant of this number; the same seed gives the same mutant everywhere.
+
+    With ``only`` it is made of the sketches with these extensions.
+    """
     chance = Random(f"{seed}/{number}")
-    origin, body = _picture(chance)
-    other = body if chance.random() < 0.3 else _picture(chance)[1]
+    origin, body = _picture(chance, only)
+    other = body if chance.random() < 0.3 else _picture(chance, only)[1]
     return Mutant(number, origin, mutated(body, other, chance), _random_requests(chance, requests))
 
 
@@ -87,8 +94,11 @@ def _random_requests(chance: Random, count: int) -> tuple[FuzzRequest, ...]:
     return tuple(FuzzRequest(query, chance.choice(_ACCEPTS)) for query in queries)
 
 
-def _picture(chance: Random) -> tuple[str, bytes]:
+def _picture(chance: Random, only: Sequence[str]) -> tuple[str, bytes]:
     """Return a photograph, rarely a heavy one, or a sketch in one of the layouts."""
+    if only:
+        name = chance.choice([one for one in sketches() if one.rpartition(".")[2] in only])
+        return name, sketches()[name]
     if chance.random() >= _REAL_SHARE:
         name = chance.choice(tuple(sketches()))
         return name, sketches()[name]
@@ -151,6 +161,8 @@ def _encoded(colour: Image.Image) -> Sequence[tuple[str, bytes]]:
         ("sketch.jp2", _saved(colour, "JPEG2000")),
         ("sketch-tiles.j2k", _saved(clear, "JPEG2000", tile_size=(48, 48), no_jp2=True)),
         *_jpeg_xl(clear),
+        ("sketch.heic", HEIC),
+        ("sketch-tiles.heic", heif_bombs.tiled(3, 2)),
     ]
 
 

@@ -6,13 +6,14 @@ import io
 import json
 from collections import Counter
 from dataclasses import replace
+from importlib.util import find_spec
 from itertools import pairwise
 from random import Random
 
 import pytest
 from PIL import Image
 
-from proxy.domain.formats import sniff
+from proxy.domain.formats import SNIFF_BYTES, SOURCE_TRAITS, sniff
 from proxy.domain.media import MediaFacts
 from tests.fuzz.anatomy import Field, FileStructure, parse_structure, repaired
 from tests.fuzz.campaign import Report
@@ -75,7 +76,20 @@ def test_each_mutator_changes_most_files(mutator: object) -> None:
 def test_most_mutants_are_still_recognised_as_images() -> None:
     kinds = [sniff(mutant(1, number).body) for number in range(300)]
     assert kinds.count(None) < 60
-    assert {"png", "jpeg", "gif", "webp", "avif", "tiff", "bmp", "ico", "jp2"} <= set(kinds)
+    expected = {"png", "jpeg", "gif", "webp", "avif", "tiff", "bmp", "ico", "jp2", "svg", "heic"}
+    assert expected <= set(kinds)
+
+
+def test_every_source_type_has_sketches() -> None:
+    kinds = {sniff(body[:SNIFF_BYTES]) for body in sketches().values()}
+    optional = set() if find_spec("pyjpegxl") else {"jxl"}
+    assert kinds == SOURCE_TRAITS.keys() - optional
+
+
+def test_a_campaign_can_be_limited_to_some_extensions() -> None:
+    only = ("heic", "jp2")
+    made = [mutant(1, number, only) for number in range(40)]
+    assert {one.origin.rpartition(".")[2] for one in made} == set(only)
 
 
 def value(body: bytes, field: Field) -> int:
