@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.domain.formats import Format
-from proxy.domain.variant import QualitySearch
+from proxy.domain.variant import QualitySearch, streams
 from proxy.settings import EncoderSettings, Settings
 from proxy.settings.encoders import AvifFinalSettings, JpegDraftSettings
 
@@ -23,6 +23,20 @@ def test_the_default_jpeg_draft_is_streamed() -> None:
     options = dict(Settings().encoders.profiles()[Format.JPEG].options)
     whole = ("interlace", "optimize_coding", "trellis_quant", "optimize_scans")
     assert not any(options.get(name) for name in whole)
+
+
+def test_a_jpeg_draft_has_the_table_that_saves_bytes_of_photographs() -> None:
+    """7 % at equal score; it needs no second pass over the pixels."""
+    profile = Settings().encoders.stages()[Format.JPEG].draft.profile
+    assert dict(profile.options)["quant_table"] == 3
+    assert streams(profile)
+
+
+def test_only_a_jpeg_draft_that_no_final_replaces_waits_for_fitted_tables() -> None:
+    """They save 2 %, but the first byte leaves when the last pixel is read."""
+    for finals, fitted in ((True, False), (False, True)):
+        stages = EncoderSettings().stages(finals=finals)[Format.JPEG]
+        assert dict(stages.draft.profile.options)["optimize_coding"] is fitted
 
 
 def test_trellis_quantisation_needs_fitted_tables() -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -22,15 +20,6 @@ _MAX_ALPHA_EFFORT = 5
 # Opaque; also the result of a comparison that is true.
 _FULL = 255
 _COUNTED_ROWS = 16
-# Colours in steps of 16 levels, of all samples, up to which an image is a graphic.
-_MAX_COARSE = 128
-_COARSE = bytes(level >> 4 for level in range(256))
-_SAMPLED_ROWS, _SAMPLES = 32, 2048
-# Share of one colour from which on it is one in any case, such as a screenshot with a photograph.
-_DOMINANT_SHARE = 0.2
-_COLOURS = 3
-# Bytes of a draft, relative to a lossy WebP, that full chroma may cost.
-_MAX_FULL_CHROMA = 2.0
 _SOURCE_METADATA = (b"exif-", b"xmp-", b"iptc-", b"icc-", b"orientation", b"gif-", b"png-")
 _KEEP_NOTHING = 0
 _BARE = (Format.JPEG, Format.WEBP, Format.AVIF)
@@ -76,66 +65,6 @@ def to_bytes(image: Any, profile: EncoderProfile, *, copyright_notice: str | Non
     bare, options = _prepared(image, profile, copyright_notice)
     encoded: bytes = pyvips.Operation.call(f"{_saver(profile.format)}_buffer", bare, **options)
     return encoded
-
-
-def still_to_bytes(image: Any, profile: EncoderProfile, *, copyright_notice: str | None) -> bytes:
-    """Encode a still image in memory; a lossy encoding of a graphic keeps its full chroma."""
-    if not keeps_chroma(image, profile):
-        return to_bytes(image, profile, copyright_notice=copyright_notice)
-    encoded = to_bytes(image, with_chroma(profile), copyright_notice=copyright_notice)
-    if profile.format is not Format.WEBP:
-        return encoded
-    full = to_bytes(image, near_lossless(profile), copyright_notice=copyright_notice)
-    return full if len(full) <= _MAX_FULL_CHROMA * len(encoded) else encoded
-
-
-def keeps_chroma(image: Any, profile: EncoderProfile) -> bool:
-    """Return whether a lossy encoding of an image in memory should not share chroma.
-
-    Thin red text on blue loses half of its contrast if two by two pixels share their chroma.
-    """
-    lossy = profile.format in (Format.JPEG, Format.AVIF, Format.WEBP)
-    return lossy and not dict(profile.options).get("lossless") and is_graphic(image)
-
-
-def with_chroma(profile: EncoderProfile) -> EncoderProfile:
-    """Return a profile with full chroma, or with what lossy WebP has in its place."""
-    webp = profile.format is Format.WEBP
-    return _with_options(profile, {"smart_subsample": True} if webp else {"subsample_mode": "off"})
-
-
-def near_lossless(profile: EncoderProfile) -> EncoderProfile:
-    """Return a profile of WebP with full chroma.
-
-    A graphic is usually smaller than with loss, a smooth photograph several times as large.
-    """
-    return _with_options(profile, {"near_lossless": True, "Q": 60})
-
-
-def _with_options(profile: EncoderProfile, more: Mapping[str, int | bool | str]) -> EncoderProfile:
-    return replace(profile, options=tuple(sorted({**dict(profile.options), **more}.items())))
-
-
-def is_graphic(image: Any) -> bool:
-    """Return whether an image in memory has few colours, or one that covers a fifth of it.
-
-    Grey is none: it has no chroma.
-    """
-    if image.bands < _COLOURS:
-        return False
-    # A sample takes half a millisecond. Slicing the bands would cost as much again.
-    opaque = image if image.bands == _COLOURS else image.extract_band(0, n=_COLOURS)
-    sampled = opaque.subsample(1, max(1, image.height // _SAMPLED_ROWS))
-    rows = bytes(sampled.write_to_memory())
-    step = _COLOURS * max(1, len(rows) // _COLOURS // _SAMPLES)
-    if len(set(_triples(rows.translate(_COARSE), step))) <= _MAX_COARSE:
-        return True
-    counts = Counter(_triples(rows, step))
-    return max(counts.values()) >= _DOMINANT_SHARE * counts.total()
-
-
-def _triples(levels: bytes, step: int) -> Iterator[tuple[int, ...]]:
-    return zip(*(levels[at::step] for at in range(_COLOURS)), strict=False)
 
 
 def write_bytes(descriptor: int, content: bytes) -> None:

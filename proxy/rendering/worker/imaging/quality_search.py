@@ -64,19 +64,58 @@ def find(
     Returns the lowest quality that passed within ``max_encodes``. If none passed, returns the
     highest that was tried: the upper bound, unless the encodes ran out just below the target.
     """
-    reference = Reference(image)
+    encoder = TrialEncoder(image, copyright_notice=copyright_notice)
+    return encoder.find(profile, search, ringing_levels=RINGING_LEVELS)
 
-    def attempt(quality: int) -> QualityTrial:
-        chosen = with_quality(profile, quality)
-        encoded = to_bytes(image, chosen, copyright_notice=copyright_notice)
-        fidelity = reference.compare(pyvips.Image.new_from_buffer(encoded, ""))
-        ringing_margin = (RINGING_LEVELS - fidelity.ringing) * _RINGING_POINTS
-        margin = min(fidelity.score - search.target, ringing_margin)
-        return QualityTrial(quality, encoded, fidelity, margin)
 
+class TrialEncoder:
+    """Encodes an image in memory and measures each result."""
+
+    def __init__(self, image: Any, *, copyright_notice: str | None) -> None:
+        """Accept what `Reference` does."""
+        self._image = image
+        self._notice = copyright_notice
+        self._reference = Reference(image)
+
+    def trial(
+        self, profile: EncoderProfile, target: float, *, ringing_levels: float = math.inf
+    ) -> QualityTrial:
+        """Encode by a profile and compare its score with a target.
+
+        ``ringing_levels`` is the limit of `Fidelity.ringing`.
+        """
+        encoded = to_bytes(self._image, profile, copyright_notice=self._notice)
+        return self.judge(profile, encoded, target, ringing_levels=ringing_levels)
+
+    def judge(
+        self,
+        profile: EncoderProfile,
+        encoded: bytes,
+        target: float,
+        *,
+        ringing_levels: float = math.inf,
+    ) -> QualityTrial:
+        """Compare the score of what a profile gave with a target, as `trial` does."""
+        fidelity = self._reference.compare(pyvips.Image.new_from_buffer(encoded, ""))
+        ringing_margin = (ringing_levels - fidelity.ringing) * _RINGING_POINTS
+        margin = min(fidelity.score - target, ringing_margin)
+        return QualityTrial(_quality_of(profile), encoded, fidelity, margin)
+
+    def find(
+        self, profile: EncoderProfile, search: QualitySearch, *, ringing_levels: float = math.inf
+    ) -> QualityTrial:
+        """Search as the function `find` does."""
+
+        def attempt(quality: int) -> QualityTrial:
+            chosen = with_quality(profile, quality)
+            return self.trial(chosen, search.target, ringing_levels=ringing_levels)
+
+        return _narrowed(attempt, search, start=_quality_of(profile))
+
+
+def _quality_of(profile: EncoderProfile) -> int:
     # The default is the one of libvips.
-    default = 50 if profile.format is Format.AVIF else 75
-    return _narrowed(attempt, search, start=int(dict(profile.options).get("Q", default)))
+    return int(dict(profile.options).get("Q", 50 if profile.format is Format.AVIF else 75))
 
 
 def with_quality(profile: EncoderProfile, quality: int) -> EncoderProfile:

@@ -19,7 +19,7 @@ from proxy.domain.worker_protocol import (
     RenditionSet,
     RenditionSetResult,
 )
-from proxy.rendering.worker.imaging import encode, gain_map, load, quality_search
+from proxy.rendering.worker.imaging import encode, gain_map, graphics, load, quality_search
 from proxy.rendering.worker.imaging.background_removal import cut_out
 from proxy.rendering.worker.imaging.libvips import answered, encoding
 
@@ -220,16 +220,13 @@ class _SetRenderer:
     ) -> tuple[bytes, quality_search.QualityTrial | None]:
         image, profile, notice = pixels.image, output.profile, self._job.copyright
         animated = pixels.pages > 1
+        graphic = not animated and graphics.applies(image, profile)
         if output.search is None or not quality_search.applies(profile, animated=animated):
-            to_bytes = encode.to_bytes if animated else encode.still_to_bytes
+            to_bytes = graphics.draft if graphic else encode.to_bytes
             return to_bytes(image, profile, copyright_notice=notice), None
-        graphic = encode.keeps_chroma(image, profile)
-        profile = encode.with_chroma(profile) if graphic else profile
+        if graphic:
+            return graphics.final(image, profile, output.search, copyright_notice=notice)
         trial = quality_search.find(image, profile, output.search, copyright_notice=notice)
-        if graphic and profile.format is Format.WEBP:
-            full = encode.to_bytes(image, encode.near_lossless(profile), copyright_notice=notice)
-            if len(full) <= len(trial.encoded) or not trial.passes:
-                return full, None
         return trial.encoded, trial
 
 

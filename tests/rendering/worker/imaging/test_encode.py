@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Callable
 from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
 import pyvips
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image
 
 from proxy.domain.formats import SNIFF_BYTES, Format, sniff
 from proxy.domain.variant import EncoderProfile, Geometry, QualitySearch
 from proxy.domain.worker_protocol import JobFailure, RenderResult
-from proxy.rendering.worker.imaging import encode
-from proxy.rendering.worker.imaging.load import open_source, shrunk
 from proxy.rendering.worker.imaging.ssimulacra2 import Reference
-from proxy.settings import EncoderSettings
 from tests.rendering.worker.imaging import crafted, studio
-from tests.support.photos import NAMES, case, photo
+from tests.support.photos import NAMES, photo
 
 COPYRIGHT = 0x8298
 
@@ -296,109 +292,3 @@ def test_webp_with_transparency_is_encoded_without_the_slowest_effort() -> None:
     box = studio.contain(200, 200)
     source = photo("drawing-alpha.png")
     assert studio.rendered(source, slowest, box=box) == studio.rendered(source, next_to_it, box=box)
-
-
-def written(words: str, ink: str, ground: Image.Image) -> Image.Image:
-    """Lines of thin letters on a ground."""
-    letters = ImageDraw.Draw(ground)
-    for line in range(4, ground.height - 12, 14):
-        letters.text((6, line), words * 12, fill=ink)
-    return ground
-
-
-def screenshot() -> Image.Image:
-    """Coloured text on a flat ground beside a photograph."""
-    page = written("def name(self): ", "#d01040", Image.new("RGB", (900, 600), "#102080"))
-    with Image.open(photo("kodak-23.png")) as picture:
-        page.paste(picture.resize((300, 200)), (580, 380))
-    return page
-
-
-def red_on_blue() -> Image.Image:
-    with Image.open(case("B03-red-on-blue.png")) as picture:
-        return picture.convert("RGB")
-
-
-GRAPHICS: dict[str, Callable[[], Image.Image]] = {
-    "red on blue": red_on_blue,
-    "green on magenta": lambda: written(
-        "Text ", "#00a040", Image.new("RGB", (700, 300), "#c000c0")
-    ),
-    "red on a gradient of blue": lambda: written(
-        "Text ", "#e01010", ImageOps.colorize(Image.linear_gradient("L"), "#000030", "#2040ff")
-    ),
-    "a screenshot with a photograph": screenshot,
-    "red on a transparent ground": lambda: written(
-        "Text ", "#e01010", Image.new("RGBA", (500, 200), (20, 40, 200, 128))
-    ),
-}
-LOSSY = [Format.JPEG, Format.WEBP, Format.AVIF]
-
-
-def chroma(pixels: studio.Pixels) -> studio.Floats:
-    """How much red and blue differ from green."""
-    levels = pixels.astype(float)
-    return np.stack([levels[..., 0] - levels[..., 1], levels[..., 2] - levels[..., 1]], axis=-1)
-
-
-# In small the letters of the screenshot melt into its ground.
-DRAFTS = [(name, width) for name in GRAPHICS for width in (300, 900)]
-DRAFTS.remove(("a screenshot with a photograph", 300))
-
-
-@pytest.mark.parametrize("fmt", LOSSY)
-@pytest.mark.parametrize(("name", "width"), DRAFTS)
-def test_a_draft_of_a_graphic_keeps_its_chroma(name: str, fmt: Format, width: int) -> None:
-    """Chroma shared by two by two pixels loses a third to a half of its contrast."""
-    source, box = studio.saved(GRAPHICS[name]()), studio.contain(width, width)
-    mode = "RGB" if fmt is Format.JPEG else "RGBA"
-    expected = studio.pixels(studio.rendered(source, box=box), "RGBA")
-    ours = studio.pixels(studio.rendered(source, fmt, box=box), mode)
-    if mode == "RGB":
-        expected = studio.on_white(expected)
-    kept, whole = chroma(ours[..., :3]), chroma(expected[..., :3])
-    assert kept.std() > 0.9 * whole.std()
-    assert np.abs(kept - whole).mean() < 0.25 * whole.std()
-
-
-@pytest.mark.parametrize("fmt", LOSSY)
-def test_a_draft_of_a_photograph_is_encoded_as_the_profile_says(fmt: Format) -> None:
-    with studio.descriptor(photo("kodak-23.png")) as source:
-        page = shrunk(open_source(source, studio.LIMITS), (300, 200)).copy_memory()
-    profile = studio.PROFILES[fmt]
-    plain = encode.to_bytes(page, profile, copyright_notice=None)
-    assert encode.still_to_bytes(page, profile, copyright_notice=None) == plain
-
-
-@pytest.mark.parametrize("name", ["low-contrast.jpg", "flowers.jpg", "scan.tiff"])
-def test_a_photograph_of_few_colours_has_no_webp_without_loss(name: str) -> None:
-    with studio.descriptor(photo(name)) as source:
-        page = shrunk(open_source(source, studio.LIMITS), (600, 450)).copy_memory()
-    profile = studio.PROFILES[Format.WEBP]
-    plain = encode.to_bytes(page, profile, copyright_notice=None)
-    assert len(encode.still_to_bytes(page, profile, copyright_notice=None)) < 1.5 * len(plain)
-
-
-def test_grey_has_no_chroma_to_keep() -> None:
-    grey = pyvips.Image.black(64, 64)
-    assert not encode.is_graphic(grey)
-    assert encode.is_graphic(grey.bandjoin([grey, grey]))
-    assert encode.is_graphic(pyvips.Image.black(1, 1, bands=3))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("fmt", LOSSY)
-@pytest.mark.parametrize("name", ["red on blue", "green on magenta"])
-def test_a_final_of_a_graphic_keeps_its_chroma_and_is_no_larger_for_it(
-    name: str, fmt: Format
-) -> None:
-    """With shared chroma the WebP of green on magenta scored 26 at the highest quality."""
-    source, box = studio.saved(GRAPHICS[name]()), studio.contain(300, 300)
-    stage = EncoderSettings().stages()[fmt].final
-    result, encoded = studio.attempt(source, stage.profile, box=box, search=stage.search)
-    assert isinstance(result, RenderResult)
-    assert not result.target_missed
-    kept = chroma(studio.pixels(encoded))
-    whole = chroma(studio.pixels(studio.rendered(source, box=box)))
-    assert kept.std() > 0.92 * whole.std()
-    assert len(encoded) < {Format.JPEG: 40_000, Format.WEBP: 8_000, Format.AVIF: 32_000}[fmt]

@@ -1,0 +1,324 @@
+"""Encodes graphics: screenshots, icons, logos, charts, maps, line art and flat posters.
+
+They have large flat areas and hard edges, also if a part of them is a photograph. Encoders for
+photographs blur their thin coloured lines, ring at their edges, and are often several times as
+large as a lossless encoder.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import reduce
+from operator import or_
+from typing import Any
+
+import pyvips
+
+from proxy.domain.formats import Format
+from proxy.domain.variant import EncoderProfile, QualitySearch
+from proxy.rendering.worker.imaging.encode import to_bytes
+from proxy.rendering.worker.imaging.quality_search import (
+    QualityTrial,
+    TrialEncoder,
+    with_quality,
+)
+from proxy.rendering.worker.imaging.ssimulacra2 import RINGING_LEVELS
+
+_COLOURS = 3
+# Result of a comparison.
+_TRUE = 255
+_SAMPLED_ROWS = 32
+# Differences of neighbours in levels: equal, a gradient, a texture, an edge. Of several channels
+# the union of the bits is that of the largest difference.
+_FLAT, _SMOOTH, _TEXTURE, _EDGE = 0, 1, 3, 7
+_KINDS = bytes(
+    _FLAT if level == 0 else _SMOOTH if level <= 2 else _TEXTURE if level < 24 else _EDGE  # noqa: PLR2004
+    for level in range(256)
+)
+# Share of equal neighbours of an image that is drawn in any case: flags, and a line on paper.
+_ALL_FLAT = 0.9
+# Share of equal neighbours, and of equal or nearly equal ones. Screenshots and charts have more of
+# the former, posters and scans of the latter; photographs have 0.42 and 0.61, unless they are
+# mostly sky.
+_LEAST_FLAT, _LEAST_CALM = 0.5, 0.65
+# Share of edges among what is not calm. Graphics have 0.18 and more, unless they are very small;
+# photographs with as much sky, or cut out on white, 0.14 and less.
+_LEAST_HARD = 0.16
+# Levels of red or blue that a window of 8 x 8 pixels loses if 2 x 2 pixels share their chroma.
+# Thin red text on blue loses 33 to 90; coloured areas 29 and less.
+_MAX_CHROMA_LOSS, _WINDOW = 32, 8
+# A page of small coloured letters is not calm, but has hard edges or a flat ground, and many
+# windows lose their colour. In photographs at most 0.01 of the windows do, and 0.3 in blossom with
+# fewer edges and no flat areas.
+_LOST_COLOUR, _LETTERS_LOST, _LETTERS_HARD = 24, 0.05, 0.43
+_GROUND_LOST, _GROUND_FLAT = 0.2, 0.3
+# Bytes of a draft with such text, relative to a lossy WebP, that full chroma may cost.
+_MAX_FULL_CHROMA = 2.0
+# The encoder's screen content tools start with effort 1: 0 takes half the time, twice the bytes.
+_AVIF_EFFORT = 1
+# Lossless WebP: more effort may give more bytes, so a final tries this one besides its own.
+_WEBP_EFFORT = 2
+# Levels of WebP's preprocessing, and qualities of palettes, in the order of their bytes.
+_NEAR_LOSSLESS, _PALETTES = (60, 40, 20), (100, 90, 80, 70, 60)
+# Score from which on fewer levels or colours are invisible; below, gradients have bands.
+_INVISIBLE = 90.0
+# Score of a decoder's rounding errors.
+_IDENTICAL = 99.9
+# Bytes relative to a plain WebP: more are not worth further trials, fewer are never reached by a
+# lossy one.
+_HOPELESS, _UNBEATABLE = 2.0, 0.75
+# Score of a plain encoding below which a graphic is hard to read, so that more bytes are justified.
+_LEGIBLE = 50.0
+_PLAIN: Mapping[Format, Mapping[str, int | bool | str]] = {
+    Format.JPEG: {"optimize_coding": True},
+    Format.WEBP: {"effort": 4},
+    Format.AVIF: {"effort": _AVIF_EFFORT},
+}
+_LOSSY = tuple(_PLAIN)
+
+
+def applies(image: Any, profile: EncoderProfile) -> bool:
+    """Return whether a still image in memory is a graphic that this module encodes."""
+    lossy = profile.format in _LOSSY and not dict(profile.options).get("lossless")
+    return lossy and is_graphic(image)
+
+
+def is_graphic(image: Any) -> bool:
+    """Return whether an image in memory is flat or smooth with hard edges, or coloured letters.
+
+    The number of its colours decides nothing: a photograph in fog has few, a gradient many.
+    """
+    if image.width == 1:
+        return True
+    # A sample of rows takes a millisecond.
+    bands = min(_COLOURS, image.bands)
+    colours = image if image.bands in (1, _COLOURS) else image.extract_band(0, n=bands)
+    rows = colours.subsample(1, max(1, image.height // _SAMPLED_ROWS)).copy_memory()
+    left, right = (rows.crop(at, 0, rows.width - 1, rows.height) for at in (0, 1))
+    kinds = bytes((right - left).abs().cast("uchar").write_to_memory()).translate(_KINDS)
+    channels = (int.from_bytes(kinds[at::bands], "big") for at in range(bands))
+    widest = reduce(or_, channels).to_bytes(len(kinds) // bands, "big")
+    flat, smooth, texture, edges = (
+        widest.count(kind) / len(widest) for kind in (_FLAT, _SMOOTH, _TEXTURE, _EDGE)
+    )
+    if flat >= _ALL_FLAT:
+        return True
+    calm = flat >= _LEAST_FLAT or flat + smooth >= _LEAST_CALM
+    hard = edges / (edges + texture) if edges else 0.0
+    if calm and hard > _LEAST_HARD:
+        return True
+    letters, ground = hard > _LETTERS_HARD, flat > _GROUND_FLAT
+    if not (letters or ground):
+        return False
+    lost = _lost_colour(image)
+    return (letters and lost > _LETTERS_LOST) or (ground and lost > _GROUND_LOST)
+
+
+def has_coloured_detail(image: Any) -> bool:
+    """Return whether thin lines of an image would lose their colour to chroma subsampling."""
+    return image.bands >= _COLOURS and bool(_chroma_loss(image).max() > _MAX_CHROMA_LOSS)
+
+
+def _lost_colour(image: Any) -> float:
+    """Return the share of windows that would lose much of their colour."""
+    if image.bands < _COLOURS:
+        return 0.0
+    share: float = (_chroma_loss(image) > _LOST_COLOUR).bandor().avg() / _TRUE
+    return share
+
+
+def _chroma_loss(image: Any) -> Any:
+    """Return the mean loss of red and of blue, in levels, of each window."""
+    chroma = (image[0] - image[1]).bandjoin(image[2] - image[1])
+    shared = chroma.shrink(2, 2, ceil=True).zoom(2, 2).crop(0, 0, image.width, image.height)
+    return (chroma - shared).abs().shrink(_WINDOW, _WINDOW, ceil=True)
+
+
+def draft(image: Any, profile: EncoderProfile, *, copyright_notice: str | None) -> bytes:
+    """Encode a graphic quickly, by the profile of photographs with what suits graphics."""
+    if profile.format is Format.AVIF:
+        effort = max(_AVIF_EFFORT, int(dict(profile.options).get("effort", _AVIF_EFFORT)))
+        chosen = _with(_full_chroma(profile), effort=effort)
+        return to_bytes(image, chosen, copyright_notice=copyright_notice)
+    detailed = has_coloured_detail(image)
+    if profile.format is Format.JPEG:
+        # All pixels are in memory already, so nothing could be streamed.
+        chosen = _with(_drawn(profile), optimize_coding=True, overshoot_deringing=True)
+        chosen = _full_chroma(chosen) if detailed else chosen
+        return to_bytes(image, chosen, copyright_notice=copyright_notice)
+    lossy, full = (
+        to_bytes(image, chosen, copyright_notice=copyright_notice)
+        for chosen in (_full_chroma(profile), near_lossless(profile))
+    )
+    return full if len(full) <= (_MAX_FULL_CHROMA if detailed else 1) * len(lossy) else lossy
+
+
+def final(
+    image: Any, profile: EncoderProfile, search: QualitySearch, *, copyright_notice: str | None
+) -> tuple[bytes, QualityTrial | None]:
+    """Encode a graphic to few bytes; return them, and the trial they are from if it was lossy.
+
+    The result has at most the bytes of a plain encoding of the same quality and at least its score,
+    because ringing is more visible than in photographs. It misses the target of the search only if
+    nothing of these bytes reaches it. If the plain encoding is hardly legible, more are allowed.
+    """
+    encoder = _FinalEncoder(image, profile, search, copyright_notice=copyright_notice)
+    lossless = encoder.lossless() if profile.format is Format.WEBP else []
+    best = encoder.best(lossless)
+    return best.encoded, None if best in lossless else best
+
+
+class _FinalEncoder:
+    """Encodes one graphic in several ways, to compare their bytes and scores."""
+
+    def __init__(
+        self,
+        image: Any,
+        profile: EncoderProfile,
+        search: QualitySearch,
+        *,
+        copyright_notice: str | None,
+    ) -> None:
+        self._image = image
+        self._profile = profile
+        self._notice = copyright_notice
+        self._trials = TrialEncoder(image, copyright_notice=copyright_notice)
+        self._plain = self._trials.trial(_plain(profile), search.target)
+        score, size = self._plain.fidelity.score, len(self._plain.encoded)
+        self._search = replace(search, target=max(search.target, score))
+        self._most = size if score >= _LEGIBLE else math.inf
+
+    def best(self, lossless: list[QualityTrial]) -> QualityTrial:
+        """Return the smallest encoding that passes, or the best of those that are small enough."""
+        passing = [one for one in (self._plain, *lossless) if one.passes]
+        least = min((len(one.encoded) for one in passing), default=math.inf)
+        if lossless and least <= _UNBEATABLE * len(self._plain.encoded):
+            return _smallest(passing)
+        lossy = self._lossy(most=min(least, self._most))
+        passing += [one for one in lossy if one.passes]
+        if within := [one for one in passing if len(one.encoded) <= self._most]:
+            return _smallest(within)
+        if self._most == math.inf:
+            return _smallest(passing) if passing else max(lossy, key=_score)
+        # Rather less than the target than more bytes: the plain encoding misses it by more.
+        tried = (self._plain, *lossy, *map(self._within, self._profiles()))
+        return max((one for one in tried if len(one.encoded) <= self._most), key=_score)
+
+    def lossless(self) -> list[QualityTrial]:
+        """Return encodings as WebP without visible loss, the last of which may fail."""
+        tried: list[QualityTrial] = []
+        for level in _NEAR_LOSSLESS:
+            tried.append(self._smallest_lossless(self._image, near_lossless=True, Q=level))
+            if not self._is_promising(tried[-1]):
+                break
+        if not tried[0].passes:
+            tried.append(self._smallest_lossless(self._image, lossless=True))
+        for quality in _PALETTES:
+            tried.append(self._smallest_lossless(_quantised(self._image, quality), lossless=True))
+            if not self._is_promising(tried[-1]):
+                break
+        return tried
+
+    def _is_promising(self, trial: QualityTrial) -> bool:
+        return trial.passes and len(trial.encoded) <= _HOPELESS * len(self._plain.encoded)
+
+    def _smallest_lossless(self, image: Any, **options: int | bool) -> QualityTrial:
+        profile = _with(self._profile, **options)
+        efforts = {_WEBP_EFFORT, int(dict(profile.options).get("effort", _WEBP_EFFORT))}
+        tried = (_with(profile, effort=effort) for effort in sorted(efforts))
+        made = (to_bytes(image, one, copyright_notice=self._notice) for one in tried)
+        # A plain encoding that scores more is nearly without loss itself.
+        target = max(_INVISIBLE, min(self._search.target, _IDENTICAL))
+        return self._trials.judge(profile, min(made, key=len), target)
+
+    def _lossy(self, *, most: float) -> list[QualityTrial]:
+        """Return encodings that score at least what the plain one does, if any can."""
+        target = self._search.target
+        drafts = [_full_chroma(_plain(self._profile))]
+        if self._profile.format is Format.JPEG:
+            # The same pixels in fewer bytes.
+            drafts.append(_slim(_plain(self._profile), self._profile))
+        tried = [self._trials.trial(one, target) for one in drafts]
+        return tried + [self._found(profile, most=most) for profile in self._profiles()]
+
+    def _profiles(self) -> list[EncoderProfile]:
+        """Return the profiles whose quality is searched."""
+        full = _full_chroma(self._profile)
+        if self._profile.format is Format.AVIF:
+            return [full]
+        if self._profile.format is Format.WEBP:
+            # With the most effort, coloured letters on a dark ground score less for their bytes.
+            return [full, _with(full, **_PLAIN[Format.WEBP])]
+        # Shared chroma saves bytes where it scores enough; where lines lose their colour it cannot.
+        shared = [] if has_coloured_detail(self._image) else [self._profile]
+        return [_slim(_drawn(one), one) for one in (full, *shared)]
+
+    def _found(self, profile: EncoderProfile, *, most: float) -> QualityTrial:
+        """Search the quality, without ringing if that is no larger than ``most`` bytes."""
+        # JPEG rings at nearly every quality; without ringing it would be twice as large.
+        if profile.format is not Format.JPEG:
+            calm = self._trials.find(profile, self._search, ringing_levels=RINGING_LEVELS)
+            if calm.passes and len(calm.encoded) <= most:
+                return calm
+        # It must not ring more than the plain encoding.
+        levels = max(RINGING_LEVELS, self._plain.fidelity.ringing)
+        return self._trials.find(profile, self._search, ringing_levels=levels)
+
+    def _within(self, profile: EncoderProfile) -> QualityTrial:
+        """Return the highest quality that is no larger than the plain encoding, or the lowest."""
+        low, high = self._search.low, self._search.high
+        while low < high:
+            middle = (low + high + 1) // 2
+            chosen = with_quality(profile, middle)
+            encoded = to_bytes(self._image, chosen, copyright_notice=self._notice)
+            low, high = (middle, high) if len(encoded) <= self._most else (low, middle - 1)
+        return self._trials.trial(with_quality(profile, low), self._search.target)
+
+
+def _score(trial: QualityTrial) -> tuple[float, int]:
+    return trial.fidelity.score, -len(trial.encoded)
+
+
+def _smallest(trials: Iterable[QualityTrial]) -> QualityTrial:
+    return min(trials, key=lambda trial: len(trial.encoded))
+
+
+def _quantised(image: Any, quality: int) -> Any:
+    """Return an image of at most 256 colours; with dithering it would compress badly."""
+    palette = image.pngsave_buffer(palette=True, Q=quality, dither=0, compression=1, keep="none")
+    return pyvips.Image.pngload_buffer(palette).copy_memory()
+
+
+def _slim(profile: EncoderProfile, final: EncoderProfile) -> EncoderProfile:
+    """Return a JPEG profile with the scans of a final, and less ringing at white."""
+    scans = bool(dict(final.options).get("interlace"))
+    return _with(profile, interlace=scans, optimize_scans=scans, overshoot_deringing=True)
+
+
+def near_lossless(profile: EncoderProfile) -> EncoderProfile:
+    """Return a profile of WebP whose result is visually without loss."""
+    return _with(profile, near_lossless=True, Q=60)
+
+
+def _plain(profile: EncoderProfile) -> EncoderProfile:
+    """Return the quality of a profile with the encoder's quick settings."""
+    quality = tuple(pair for pair in profile.options if pair[0] == "Q")
+    return _with(replace(profile, options=quality), **_PLAIN[profile.format])
+
+
+def _drawn(profile: EncoderProfile) -> EncoderProfile:
+    """Return a profile without the JPEG table of photographs, which costs graphics 5 %."""
+    return _with(profile, quant_table=0) if profile.format is Format.JPEG else profile
+
+
+def _full_chroma(profile: EncoderProfile) -> EncoderProfile:
+    """Return a profile with full chroma, or with what lossy WebP has in its place."""
+    if profile.format is Format.WEBP:
+        return _with(profile, smart_subsample=True)
+    return _with(profile, subsample_mode="off")
+
+
+def _with(profile: EncoderProfile, **more: int | bool | str) -> EncoderProfile:
+    return replace(profile, options=tuple(sorted({**dict(profile.options), **more}.items())))
