@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -36,12 +37,14 @@ from tests.support.server import (
 
 # Other programs may use all processors meanwhile. With the priorities of a server, what runs in the
 # background would get next to nothing then, and the tests that wait for it would take minutes.
-_PRIORITIES = {
+_SETTINGS = {
     "UPGRADES__IDLE_PRIORITY": "false",
     "METADATA__NICE": "0",
     "WORKERS__NICE": "0",
+    # The default folder may belong to another user of this machine.
+    "METADATA__TEMP_ROOT": f"{tempfile.gettempdir()}/metaextract-tests-{os.getuid()}",
 }
-for _name, _value in _PRIORITIES.items():
+for _name, _value in _SETTINGS.items():
     os.environ.setdefault(f"SMARTSERVE_{_name}", _value)
 
 # The same examples in each run, and no deadline, because the machine may be busy.

@@ -80,8 +80,20 @@ def environment(**settings: str) -> dict[str, str]:
     By default a server stops at once: nothing has to notice that it is not ready.
     """
     settings = {"SERVER__LAME_DUCK_S": "0", **settings}
-    bare = {name: value for name, value in os.environ.items() if "SMARTSERVE_" not in name}
-    return bare | {f"SMARTSERVE_{name}": value for name, value in settings.items()}
+    return bare_environment() | {f"SMARTSERVE_{name}": value for name, value in settings.items()}
+
+
+def bare_environment() -> dict[str, str]:
+    """Return this process's environment without settings of smartserve.
+
+    The folder of the tests for metadata stays: the default may belong to another user.
+    """
+    kept = "SMARTSERVE_METADATA__TEMP_ROOT"
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if "SMARTSERVE_" not in name or name == kept
+    }
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from structlog.testing import capture_logs
 from typer.testing import CliRunner, Result
 
 from proxy.cli import app, load
-from tests.benchmarks.servers import free_port, smartserve
+from tests.benchmarks.servers import bare_environment, free_port, smartserve
 from tests.deploy.front import nginx
 from tests.doctor.test_table import names
 from tests.support.mariadb import MariaDB
@@ -95,14 +94,13 @@ def test_the_files_of_a_stopped_server_are_not_changed(data_dir: Path) -> None:
 
 def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command in a process of its own."""
-    bare = {name: value for name, value in os.environ.items() if "SMARTSERVE_" not in name}
     return subprocess.run(
         [sys.executable, "-m", "proxy.cli", "doctor", *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
         timeout=100,
-        env={**bare, **environment},
+        env={**bare_environment(), **environment},
     )
 
 
