@@ -96,7 +96,7 @@ lock:
 		--group pyproject.toml:build --extra otel --extra heic --extra jxl --extra c2pa --extra faces --extra svg --extra s3 pyproject.toml --output-file requirements.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-emit-index-url --no-emit-find-links --quiet \
-		--group pyproject.toml:build --group pyproject.toml:dev --extra otel --extra heic --extra jxl --extra c2pa --extra faces --extra svg --extra s3 pyproject.toml \
+		--group pyproject.toml:build --group pyproject.toml:dev --extra otel --extra heic --extra jxl --extra c2pa --extra faces --extra svg --extra s3 --extra dask pyproject.toml \
 		--output-file requirements-dev.lock
 
 # Writes the modules of deploy/npm that are made from the server: its formats, and what its page shares.

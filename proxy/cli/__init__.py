@@ -21,6 +21,7 @@ __all__ = ["MODULES", "SUMMARIES", "app", "import_frozen", "load", "main"]
 MODULES: Mapping[str, str] = {
     "adopt": "adopt",
     "analyse": "images",
+    "bulk": "bulk",
     "check-config": "installation",
     "db": "installation",
     "doctor": "doctor",
@@ -52,6 +53,7 @@ SUMMARIES: Mapping[str, str] = {
     "warm": "Render the finals of all named sizes in all formats that browsers accept.",
     "purge": "Delete renditions of images, here and on all servers that use the database.",
     "analyse": "Print colors, quality, mood and text of images, one JSON object per line.",
+    "bulk": "Process a whole library in parts, with any number of workers.",
     "similar": (
         "Print the ids of similar images and their similarity, at most 1, by their embeddings."
     ),

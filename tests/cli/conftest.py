@@ -16,6 +16,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy.cli import main
+from tests.benchmarks.servers import bare_environment
 from tests.support.server import SAMPLES
 
 
@@ -53,9 +54,8 @@ def invoke(monkeypatch: pytest.MonkeyPatch) -> Invoke:
         stdout, stderr = io.StringIO(), io.StringIO()
         code: object = 0
         with monkeypatch.context() as patch:
-            for name in list(os.environ):
-                if name.startswith("SMARTSERVE_"):
-                    patch.delenv(name)
+            for name in os.environ.keys() - bare_environment().keys():
+                patch.delenv(name)
             for name, value in {"NO_COLOR": "1", "COLUMNS": "200", **environment}.items():
                 patch.setenv(name, value)
             patch.setattr(sys, "argv", ["smartserve", *map(str, arguments)])

@@ -73,6 +73,19 @@ def test_files_are_on_disk_while_their_metadata_is_read(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("version", _VERSIONS)
+def test_workers_of_bulk_work_are_an_indexed_job(version: str) -> None:
+    job = yaml.safe_load((FOLDER / "bulk.yaml").read_text())
+    kubernetes_validate.validate(job, version, strict=True)
+    spec = job["spec"]
+    assert (spec["completionMode"], spec["completions"]) == ("Indexed", spec["parallelism"])
+    (one,) = spec["template"]["spec"]["containers"]
+    assert one["args"][:2] == ["bulk", "work"]
+    # Kubernetes replaces $(NAME) in arguments by the variable of the container.
+    assert one["args"][2] == "$(PLAN)"
+    assert "PLAN" in {variable["name"] for variable in one["env"]}
+
+
+@pytest.mark.parametrize("version", _VERSIONS)
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_each_manifest_is_valid_by_its_schema(overlay: str, version: str) -> None:
     for manifest in built(overlay):

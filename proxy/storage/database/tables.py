@@ -339,3 +339,49 @@ media_fallbacks = define_table(
     *_fact_columns(),
     created_at("adopted_at", nullable=False),
 )
+
+# Work on a whole library, as `smartserve bulk start` adds it.
+bulk_plans = define_table(
+    "bulk_plans",
+    auto_id(),
+    required("task", sa.String(16)),
+    required("status", sa.String(16)),
+    # Ids below this one belong to parts that have begun.
+    required("next_id", sa.BigInteger),
+    # The highest id when the plan was made.
+    required("last_id", sa.BigInteger),
+    # Maximum number of images of a part.
+    required("part_size", sa.Integer),
+    # Images per second of all workers together; NULL: as fast as they can.
+    sa.Column("rate", sa.Double),
+    required("total", sa.BigInteger),
+    required("done", sa.BigInteger, default=0),
+    required("failed", sa.BigInteger, default=0),
+    # Times: seconds since 1970 on the database's clock, with fractions.
+    required("created_at", sa.Double),
+    # Since the first part, or since it was resumed: when, and how many were processed before.
+    sa.Column("measured_since", sa.Double),
+    required("measured_before", sa.BigInteger, default=0),
+    sa.Column("finished_at", sa.Double),
+    sqlite_autoincrement=True,
+)
+
+# The parts under way. What is before them is done, what is behind `next_id` has not begun.
+bulk_parts = define_table(
+    "bulk_parts",
+    foreign_id("plan_id"),
+    sa.Column("first_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    required("last_id", sa.BigInteger),
+    # The last id up to which all images are processed and counted.
+    required("position", sa.BigInteger),
+    required("lease", sa.String(32)),
+    required("lease_until", sa.Double),
+)
+
+# Images that could not be processed, with the reason.
+bulk_failures = define_table(
+    "bulk_failures",
+    foreign_id("plan_id"),
+    sa.Column("media_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    required("error", sa.Text),
+)
