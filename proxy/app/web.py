@@ -33,7 +33,12 @@ from proxy.web.forward import MediaForwarder
 from proxy.web.handlers.admin import AdminHandler
 from proxy.web.handlers.choices import ChoicesHandler
 from proxy.web.handlers.forwarding import ForwardedImages
-from proxy.web.handlers.health import ApiHealthHandler, HealthHandler, ServerInfoHandler
+from proxy.web.handlers.health import (
+    ApiHealthHandler,
+    Exposition,
+    HealthHandler,
+    ServerInfoHandler,
+)
 from proxy.web.handlers.images import ImageHandler
 from proxy.web.handlers.info import InfoHandler
 from proxy.web.handlers.media_api import AnalysisHandler
@@ -65,8 +70,16 @@ class HttpServer:
     """Forwards to the media server, if there is one."""
 
 
-def build_http_server(services: Services, uploads: UploadServices | None = None) -> HttpServer:
-    """Build the server; with ``uploads`` it also has the routes for uploads and their queue."""
+def build_http_server(
+    services: Services,
+    uploads: UploadServices | None = None,
+    *,
+    exposition: Exposition | None = None,
+) -> HttpServer:
+    """Build the server; with ``uploads`` it also has the routes for uploads and their queue.
+
+    ``exposition`` returns the metrics of several processes; by default those of this one.
+    """
     settings, storage = services.settings, services.storage
     # On a miss, the response cache and the handler parse the same query: this cache parses it once.
     parse_query = lru_cache(maxsize=256)(partial(parse_request, sizes=settings.size_specs()))
@@ -121,7 +134,7 @@ def build_http_server(services: Services, uploads: UploadServices | None = None)
     handlers: list[object] = [
         images_handler,
         health,
-        ServerInfoHandler(services.metrics, partial(describe, settings)),
+        ServerInfoHandler(exposition or services.metrics.expose, partial(describe, settings)),
         _admin(services),
         _choices(services),
         _original(services),

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, partial
 from itertools import accumulate, product
 from operator import attrgetter
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from prometheus_client import (
     CollectorRegistry,
@@ -35,6 +35,7 @@ from proxy.domain.request import Origin, Outcome
 from proxy.domain.upload import METADATA_STEP, ItemOutcome, PendingStatus, Step
 from proxy.domain.worker_protocol import HOLDS, WorkerInfo
 from proxy.runtime.supervised_task import BackgroundTask
+from proxy.telemetry.summed_metrics import SummedCollector
 from proxy.telemetry.tracing import STATE, current_trace_id
 
 _NAMESPACE = "smartserve"
@@ -269,8 +270,10 @@ class Metrics:
         for feature, state in info.sandbox.items():
             sandbox.labels(feature).set(state == HOLDS)
 
-    def exposition(self, accept: str = "") -> tuple[bytes, str]:
-        """Return all metrics and their media type.
+    def exposition(
+        self, accept: str = "", *, of: SummedCollector | None = None
+    ) -> tuple[bytes, str]:
+        """Return all metrics and their media type; with ``of``, those of all processes.
 
         Clients that accept OpenMetrics, as Prometheus does, get that format with exemplars; all
         others get the text format.
@@ -278,10 +281,15 @@ class Metrics:
         # Not `choose_encoder`: it echoes any version from the header, and fails if that is not a
         # number.
         named = {part.partition(";")[0].strip().lower() for part in accept.split(",")}
+        source = cast("CollectorRegistry", of or self.registry)
         if _OPENMETRICS in named:
-            text: bytes = openmetrics.generate_latest(self.registry)  # type: ignore[no-untyped-call]
+            text: bytes = openmetrics.generate_latest(source)  # type: ignore[no-untyped-call]
             return text, openmetrics.CONTENT_TYPE_LATEST
-        return exposition.generate_latest(self.registry), exposition.CONTENT_TYPE_PLAIN_0_0_4
+        return exposition.generate_latest(source), exposition.CONTENT_TYPE_PLAIN_0_0_4
+
+    async def expose(self, accept: str) -> tuple[bytes, str]:
+        """As `exposition`."""
+        return self.exposition(accept)
 
 
 def _by_reason(counter: Counter, reasons: Iterable[str]) -> Callable[[str], None]:

@@ -16,11 +16,12 @@ from proxy import __version__
 from proxy.domain.errors import SmartserveError
 from proxy.domain.request import Outcome
 from proxy.runtime.single_flight import SharedResults
-from proxy.telemetry.metrics import Metrics
 from proxy.web.headers import NO_STORE
 from proxy.web.responses import BufferedResponse, whole
 
 Check = Callable[[], Awaitable[object]]
+Exposition = Callable[[str], Awaitable[tuple[bytes, str]]]
+"""Returns all metrics and their media type for a value of Accept; see `Metrics.exposition`."""
 
 _TIMEOUT_S = 3.0
 _SHARED_S = 1.0
@@ -112,15 +113,19 @@ _GOOD = ("ok", "idle", "disabled")
 class ServerInfoHandler:
     """Handles ``/metrics`` and ``/openapi.json``."""
 
-    def __init__(self, metrics: Metrics, describe: Callable[[], object]) -> None:
-        self._metrics = metrics
+    def __init__(self, exposition: Exposition, describe: Callable[[], object]) -> None:
+        self._exposition = exposition
         # The settings do not change while the server runs.
         self._describe = cache(lambda: orjson.dumps(describe(), option=orjson.OPT_INDENT_2))
 
     async def metrics(self, request: web.Request) -> BufferedResponse:
         """Return Prometheus metrics."""
         accept = ", ".join(request.headers.getall("Accept", ()))
-        body, media_type = self._metrics.exposition(accept)
+        try:
+            body, media_type = await self._exposition(accept)
+        except TimeoutError:
+            fault = "the parent of the server processes does not respond"
+            return _json("metrics", {"error": fault}, HTTPStatus.SERVICE_UNAVAILABLE)
         return _answer("metrics", body, media_type)
 
     async def openapi(self, _request: web.Request) -> BufferedResponse:

@@ -13,7 +13,7 @@ from aiohttp.test_utils import make_mocked_request
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.domain.errors import SmartserveError, SourceUnavailable
-from proxy.web.handlers.health import HealthHandler
+from proxy.web.handlers.health import HealthHandler, ServerInfoHandler
 from tests.support.server import CHROME, Library, Serve, Serving
 
 
@@ -173,3 +173,12 @@ async def test_clients_cannot_create_label_values(shared: Serving, library: Libr
         await pester(number)
     after = await labels()
     assert {line for line in after - before if 'route="metrics"' not in line} == set()
+
+
+async def test_without_the_parent_of_the_processes_there_are_no_metrics() -> None:
+    async def unavailable(_accept: str) -> tuple[bytes, str]:
+        raise TimeoutError
+
+    handler = ServerInfoHandler(unavailable, dict)
+    answer = await handler.metrics(make_mocked_request("GET", "/metrics"))
+    assert answer.status == 503
