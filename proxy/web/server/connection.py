@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -44,6 +44,13 @@ _AROUND_TARGET = len("GET  HTTP/1.1")
 """Bytes of a request line besides its target."""
 
 
+class PassOn(Protocol):
+    """Sends a descriptor to another process; returns False if it cannot take it now."""
+
+    def __call__(self, descriptor: int, *, kept: bool) -> bool:
+        """Send it; ``kept`` is False if its client has sent no request yet."""
+
+
 class CloseReason(StrEnum):
     """Why a connection was closed; the label of a metric."""
 
@@ -55,6 +62,8 @@ class CloseReason(StrEnum):
     REFUSED = "refused"
     """The request was malformed or rejected."""
     OVER_LIMIT = "over_limit"
+    PASSED_ON = "passed_on"
+    """To the process that replaces this one."""
 
 
 _REASONS = {TOO_SLOW: CloseReason.HEADER, OVER_LIMIT: CloseReason.OVER_LIMIT}
@@ -109,10 +118,17 @@ class ConnectionServer(web.Server):
         """Return the protocol of a connection that was just accepted."""
         return Connection(self)
 
+    def adopted(self, *, kept: bool) -> Connection:
+        """Return the protocol of a connection that another process has passed on."""
+        connection = Connection(self)
+        connection.adopt(kept=kept)
+        return connection
+
     def enter(self, connection: Connection) -> bool:
         """Give a new connection a slot; return False if there is none."""
         limit = self.max_connections
-        if limit and len(self.open) >= limit:
+        # An adopted one had a slot already.
+        if limit and len(self.open) >= limit and not connection.adopted:
             slots = min(_RESERVE, max(1, limit // _RESERVE_SHARE))
             if len(self._reserve) >= slots and not self._evict_oldest():
                 return False
@@ -140,6 +156,13 @@ class ConnectionServer(web.Server):
         """Close the connections that wait for a request; return whether none was open."""
         for connection in list(self.open):
             connection.close_idle()
+        return not self.open
+
+    def pass_on_idle(self, send: PassOn) -> bool:
+        """Pass the connections that wait for a request on; return whether none was open."""
+        for connection in list(self.open):
+            if not connection.pass_on(send):
+                return False
         return not self.open
 
 
@@ -208,6 +231,7 @@ class Connection(RequestHandler):
         "_stalled_since",
         "_unsent",
         "_wire",
+        "adopted",
         "proxies",
     )
 
@@ -230,6 +254,8 @@ class Connection(RequestHandler):
         self._remote: str | None = None
         self.proxies: TrustedProxies | None = None
         """The trusted proxies, if the peer is one of them."""
+        self.adopted = False
+        """Whether another process has accepted it."""
         self._reason = CloseReason.ENDED
         self._head_s = settings.header_timeout_s
         # Times on the loop's clock; 0 if nothing is waited for.
@@ -257,6 +283,15 @@ class Connection(RequestHandler):
         self._remote = str(peer[0]) if isinstance(peer, tuple) else peer
         if self._server.proxies.is_trusted(self._remote or ""):
             self.proxies = self._server.proxies
+
+    def adopt(self, *, kept: bool) -> None:
+        """Treat it as open; if ``kept``, as one that has had a response: another process sent it.
+
+        Call it before the connection is made.
+        """
+        self.adopted = True
+        if kept:
+            self._requests.head_since = 0.0
 
     def restrict(self) -> None:
         """Answer one probe only, on a reserve slot."""
@@ -330,10 +365,34 @@ class Connection(RequestHandler):
         # Requests that have arrived already are still answered, the last of them with the close.
         return self._server.draining and not self._messages
 
-    def close_idle(self) -> None:
-        """Close, unless a request or a response is under way."""
+    def _idle_wire(self) -> asyncio.Transport | None:
+        """Return the transport unless a request or a response is under way."""
         wire, waiter = self._wire, self._waiter
         if wire is None or waiter is None or waiter.done() or self._requests.begun:
+            return None
+        return wire
+
+    def pass_on(self, send: PassOn) -> bool:
+        """Pass the connection on if it is idle; return False if it could not be sent.
+
+        A request that waits in the kernel is read by the process that receives the connection.
+        """
+        wire = self._idle_wire()
+        sock = None if wire is None else wire.get_extra_info("socket")
+        if wire is None or sock is None or wire.is_closing() or wire.get_write_buffer_size():
+            return True
+        # A client that has sent no request still has to send its first one in time.
+        if not send(sock.fileno(), kept=not self._requests.head_since):
+            return False
+        self._reason = CloseReason.PASSED_ON
+        # Closes this process's descriptor. The connection stays open, as the other one has it.
+        self.force_close()
+        return True
+
+    def close_idle(self) -> None:
+        """Close, unless a request or a response is under way."""
+        wire = self._idle_wire()
+        if wire is None:
             return
         sock = wire.get_extra_info("socket")
         # A request may wait in the kernel. A close would answer it with a reset.

@@ -20,6 +20,12 @@ from proxy.runtime.open_file_limit import raise_limit
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
 from proxy.settings import ServerSettings
 from proxy.web.server.connection import CloseReason, ConnectionServer
+from proxy.web.server.inherited_sockets import (
+    InheritedSockets,
+    accept_waiting,
+    pass_connection,
+    receive_connection,
+)
 from proxy.web.server.request_pipeline import RequestPipeline
 
 _BACKLOG = 1024
@@ -32,6 +38,8 @@ _ACCEPT_PAUSE_S = 0.05
 _FORCE_CLOSE_S = 0.5
 _CLOSE_IDLE_S = 0.02
 """Interval at which a drain closes idle connections."""
+_OTHERS_S = 0.1
+"""Interval at which connections are accepted that wait for another process of this machine."""
 _ROUND_S = 1.0
 """Interval of the reviews, and so the longest time by which a deadline is exceeded."""
 _REVIEWS_PER_DEADLINE = 4
@@ -57,6 +65,10 @@ class ServerRunner(web.AppRunner):
         self._supervisor = supervisor
         self._background = AsyncExitStack()
         self._listeners: list[socket.socket] = []
+        self._inherited: InheritedSockets | None = None
+        self._passing: tuple[socket.socket, ...] = ()
+        self._others: asyncio.TimerHandle | None = None
+        self._passing_on = False
         # The loop itself keeps only weak references to tasks.
         self._opening: set[asyncio.Task[None]] = set()
         # By then responses have had `drain_s`. aiohttp waits twice this long for the rest.
@@ -97,8 +109,10 @@ class ServerRunner(web.AppRunner):
         return {"open": open_, **{f"closed_{reason}": closed[reason] for reason in CloseReason}}
 
     @asynccontextmanager
-    async def listening(self) -> AsyncIterator[int]:
+    async def listening(self, inherited: InheritedSockets | None = None) -> AsyncIterator[int]:
         """Listen within the block; yields the port.
+
+        With ``inherited`` sockets nothing is bound: a parent process has done that.
 
         At the end, connections are accepted for ``lame_duck_s`` after `begin_drain`. Then responses
         being sent have ``drain_s`` to finish.
@@ -108,7 +122,10 @@ class ServerRunner(web.AppRunner):
         """
         await self.setup()
         try:
-            await self.listen()
+            if inherited is None:
+                await self.listen()
+            else:
+                self._listen_to(inherited)
             # After the setup, so that the objects it created are included.
             freeze()
             yield self.addresses[0][1]
@@ -141,6 +158,37 @@ class ServerRunner(web.AppRunner):
             raise ConfigurationError(
                 [f"server: cannot listen on {host}:{port}: {error.strerror}"]
             ) from error
+
+    def _listen_to(self, inherited: InheritedSockets) -> None:
+        self._inherited = inherited
+        self._passing = inherited.arriving, inherited.leaving
+        for listener in inherited.own:
+            listener.listen(_BACKLOG)
+            self._listeners.append(listener)
+            self._watch(listener)
+        asyncio.get_running_loop().add_reader(inherited.arriving, self._adopt)
+        self._accept_others()
+
+    def _accept_others(self) -> None:
+        """Accept what waits for other processes now and then: one may be stopped or restarted."""
+        inherited = self._inherited
+        if inherited is not None:
+            for client in accept_waiting(inherited.others):
+                self._begin(client)
+            loop = asyncio.get_running_loop()
+            self._others = loop.call_later(_OTHERS_S, self._accept_others)
+
+    def _adopt(self) -> None:
+        """Take over the connections that the predecessor of this process passes on."""
+        inherited, server = self._inherited, self._connections
+        for _ in range(_ACCEPTS):
+            if inherited is None or server is None:
+                return
+            received = receive_connection(inherited.arriving)
+            if received is None:
+                return
+            client, kept = received
+            self._begin(client, partial(server.adopted, kept=kept))
 
     @property
     def addresses(self) -> list[Any]:
@@ -179,26 +227,45 @@ class ServerRunner(web.AppRunner):
         except ConnectionAbortedError:
             return True
         client.setblocking(False)  # noqa: FBT003 - the socket's own signature
-        task = asyncio.create_task(self._open(client))
-        self._opening.add(task)
-        task.add_done_callback(self._opening.discard)
+        self._begin(client)
         return True
 
-    async def _open(self, client: socket.socket) -> None:
-        server = cast("ConnectionServer", self._connections)
+    def _begin(
+        self, client: socket.socket, protocol: Callable[[], asyncio.Protocol] | None = None
+    ) -> None:
+        task = asyncio.create_task(self._open(client, protocol or self._protocol))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+
+    def _protocol(self) -> asyncio.Protocol:
+        return cast("ConnectionServer", self._connections)()
+
+    async def _open(self, client: socket.socket, protocol: Callable[[], asyncio.Protocol]) -> None:
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(server, client)
+            await asyncio.get_running_loop().connect_accepted_socket(protocol, client)
         except OSError:
             # The client has left already.
             client.close()
 
     def _stop_accepting(self) -> None:
+        if self._others is not None:
+            self._others.cancel()
+        inherited = self._inherited
+        if inherited is not None:
+            self._adopt()
+            self._inherited = None
+            asyncio.get_running_loop().remove_reader(inherited.arriving)
+            # The last process that closes them accepts what waits.
+            for client in () if self._passing_on else accept_waiting(inherited.others):
+                self._begin(client)
+            for listener in inherited.others:
+                listener.close()
         listeners, self._listeners = self._listeners, []
         for listener in listeners:
             asyncio.get_running_loop().remove_reader(listener)
-            # The close resets connections that wait in the backlog.
+            # The close resets connections that wait in the backlog, unless another process has it.
             with suppress(OSError):
-                while self._accept_one(listener):
+                while not self._passing_on and self._accept_one(listener):
                     pass
             listener.close()
 
@@ -206,6 +273,8 @@ class ServerRunner(web.AppRunner):
         """Close the connections, then end the background tasks."""
         self._stop_accepting()
         await super().cleanup()
+        for end in self._passing:
+            end.close()
         # Last, because the deadlines apply until every connection is closed.
         await self._background.aclose()
 
@@ -217,6 +286,33 @@ class ServerRunner(web.AppRunner):
         self._start_draining()
         # A task: the time begins now, although other parts are stopped before `drain` is awaited.
         self._drain_task = asyncio.create_task(self._drain_after(hurried))
+
+    def begin_passing_on(self, hurried: asyncio.Event) -> None:
+        """Start to `drain`, but pass the connections on to the successor of this process.
+
+        Clients notice nothing: each connection is passed when no response is due on it. What is
+        not passed after ``drain_s``, or when ``hurried`` is set, is closed as in any drain.
+        """
+        inherited = self._inherited
+        if inherited is None or self._connections is None:
+            self.begin_drain(hurried)
+            return
+        self._passing_on = True
+        self._stop_accepting()
+        for call in self.on_drain:
+            call()
+        self._drain_task = asyncio.create_task(self._pass_on(inherited.leaving, hurried))
+
+    async def _pass_on(self, leaving: socket.socket, hurried: asyncio.Event) -> None:
+        connections = cast("ConnectionServer", self._connections)
+        send = partial(pass_connection, leaving)
+        deadline = asyncio.get_running_loop().time() + self._settings.drain_s
+        # A connection that was just accepted is passed when its task waits for a request.
+        while self._opening or not connections.pass_on_idle(send):
+            if hurried.is_set() or asyncio.get_running_loop().time() > deadline:
+                break
+            await asyncio.sleep(_CLOSE_IDLE_S)
+        await self._drain()
 
     async def _drain_after(self, hurried: asyncio.Event) -> None:
         with suppress(TimeoutError):
@@ -232,8 +328,9 @@ class ServerRunner(web.AppRunner):
         if self._connections is None or self._connections.draining:
             return
         self._connections.draining = True
-        for call in self.on_drain:
-            call()
+        if not self._passing_on:
+            for call in self.on_drain:
+                call()
 
     async def _drain(self) -> None:
         self._start_draining()

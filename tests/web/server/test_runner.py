@@ -6,8 +6,9 @@ import asyncio
 import errno
 import gc
 import gzip
+import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +24,7 @@ from proxy.telemetry.metrics import Metrics
 from proxy.web.responses import BufferedResponse, whole
 from proxy.web.server import runner as runner_module
 from proxy.web.server.connection import ConnectionServer
+from proxy.web.server.inherited_sockets import InheritedSockets, SocketOwner
 from proxy.web.server.request_pipeline import RequestPipeline
 from proxy.web.server.runner import (
     ServerRunner,
@@ -144,6 +146,7 @@ async def test_connections_are_counted_with_their_reasons_from_the_start() -> No
         "closed_write_timeout": 0,
         "closed_refused": 0,
         "closed_over_limit": 0,
+        "closed_passed_on": 0,
     }
     async with server.listening():
         assert await server.sent(CLOSING) == [200]
@@ -311,6 +314,144 @@ async def test_connections_in_the_backlog_are_answered(monkeypatch: pytest.Monke
             [one.status for one in answers(body)] for body in await asyncio.gather(*waiting)
         ]
     assert statuses == [[200]] * 20
+
+
+@asynccontextmanager
+async def generations(
+    first: Server, second: Server
+) -> AsyncIterator[Callable[[], asyncio.Task[None]]]:
+    """Run two servers on the sockets of one process; yield what passes connections on."""
+    owner = SocketOwner()
+    await owner.bind(ServerSettings(port=0), 2)
+    for server in (first, second):
+        # Each process has descriptors of its own.
+        sockets = owner.of(0)
+        numbers = {
+            "own": [os.dup(one.fileno()) for one in sockets.own],
+            "others": [os.dup(one.fileno()) for one in sockets.others],
+            "arriving": os.dup(sockets.arriving.fileno()),
+            "leaving": os.dup(sockets.leaving.fileno()),
+        }
+        await server.runner.setup()
+        server.runner._listen_to(InheritedSockets.of(numbers))
+    # Both listen to one socket. New connections have to reach the first one until it has passed on.
+    for listener in second.runner._listeners:
+        asyncio.get_running_loop().remove_reader(listener)
+
+    def pass_on() -> asyncio.Task[None]:
+        first.runner.begin_passing_on(asyncio.Event())
+        return asyncio.create_task(first.runner.drain())
+
+    try:
+        yield pass_on
+    finally:
+        for server in (first, second):
+            await server.runner.cleanup()
+        owner.close()
+
+
+async def whole_response(reader: asyncio.StreamReader) -> bytes:
+    """Return the head of the next response, after its body was read as well."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    await reader.readexactly(int(head.partition(b"Content-Length: ")[2].split()[0]))
+    return head
+
+
+async def test_a_connection_that_is_passed_on_is_answered_by_the_successor() -> None:
+    first, second = Server(), Server()
+    async with generations(first, second) as pass_on:
+        reader, writer = await asyncio.open_connection(HOST, first.port)
+        writer.write(KEPT)
+        await whole_response(reader)
+        await pass_on()
+        assert first.runner.statistics()["open"] == 0
+        assert first.runner.statistics()["closed_passed_on"] == 1
+        writer.write(KEPT)
+        head = await whole_response(reader)
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert b"Connection: close" not in head
+        assert second.runner.statistics()["open"] == 1
+        writer.close()
+
+
+async def test_a_request_under_way_is_answered_before_its_connection_is_passed_on() -> None:
+    blocked = Blocked()
+    first, second = Server(blocked.handle), Server()
+    async with generations(first, second) as pass_on:
+        reader, writer = await asyncio.open_connection(HOST, first.port)
+        # The second request arrives while the first one is answered.
+        writer.write(KEPT + KEPT)
+        await blocked.started.wait()
+        passing = pass_on()
+        blocked.go.set()
+        heads = [await whole_response(reader), await whole_response(reader)]
+        await passing
+        assert not any(b"Connection: close" in head for head in heads)
+        writer.write(CLOSING)
+        assert b"Connection: close" in await whole_response(reader)
+        assert await reader.read() == b""
+        assert second.runner.statistics()["closed_ended"] == 1
+        writer.close()
+
+
+async def test_a_connection_without_a_request_keeps_the_time_limit_of_its_first_one() -> None:
+    first, second = Server(), Server(header_timeout_s=0.2, keepalive_s=600)
+    async with generations(first, second) as pass_on:
+        new, new_writer = await asyncio.open_connection(HOST, first.port)
+        kept, kept_writer = await asyncio.open_connection(HOST, first.port)
+        kept_writer.write(KEPT)
+        await whole_response(kept)
+        await eventually(lambda: first.runner.statistics()["open"] == 2)
+        await pass_on()
+        assert await new.read() == b""
+        assert second.runner.statistics()["closed_header_timeout"] == 1
+        kept_writer.write(KEPT)
+        assert (await whole_response(kept)).startswith(b"HTTP/1.1 200 ")
+        for writer in (new_writer, kept_writer):
+            writer.close()
+
+
+async def test_connections_that_are_passed_on_are_not_refused_for_their_number() -> None:
+    first, second = Server(), Server(max_connections=1)
+    async with generations(first, second) as pass_on:
+        clients = [await asyncio.open_connection(HOST, first.port) for _ in range(4)]
+        for reader, writer in clients:
+            writer.write(KEPT)
+            await whole_response(reader)
+        await pass_on()
+        for reader, writer in clients:
+            writer.write(KEPT)
+            assert (await whole_response(reader)).startswith(b"HTTP/1.1 200 ")
+            writer.close()
+
+
+async def test_what_is_not_passed_on_in_time_is_drained() -> None:
+    blocked = Blocked()
+    first, second = Server(blocked.handle, drain_s=0.05), Server()
+    async with generations(first, second) as pass_on:
+        request = asyncio.create_task(exchange(HOST, first.port, KEPT))
+        await blocked.started.wait()
+        await pass_on()
+        blocked.go.set()
+        (answer,) = answers(await request)
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+
+
+async def test_connections_that_wait_for_another_process_are_accepted() -> None:
+    server = Server()
+    owner = SocketOwner()
+    await owner.bind(ServerSettings(port=0), 2)
+    sockets, (other,) = owner.of(0), owner.of(1).own
+    other.listen()
+    await server.runner.setup()
+    server.runner._listen_to(sockets)
+    try:
+        # Half of them arrive at the socket that nobody accepts from.
+        statuses = [await server.sent(CLOSING) for _ in range(30)]
+        assert statuses == [[200]] * 30
+    finally:
+        await server.runner.cleanup()
+        owner.close()
 
 
 class Reviewed:
