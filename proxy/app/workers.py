@@ -10,7 +10,7 @@ from typing import Any
 from proxy.rendering import face_model
 from proxy.rendering.pool.on_demand import OnDemandPool
 from proxy.rendering.pool.pool import DECODERS, WorkerPool
-from proxy.runtime.supervised_task import UNCOUNTED, TaskSupervisor
+from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
 from proxy.settings import Settings
 from proxy.telemetry.metrics import Metrics
 
@@ -28,10 +28,15 @@ class StartingWorkers:
 
 
 @asynccontextmanager
-async def workers_starting(settings: Settings) -> AsyncIterator[StartingWorkers]:
-    """Start the first worker without waiting for it; close the pool after the block."""
+async def workers_starting(
+    settings: Settings, *, elsewhere: frozenset[BackgroundTask] = frozenset()
+) -> AsyncIterator[StartingWorkers]:
+    """Start the first worker without waiting for it; close the pool after the block.
+
+    ``elsewhere`` are the background tasks that another process runs.
+    """
     metrics = Metrics()
-    supervisor = TaskSupervisor(metrics.background_restarted)
+    supervisor = TaskSupervisor(metrics.background_restarted, elsewhere)
     pool = _new_pool(settings, supervisor)
     pool.begin()
     try:

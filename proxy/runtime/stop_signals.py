@@ -27,12 +27,17 @@ class StopSignals:
     """Set by SIGINT, and by a second signal: somebody waits for the end."""
 
     @classmethod
-    def listen(cls, on_first: Callable[[], None] = lambda: None) -> StopSignals:
+    def listen(
+        cls,
+        on_first: Callable[[], None] = lambda: None,
+        *,
+        reload: Callable[[], object] | None = None,
+    ) -> StopSignals:
         """Handle the signals from now on; ``on_first`` is called at the first one.
 
         At a terminal SIGHUP means that the terminal was closed, and stops the server. For a service
-        it means "reload the settings", which needs a restart: a warning is logged and serving
-        continues.
+        it means "reload the settings": ``reload`` is called. Without it, that needs a restart: a
+        warning is logged and serving continues.
         """
         signals = cls()
         loop = asyncio.get_running_loop()
@@ -46,13 +51,13 @@ class StopSignals:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop, number)
-        ignore = partial(
+        again = reload or partial(
             log.warning,
             "hangup_ignored",
             detail="settings are read only at the start; restart to apply changes",
         )
         hangup = partial(stop, signal.SIGHUP)
-        loop.add_signal_handler(signal.SIGHUP, hangup if os.isatty(_STDIN) else ignore)
+        loop.add_signal_handler(signal.SIGHUP, hangup if os.isatty(_STDIN) else again)
         return signals
 
 

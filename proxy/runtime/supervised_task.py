@@ -50,6 +50,23 @@ class Schedule(TypedDict, total=False):
     first_after_s: float
 
 
+ONCE_PER_MACHINE = frozenset(
+    {
+        BackgroundTask.INGEST_PRUNING,
+        BackgroundTask.INGEST_QUEUE_METRICS,
+        BackgroundTask.METADATA_CACHE_PRUNING,
+        BackgroundTask.METADATA_JOBS_PRUNING,
+        BackgroundTask.METADATA_ORPHANS,
+        BackgroundTask.METADATA_SWEEP,
+        BackgroundTask.ORIGINALS_SWEEP,
+        BackgroundTask.UPLOAD_SWEEP,
+        BackgroundTask.URL_REPLACEMENT,
+    }
+)
+"""Tasks that only one of several server processes on a machine has to run. All others either have
+leases in the database, or concern what a process holds itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class TaskSupervisor:
     """Runs background tasks and restarts those that fail, with exponential back-off.
@@ -59,6 +76,8 @@ class TaskSupervisor:
 
     restarted: Callable[[BackgroundTask], None] = lambda _: None
     """Called on the event loop before each restart; must not raise."""
+    elsewhere: frozenset[BackgroundTask] = frozenset()
+    """Tasks that another process runs: here they end at once."""
     first_backoff_s: float = 0.1
     max_backoff_s: float = 30.0
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
@@ -93,8 +112,10 @@ class TaskSupervisor:
 
         If ``every_s`` is None, ``work`` runs once, typically as an endless loop, and is called
         again only after an error. Otherwise it is called again ``every_s`` after each return.
-        Ends early only if this call is cancelled.
+        Ends early only if this call is cancelled, or if the task runs ``elsewhere``.
         """
+        if task in self.elsewhere:
+            return
         if first_after_s:
             await self.sleep(first_after_s)
         backoff_s = self.first_backoff_s

@@ -53,8 +53,11 @@ class LogWriter:
         """Whether a thread writes."""
 
     @contextmanager
-    def in_background(self) -> Iterator[None]:
+    def in_background(self, *, shared: bool = False) -> Iterator[None]:
         """Write in a daemon thread while the block runs, also what is printed on `sys.stderr`.
+
+        ``shared``: other processes write to the same pipe, so lines are written in pieces that the
+        kernel does not mix with theirs (pipe(7)).
 
         At the end, lines that wait have two seconds. If they were not written, nobody reads, and
         the thread keeps all further lines from blocking the end of the process.
@@ -68,7 +71,8 @@ class LogWriter:
         except (AttributeError, OSError):
             yield
             return
-        run = threading.Thread(target=self._run, args=(descriptor,), name="log", daemon=True)
+        arguments = (descriptor, select.PIPE_BUF if shared else 0)
+        run = threading.Thread(target=self._run, args=arguments, name="log", daemon=True)
         self._queued = True
         if self._stream is None:
             sys.stderr = _TextStream(self, terminal=original.isatty())
@@ -123,7 +127,7 @@ class LogWriter:
         except (OSError, ValueError):
             self._drop(text)
 
-    def _run(self, descriptor: int) -> None:
+    def _run(self, descriptor: int, piece_bytes: int) -> None:
         while self._queued:
             text, dropped = self._next()
             report = b""
@@ -134,7 +138,8 @@ class LogWriter:
                 }
                 report = _line(self._render, "log_lines_dropped", level="warning", **fields)
             try:
-                _write_all(descriptor, report + text)
+                for piece in _pieces(report + text, piece_bytes):
+                    _write_all(descriptor, piece)
             # The reader has closed its end, or the disk is full.
             except OSError:
                 self._drop(text)
@@ -184,6 +189,17 @@ class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record."""
         OUTPUT.write(self.format(record).encode(errors="backslashreplace") + b"\n")
+
+
+def _pieces(text: bytes, piece_bytes: int) -> Iterator[bytes]:
+    """Yield whole lines, of up to this many bytes together; 0 means no limit."""
+    piece = b""
+    for line in text.splitlines(keepends=True) if piece_bytes else ():
+        if piece and len(piece) + len(line) > piece_bytes:
+            yield piece
+            piece = b""
+        piece += line
+    yield piece if piece_bytes else text
 
 
 def _write_all(descriptor: int, text: bytes) -> None:

@@ -27,6 +27,20 @@ async def test_a_signal_sets_the_event_and_a_hangup_without_terminal_does_not(
             loop.remove_signal_handler(number)
 
 
+async def test_a_hangup_reloads_a_service_that_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "isatty", lambda _descriptor: False)
+    loop, reloaded = asyncio.get_running_loop(), asyncio.Event()
+    signals = StopSignals.listen(reload=reloaded.set)
+    try:
+        os.kill(os.getpid(), signal.SIGHUP)
+        async with asyncio.timeout(20):
+            await reloaded.wait()
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.remove_signal_handler(number)
+    assert not signals.received.is_set()
+
+
 @pytest.mark.parametrize(
     ("numbers", "hurried"),
     [

@@ -131,3 +131,11 @@ async def test_the_cancellation_of_something_else_restarts_the_task() -> None:
 async def test_a_request_to_exit_is_not_caught() -> None:
     with pytest.raises(SystemExit):
         await TaskSupervisor(sleep=Pauses(9)).run(TASK, failing(1, SystemExit(1)))
+
+
+async def test_a_task_that_another_process_runs_ends_at_once() -> None:
+    def fails() -> Awaitable[object]:
+        raise AssertionError
+
+    await TaskSupervisor(elsewhere=frozenset({TASK})).run(TASK, fails, every_s=1)
+    await TaskSupervisor(elsewhere=frozenset({TASK})).start(TASK, fails)

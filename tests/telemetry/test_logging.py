@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import select
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -239,6 +240,27 @@ def test_without_a_reader_writes_do_not_block_and_the_oldest_lines_are_dropped(
     assert (expected, dropped) == (count, 0)
     writer.write(b'{"number":0}\n')
     assert reader.read(100) == b'{"number":0}\n', "written at once after the block"
+
+
+def test_lines_that_processes_write_to_one_pipe_are_not_mixed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pieces: list[bytes] = []
+    monkeypatch.setattr(
+        "proxy.telemetry.logging._write_all", lambda _descriptor, piece: pieces.append(piece)
+    )
+    lines = [b"%d" % number * 300 + b"\n" for number in range(10, 60)]
+    long = b"x" * 3 * select.PIPE_BUF + b"\n"
+    with open(os.devnull, "wb") as stream:  # noqa: PTH123 - no path of this machine
+        writer = LogWriter(stream)
+        with writer.in_background(shared=True):
+            # As the access log, which passes on many lines at once.
+            writer.write(b"".join(lines) + long)
+            assert writer.drain(20)
+    assert b"".join(pieces) == b"".join(lines) + long
+    assert [piece for piece in pieces if len(piece) > select.PIPE_BUF] == [long]
+    assert all(piece.endswith(b"\n") for piece in pieces)
+    assert len(pieces) < len(lines) / 2
 
 
 def test_a_process_ends_although_nobody_reads_its_log(
