@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -50,11 +50,16 @@ class Services:
 
 @asynccontextmanager
 async def open_services(
-    settings: Settings, *, tracing: Tracing = OFF, workers: StartingWorkers | None = None
+    settings: Settings,
+    *,
+    tracing: Tracing = OFF,
+    workers: StartingWorkers | None = None,
+    on_change: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Services]:
     """Open everything and start the workers; at the end, stop the work under way and close it.
 
-    ``workers`` may have been started before.
+    ``workers`` may have been started before. ``on_change`` is called after a purge or a change of
+    a row was committed here.
 
     Raises:
         ConfigurationError: the settings or the machine are unfit, or libvips is too old.
@@ -64,7 +69,9 @@ async def open_services(
             workers = await stack.enter_async_context(workers_starting(settings))
         metrics, supervisor = workers.metrics, workers.supervisor
         # Storage first: the workers start meanwhile.
-        storage = await stack.enter_async_context(open_storage(settings, supervisor))
+        storage = await stack.enter_async_context(
+            open_storage(settings, supervisor, on_change=on_change)
+        )
         rendering = await stack.enter_async_context(
             open_rendering(settings, storage.originals, workers)
         )

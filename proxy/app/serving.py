@@ -197,7 +197,8 @@ def _build(
 def open_leases(settings: Settings, redis: RedisLink | None) -> RenderLeases | None:
     """Return leases on renders, if other processes may render the same images."""
     wanted = settings.cluster.render_once
-    if not (redis is not None if wanted == "auto" else wanted):
+    automatic = redis is not None or settings.process_count > 1
+    if not (automatic if wanted == "auto" else wanted):
         return None
     # Processes that share the directory still exclude each other while Redis fails.
     locks = DirectoryLeases(str(settings.rendition_directory))

@@ -96,9 +96,15 @@ def _values_of_answers(columns: Mapping[str, Any]) -> dict[str, Any]:
 
 @asynccontextmanager
 async def open_storage(
-    settings: Settings, supervisor: TaskSupervisor = UNCOUNTED
+    settings: Settings,
+    supervisor: TaskSupervisor = UNCOUNTED,
+    *,
+    on_change: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[StorageServices]:
-    """Open the database, the originals and the renditions; close them after the block."""
+    """Open the database, the originals and the renditions; close them after the block.
+
+    ``on_change`` is called after a purge or a change of a row was committed here.
+    """
     async with AsyncExitStack() as stack:
         await asyncio.to_thread(_make_directories, settings)
         # Before the first query: the tables may not exist yet.
@@ -137,8 +143,13 @@ async def open_storage(
             stack.push_async_callback(redis.aclose)
             wake_up = WakeUp(redis, server=table.server)
             stack.push_async_callback(wake_up.aclose)
-        announce: Callable[[], None] = (lambda: None) if wake_up is None else wake_up.send
         epochs = PurgeEpochs()
+
+        def announce() -> None:
+            on_change()
+            if wake_up is not None:
+                wake_up.send()
+
         purger = PurgeService(
             rows=database,
             catalogue=repository,

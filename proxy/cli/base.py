@@ -103,6 +103,17 @@ def print_error(label: str, text: str) -> None:
     errors().print(Text.assemble((label, "red"), " ", printable(text)), soft_wrap=True)
 
 
+def print_line(line: str) -> None:
+    """Print a line unless nobody reads standard output any more, as after ``| head -1``."""
+    try:
+        # One write: with PYTHONUNBUFFERED, `print` writes the line end apart, and a line of the log
+        # could come between if both go to one file.
+        print(f"{line}\n", end="", flush=True)
+    except BrokenPipeError:
+        # The interpreter would try again at exit.
+        sys.stdout = None
+
+
 def printable(text: str) -> str:
     """Escape what would change a terminal or the order of the text, as in a Python string.
 

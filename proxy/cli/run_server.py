@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import os
-import sys
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -15,12 +15,13 @@ import structlog
 from proxy import __version__
 from proxy.app.ingest import has_worker, local_queue, open_ingest
 from proxy.app.metadata import job_worker
+from proxy.app.server_process import ServerProcess
 from proxy.app.services import Services, open_services
 from proxy.app.startup_checks import start_tracing
 from proxy.app.uploads import open_uploads
-from proxy.app.web import build_http_server
+from proxy.app.web import HttpServer, build_http_server
 from proxy.app.workers import StartingWorkers
-from proxy.cli.base import CLOSE_S, address_recorded, end_process_after
+from proxy.cli.base import CLOSE_S, address_recorded, end_process_after, print_line
 from proxy.cli.ingest import ingest_urls
 from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.media import DataType
@@ -45,30 +46,43 @@ async def start_server(
     signals: StopSignals,
     *,
     samples: bool,
+    process: ServerProcess | None = None,
 ) -> None:
     """Start all parts and print the address; ``stack`` stops them in the reverse order.
 
-    ``samples`` are imported into an empty database.
+    ``samples`` are imported into an empty database. A ``process`` with a parent serves on its
+    sockets, and reports to it.
 
     Raises:
         ConfigurationError: the settings or the machine are unfit.
     """
     enter = stack.enter_async_context
+    if process is not None:
+        stack.push_async_callback(process.close)
     tracing = await enter(start_tracing(settings.tracing))
-    services = await enter(open_services(settings, tracing=tracing, workers=workers))
+    # The table of purges reaches the other processes within two seconds; this, at once.
+    on_change = (lambda: None) if process is None else process.announce_change
+    services = await enter(
+        open_services(settings, tracing=tracing, workers=workers, on_change=on_change)
+    )
     supervisor = services.supervisor
     # Before listening, so that the first request finds them.
-    if samples:
+    if samples or (process is not None and process.samples):
         await _import_samples(services)
     # An upload wakes the embedded worker, which would otherwise poll.
     main = await enter(open_uploads(settings, on_upload=services.upload_arrived.set))
-    surface = build_http_server(services, main)
+    exposition = None if process is None else process.exposition
+    surface = build_http_server(services, main, exposition=exposition)
     if surface.access_log is not None:
         stack.callback(surface.access_log.flush)
     # After the last response. What is left to close may hang with the storage.
     stack.callback(end_process_after, CLOSE_S)
-    port = await enter(surface.runner.listening())
-    stack.enter_context(address_recorded(settings, port))
+    if process is None:
+        port = await enter(surface.runner.listening())
+        stack.enter_context(address_recorded(settings, port))
+    else:
+        port = await enter(surface.runner.listening(process.sockets))
+        _join(process, services, signals)
     await enter(services.queue_metrics.running(supervisor))
     forwarder = surface.forwarder
     # A worker here would give media ids that the media server gives to other images.
@@ -89,14 +103,51 @@ async def start_server(
         await enter(main.running(settings.base_url(port), services.metrics, supervisor))
     # No client waits for finals: the rest of server.drain_s is left to responses.
     stack.push_async_callback(services.serving.finals_queue.stop)
-    # These run first after a signal, before anything is waited for.
-    stack.callback(surface.runner.begin_drain, signals.hurried)
-    stack.callback(surface.health.drain)
-    manager = ServiceManager.of(os.environ)
+    # This runs first after a signal, before anything is waited for.
+    stack.callback(_begin_to_stop, surface, signals, process)
+    manager = ServiceManager.of(os.environ) if process is None else process.manager
     pool = services.rendering.pool
     notified = service_notifications(manager, alive=lambda: bool(pool.pids), supervisor=supervisor)
     await enter(notified)
-    await _announce(services, port)
+    lines = await _announcement(services, port)
+    if process is None:
+        for line in lines:
+            print_line(line)
+    else:
+        process.ready(services.metrics, lines)
+
+
+def _begin_to_stop(
+    surface: HttpServer, signals: StopSignals, process: ServerProcess | None
+) -> None:
+    if process is not None and process.replaced:
+        # It stays ready: its clients move to its successor without noticing.
+        surface.runner.begin_passing_on(signals.hurried)
+        return
+    surface.health.drain()
+    surface.runner.begin_drain(signals.hurried)
+
+
+def _join(process: ServerProcess, services: Services, signals: StopSignals) -> None:
+    """Handle the messages of the parent and, through it, of the other processes."""
+    drain_s = services.settings.server.drain_s
+
+    async def replaced(_: object) -> None:
+        process.replaced = True
+        # Connections are passed on for `drain_s`; what remains is drained as long again.
+        end_process_after(2 * drain_s + CLOSE_S)
+        signals.received.set()
+
+    async def changed(_: object) -> None:
+        services.storage.purge_feed.wake()
+
+    process.on("replaced", replaced)
+    process.on("purged", changed)
+    if services.metadata is not None:
+        # The WebSocket of a session may be open in another process than its upload.
+        services.metadata.progress.share(partial(process.tell_others, "progress"))
+        process.on("progress", services.metadata.progress.receive)
+    process.start()
 
 
 async def _import_samples(services: Services) -> None:
@@ -106,24 +157,14 @@ async def _import_samples(services: Services) -> None:
                 await services.importer.import_file(path, user_id=1, data_type=DataType.PRODUCT)
 
 
-async def _announce(services: Services, port: int) -> None:
+async def _announcement(services: Services, port: int) -> list[str]:
     settings = services.settings
     base = settings.base_url(port)
-    _print(f"smartserve {__version__} on {base}")
+    lines = [f"smartserve {__version__} on {base}"]
     # A first try without settings: print URLs that work.
     if not settings.database.url:
         # The server already runs: an unavailable database is not a reason to stop it.
         with suppress(DatabaseUnavailable):
-            for media_id in await services.storage.repository.ids(limit=10):
-                _print(f"  {image_url(media_id, base=base)}")
-
-
-def _print(line: str) -> None:
-    """Print a line unless nobody reads standard output any more, as after ``| head -1``."""
-    try:
-        # One write: with PYTHONUNBUFFERED, `print` writes the line end apart, and a line of the log
-        # could come between if both go to one file.
-        print(f"{line}\n", end="", flush=True)
-    except BrokenPipeError:
-        # The interpreter would try again at exit.
-        sys.stdout = None
+            ids = await services.storage.repository.ids(limit=10)
+            lines += [f"  {image_url(media_id, base=base)}" for media_id in ids]
+    return lines

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import structlog
 import typer
@@ -23,8 +24,12 @@ from proxy.cli.base import (
 )
 from proxy.domain.errors import ConfigurationError
 from proxy.runtime.stop_signals import StopSignals, interruptible
+from proxy.runtime.supervised_task import BackgroundTask
 from proxy.settings import Settings
 from proxy.telemetry.logging import OUTPUT
+
+if TYPE_CHECKING:
+    from proxy.app.server_process import ServerProcess
 
 log = structlog.get_logger(__name__)
 
@@ -45,25 +50,44 @@ def serve(
     ] = False,
 ) -> None:
     """Serve images over HTTP until SIGTERM or Ctrl-C."""
-    settings = read_settings(config, data_dir, host=host, port=port)
+    read = partial(read_settings, config, data_dir, host=host, port=port)
+    settings = read()
     check_start(settings)
+    several = settings.process_count > 1
     # If nobody reads standard error, a write to it would block the event loop.
-    with OUTPUT.in_background():
-        run(_serve(settings, samples=samples))
+    with OUTPUT.in_background(shared=several):
+        if several:
+            parent = import_frozen("proxy.cli.run_parent")
+            raise SystemExit(run(parent.run_parent(settings, read, samples=samples)))
+        run(serve_until_stopped(settings, samples=samples))
 
 
-async def _serve(settings: Settings, *, samples: bool) -> None:
+async def serve_until_stopped(
+    settings: Settings,
+    *,
+    samples: bool = False,
+    start: Callable[[], Awaitable[ServerProcess]] | None = None,
+) -> None:
+    """Serve until a signal; ``start`` connects a process that has a parent to it."""
     server = settings.server
     stop_s = server.lame_duck_s + server.drain_s + CLOSE_S
     signals = StopSignals.listen(partial(end_process_after, stop_s))
     async with AsyncExitStack() as stack:
+        process = None if start is None else await start()
+        elsewhere: frozenset[BackgroundTask] = frozenset()
+        if process is not None:
+            elsewhere = process.elsewhere
         # A signal during the start cancels it; the stack then stops what has started.
         async with interruptible(signals.received):
             try:
-                workers = await stack.enter_async_context(workers_starting(settings))
+                workers = await stack.enter_async_context(
+                    workers_starting(settings, elsewhere=elsewhere)
+                )
                 # Both take about as long. In a thread: the loop starts the worker meanwhile.
                 module = await asyncio.to_thread(import_frozen, "proxy.cli.run_server")
-                await module.start_server(stack, workers, settings, signals, samples=samples)
+                await module.start_server(
+                    stack, workers, settings, signals, samples=samples, process=process
+                )
             except (OSError, ImportError) as error:
                 # For example a process that may open no more files, in whichever part it is.
                 raise ConfigurationError([f"the server cannot start: {error}"]) from error

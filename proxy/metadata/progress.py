@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from cachetools import TTLCache
@@ -86,7 +86,9 @@ class ProgressSubscription:
 
 
 class ProgressHub:
-    """Passes states on to subscribers within this process, and keeps the last one of a session.
+    """Passes states on to subscribers, and keeps the last one of a session.
+
+    The subscribers are those of this process, and with `share` of others on this machine.
 
     A client may subscribe before its upload begins, or up to a minute after a state.
     """
@@ -94,9 +96,24 @@ class ProgressHub:
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._last: TTLCache[str, ProgressState] = TTLCache(_MAX_SESSIONS, _KEPT_S, timer=clock)
         self._subscriptions: dict[str, set[ProgressSubscription]] = {}
+        self._send: Callable[[object], None] | None = None
+
+    def share(self, send: Callable[[object], None]) -> None:
+        """Pass each state to other processes as well, as JSON; they pass it to `receive`."""
+        self._send = send
+
+    async def receive(self, shared: Mapping[str, Any]) -> None:
+        """Pass on a state of another process."""
+        self._pass_on(shared["session_id"], ProgressState(**shared["state"]))
 
     def report(self, session_id: str, state: ProgressState) -> None:
         """Pass a state on; it never waits for a subscriber."""
+        self._pass_on(session_id, state)
+        if self._send is not None:
+            values = {one.name: getattr(state, one.name) for one in fields(state)}
+            self._send({"session_id": session_id, "state": values})
+
+    def _pass_on(self, session_id: str, state: ProgressState) -> None:
         self._last[session_id] = state
         for subscription in self._subscriptions.get(session_id, ()):
             subscription.add(state)

@@ -19,6 +19,7 @@ from proxy.settings.metadata import MetadataSettings as MetadataSettings
 from proxy.settings.metadata import callback_key as callback_key
 from proxy.settings.object_storage import S3Settings as S3Settings
 from proxy.settings.object_storage import s3_secret as s3_secret
+from proxy.settings.processes import share as share
 from proxy.settings.root import Settings as Settings
 from proxy.settings.sections import DatabaseSettings as DatabaseSettings
 from proxy.settings.sections import FaceSettings as FaceSettings

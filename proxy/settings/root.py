@@ -28,6 +28,10 @@ ENV_PREFIX = "SMARTSERVE_"
 _SIZE_NAME = re.compile(r"(?!w[0-9])[A-Za-z][A-Za-z0-9_-]{0,39}", re.ASCII)
 
 
+# Four workers keep about one process busy that delivers what they render.
+_CORES_PER_PROCESS = 4
+
+
 def _default_sizes() -> dict[str, SizeSettings]:
     return {
         "thumbnail": SizeSettings(width=300, height=300, fit=Fit.COVER),
@@ -110,6 +114,12 @@ class Settings(Section):
             name: SizeSpec(name, size.width, size.height, size.fit, size.gravity)
             for name, size in self.sizes.items()
         }
+
+    @property
+    def process_count(self) -> int:
+        """Number of server processes, with 0 resolved."""
+        cores = min(sections.available_cores(), self.workers.processes)
+        return self.server.processes or max(1, cores // _CORES_PER_PROCESS)
 
     @property
     def data_path(self) -> Path:

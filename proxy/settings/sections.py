@@ -30,6 +30,12 @@ MAX_BYTES = 2**50
 MAX_COUNT = 10**9
 
 
+def available_cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    # Not os.cpu_count(), which includes cores that the container may not use.
+    return len(os.sched_getaffinity(0))
+
+
 BaseUrl = Annotated[str, checked(check_base_url)]
 """The base of addresses: scheme, host, optional port and path."""
 
@@ -134,6 +140,10 @@ class ServerSettings(Section):
     drain_s: Seconds = 20
     """Time that running requests have to finish after lame_duck_s. The service manager must kill
     the process only after both times and five seconds more."""
+    processes: int = Field(0, ge=0, le=64)
+    """Number of server processes that accept connections on the port. Cores, caches and limits are
+    divided among them; see deploy/PROCESSES.md. 0: one for each four CPU cores that the server may
+    use, but no more than workers.count / 4. With one, there is no parent process."""
     # As in aiohttp and Apache.
     max_header_bytes: int = Field(8190, ge=1024, le=65536)
     """Maximum length of the request line, and of each header line."""
@@ -357,8 +367,7 @@ class WorkerSettings(Section):
     @property
     def processes(self) -> int:
         """Number of worker processes, with 0 resolved to the available cores."""
-        # Not os.cpu_count(), which includes cores that the container may not use.
-        return self.count or len(os.sched_getaffinity(0))
+        return self.count or available_cores()
 
 
 SourceType = Literal[

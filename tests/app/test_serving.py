@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from tests.support.server import Library, Serve, Serving
+from pathlib import Path
+
+from proxy.app.serving import open_leases
+from tests.support.server import Library, Serve, Serving, make_settings
 
 
 async def test_a_write_invalidates_all_caches_of_the_subsystem(
@@ -26,6 +29,16 @@ async def test_finals_in_the_background_use_workers_of_their_own(shared: Serving
 async def test_a_server_that_shares_nothing_has_no_leases(shared: Serving) -> None:
     assert shared.services.serving.leases is None
     assert shared.metric("smartserve_render_waits_total") == 0
+
+
+def test_several_processes_of_one_machine_have_the_locks_of_their_directory(
+    tmp_path: Path,
+) -> None:
+    several = make_settings(tmp_path, server={"processes": 2})
+    assert open_leases(several, None) is not None
+    assert open_leases(make_settings(tmp_path, server={"processes": 1}), None) is None
+    off = make_settings(tmp_path, server={"processes": 2}, cluster={"render_once": False})
+    assert open_leases(off, None) is None
 
 
 async def test_servers_that_share_a_directory_have_its_locks_if_a_setting_says_so(

@@ -101,3 +101,14 @@ async def test_metadata_of_deleted_media_is_removed_in_the_background(
         await opened.writer.run(lambda one: one.execute(gone))
         await removed.wait()
     assert restarts.tasks == [], "a database that is away is no fault of the task"
+
+
+async def test_a_purge_and_a_change_are_announced_to_other_processes(tmp_path: Path) -> None:
+    announced: list[int] = []
+    settings = make_settings(tmp_path / "data")
+    async with storage.open_storage(settings, on_change=lambda: announced.append(1)) as opened:
+        await opened.purger.medium(7)
+        assert announced
+        before = len(announced)
+        opened.changed(8)
+        assert len(announced) == before + 1

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import typer
@@ -18,6 +20,7 @@ from proxy.cli.base import (
     command,
     fail,
     print_error,
+    print_line,
     printable,
     process_each,
     progress_bar,
@@ -27,6 +30,9 @@ from proxy.cli.base import (
 from proxy.domain.errors import CapacityError, ConfigurationError, DatabaseUnavailable, Overloaded
 from proxy.settings import Settings
 from tests.support.server import make_settings
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 
 @pytest.fixture(autouse=True)
@@ -240,3 +246,18 @@ def test_names_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -
         "skipped a\\x1b[2J\\u202egnp.\\n\\udcff [red]x[/red] :smile: \\\n"
     )
     assert printable("Schöne Grüße.png") == "Schöne Grüße.png"
+
+
+def test_a_line_is_written_at_once_even_if_output_is_unbuffered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    writes: list[bytes] = []
+
+    class Unbuffered(io.BytesIO):
+        def write(self, data: Buffer) -> int:
+            writes.append(bytes(data))
+            return len(writes[-1])
+
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(Unbuffered(), write_through=True))
+    print_line("smartserve on http://127.0.0.1:1")
+    assert [one for one in writes if one] == [b"smartserve on http://127.0.0.1:1\n"]

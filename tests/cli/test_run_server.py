@@ -1,29 +1,36 @@
-"""The server of ``smartserve serve``, and what it prints."""
+"""The server of ``smartserve serve``: how it begins to stop."""
 
 from __future__ import annotations
 
-import io
-import sys
-from typing import TYPE_CHECKING
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from proxy.cli.run_server import _print
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
+from proxy.cli.run_server import _begin_to_stop
+from proxy.runtime.stop_signals import StopSignals
 
 
-def test_a_line_is_written_at_once_even_if_output_is_unbuffered(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    writes: list[bytes] = []
+@pytest.mark.parametrize(
+    ("process", "calls"),
+    [
+        (None, ["not ready", "drain"]),
+        (SimpleNamespace(replaced=False), ["not ready", "drain"]),
+        # Its successor serves: a load balancer must not notice.
+        (SimpleNamespace(replaced=True), ["pass on"]),
+    ],
+    ids=["alone", "stopped", "replaced"],
+)
+async def test_a_server_that_is_replaced_stays_ready(process: Any, calls: list[str]) -> None:
+    called: list[str] = []
 
-    class Unbuffered(io.BytesIO):
-        def write(self, data: Buffer) -> int:
-            writes.append(bytes(data))
-            return len(writes[-1])
+    def calling(name: str) -> Any:
+        return lambda *_: called.append(name)
 
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(Unbuffered(), write_through=True))
-    _print("smartserve on http://127.0.0.1:1")
-    assert [one for one in writes if one] == [b"smartserve on http://127.0.0.1:1\n"]
+    surface = SimpleNamespace(
+        health=SimpleNamespace(drain=calling("not ready")),
+        runner=SimpleNamespace(begin_drain=calling("drain"), begin_passing_on=calling("pass on")),
+    )
+    _begin_to_stop(cast("Any", surface), StopSignals(asyncio.Event(), asyncio.Event()), process)
+    assert called == calls

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import orjson
 import pytest
 
 from proxy.domain.errors import BadParameter, ExtractionFailed
@@ -163,3 +164,19 @@ async def test_states_of_sessions_that_nobody_follows_are_bounded() -> None:
     for number in range(10_001):
         run(hub, f"{number:016}")
     assert hub.statistics() == {"sessions": 10_000, "subscriptions": 0}
+
+
+async def test_a_subscriber_in_another_process_gets_every_stage() -> None:
+    here, there = ProgressHub(), ProgressHub()
+    sent: list[Any] = []
+    here.share(sent.append)
+    there.share(lambda _: pytest.fail("a state goes round in circles"))
+    with there.subscribe(SESSION) as subscription:
+        run(here)
+        for shared in sent:
+            # As it travels between the processes.
+            await there.receive(orjson.loads(orjson.dumps(shared)))
+        states = await read(subscription, len(sent))
+    with here.subscribe(SESSION) as subscription:
+        assert states[-1:] == await read(subscription, 1)
+    assert len(states) == len(PROGRESS) + 1

@@ -360,6 +360,7 @@ class Guest:
         self.busy = busy
         self.evicted = False
         self.restricted = False
+        self.adopted = False
 
     def evict(self) -> bool:
         self.evicted = not self.busy
