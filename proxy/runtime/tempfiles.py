@@ -167,9 +167,14 @@ def files_in(directory: str) -> Iterator[tuple[os.DirEntry[str], os.stat_result]
     """Yield the files of a directory; a file or directory that is deleted meanwhile is skipped."""
     with suppress(FileNotFoundError), os.scandir(directory) as entries:
         for entry in entries:
-            with suppress(FileNotFoundError):
-                if not entry.is_dir(follow_symlinks=False):
-                    yield entry, entry.stat(follow_symlinks=False)
+            # Not by `suppress`, which takes a tenth of the time of a survey.
+            try:
+                if entry.is_dir(follow_symlinks=False):
+                    continue
+                status = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            yield entry, status
 
 
 def delete_stale(directory: str, *, now: float) -> None:

@@ -305,12 +305,16 @@ class RenditionSettings(Section):
     memory_max_item_bytes: int = Field(4 * MIB, ge=0, le=MAX_BYTES)
     """Maximum size of a rendition in the memory cache. Larger ones are always read from disk."""
     disk_max_bytes: int = Field(10 * 1024 * MIB, ge=MIB, le=MAX_BYTES)
-    """Maximum size of the disk cache (high-water mark). Above it the least recently used renditions
-    are evicted."""
+    """Maximum size of the disk cache (high-water mark). Above it renditions are evicted: those that
+    are seldom used, large, old and quick to render come first."""
     disk_low_water: float = Field(0.9, gt=0, lt=1)
     """Fraction of disk_max_bytes at which an eviction stops (low-water mark)."""
+    disk_min_free_inodes: float = Field(0.05, ge=0, lt=1)
+    """Fraction of the file system's inodes that stays free. Below it renditions are evicted too. It
+    has no effect if the file system creates inodes as needed (XFS, Btrfs, NFS)."""
     scan_interval_s: PositiveSeconds = 3600
-    """Interval at which the directory is scanned to correct its measured size."""
+    """Interval at which the directory is scanned to correct its measured size. Of several processes
+    with one directory, one scans it."""
     max_rendition_bytes: int = Field(64 * MIB, ge=MIB, le=MAX_BYTES)
     """Maximum size of a rendition. A render that exceeds it is aborted."""
 

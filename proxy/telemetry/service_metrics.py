@@ -52,6 +52,8 @@ _GAUGES = (
     _Row("face_workers", "faces", "up", "Running processes that detect faces."),
     _Row("cache_bytes", "tiers", "bytes_", "Bytes of stored renditions.", "tier"),
     _Row("cache_items", "tiers", "items_", "Stored renditions.", "tier"),
+    _Row("cache_inodes", "disk", "inodes", "Inodes of the rendition disk; 0: no fixed number."),
+    _Row("cache_inodes_free", "disk", "inodes_free", "Free inodes of the rendition disk."),
     _Row("purge_lag_seconds", "purges", "lag_s", "Time since all purges of others were applied."),
     _Row("purges_unrecorded", "purges", "unrecorded", "Purges that other servers do not know yet."),
     _Row("redis_listening", "redis", "listening", "1 if messages of Redis arrive, else 0."),

@@ -23,6 +23,7 @@ from tests.benchmarks import (
     defence,
     detail,
     disk,
+    eviction,
     faces,
     graphics,
     graphics_bytes,
@@ -81,6 +82,8 @@ BENCHMARKS: Mapping[str, Callable[[], Table]] = {
     "sandbox": sandbox.measure,
     "warm": warm.measure,
     "analysis": analysis.measure,
+    "eviction": eviction.measure,
+    "eviction-rate": eviction.measure_rate,
 }
 LIMIT_S = 300
 """Seconds for one benchmark."""

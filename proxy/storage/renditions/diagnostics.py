@@ -9,7 +9,7 @@ from pathlib import Path
 
 from proxy.runtime.tempfiles import TempFile, tempfile_name
 from proxy.storage.renditions.disk_state import SHARDS, RenditionPaths
-from proxy.storage.renditions.eviction import shard_files
+from proxy.storage.renditions.eviction import survey
 
 _BLOCK = bytes(4096)
 _COUNT_S = 1.0
@@ -56,9 +56,9 @@ def inspect_disk(root: str) -> RenditionDisk:
     deadline = time.monotonic() + _COUNT_S
     # At least one shard is counted, so the share below is never 0.
     while counted < SHARDS and (counted == 0 or time.monotonic() < deadline):
-        for one in shard_files(paths.shard(counted)):
-            used_bytes += one.cost
-            files += 1
+        found = survey(paths.shard(counted))
+        used_bytes += found.bytes
+        files += found.items
         counted += 1
     # Images are distributed by a hash of their id, so the shards have about the same size.
     share = counted / SHARDS

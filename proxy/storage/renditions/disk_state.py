@@ -7,6 +7,7 @@
     <root>/unrecorded/               purges that the database has not accepted yet
     <root>/purged/<token>/3f/        shards of a purge of everything, which are being deleted
     <root>/purged-until              how far the table of purges was applied
+    <root>/usage                     what the last survey found, for the other processes
 
 A purge removes one directory. One level of 256 shards is enough: with a million media of one
 rendition each (3900 directories per shard, ext4) a hit takes as long as with a few media. Each
@@ -17,9 +18,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import os
 import secrets
 import stat
+import struct
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -33,10 +36,11 @@ import xxhash
 from proxy.domain.variant import Shapes, Variant, has_shape
 from proxy.runtime.circuit_breaker import CircuitBreaker
 from proxy.settings import RenditionSettings
+from proxy.storage.renditions.frequency_sketch import FrequencySketch
 
 SHARDS = 256
 _TEMPORARY = "tmp"
-_BLOCK_BYTES = 4096
+BLOCK_BYTES = 4096
 _PAUSE_S = 5.0
 # A disk that is full below our own limit is filled by another program. Evicting for it is limited
 # to once in this time, or the other program would consume the whole cache.
@@ -66,6 +70,26 @@ class UsageChange(NamedTuple):
 NO_CHANGE = UsageChange(0, 0)
 
 
+class Inodes(NamedTuple):
+    """Inodes of a file system; both 0 if it creates them as needed."""
+
+    total: int
+    free: int
+
+
+_USAGE = struct.Struct(f"<{2 * SHARDS}q")
+_MIN_EVICTED_INODES = 0.01
+"""Part of all inodes that an eviction for inodes frees beyond the limit, so that it is seldom."""
+RENDER_S: Mapping[str, tuple[float, float]] = {
+    "jpg": (0.016, 0.08e-6),
+    "webp": (0.016, 1.2e-6),
+    "avif": (0.016, 2.5e-6),
+}
+"""Processor time of a render by the suffix of its file: seconds for opening and shrinking a source
+of 6 megapixels, and seconds for each byte of the result. From renders of 300 and 1200 pixels."""
+OTHER_RENDER_S = (0.016, 0.3e-6)
+
+
 @lru_cache(maxsize=4096)
 def shard_of(media_id: int) -> int:
     """Return the shard of a medium, 0 to 255; hashed, so that any series of ids spreads evenly."""
@@ -75,7 +99,7 @@ def shard_of(media_id: int) -> int:
 def cost(byte_size: int) -> int:
     """Return the disk space of a file: its size in whole blocks of 4 KiB."""
     # Negated twice, the floor division rounds up.
-    return -(-byte_size // _BLOCK_BYTES) * _BLOCK_BYTES
+    return -(-byte_size // BLOCK_BYTES) * BLOCK_BYTES
 
 
 class RenditionPaths:
@@ -88,6 +112,7 @@ class RenditionPaths:
         self.unrecorded = f"{root}/unrecorded"
         self.purged_until = f"{root}/purged-until"
         self.discarded = f"{root}/purged"
+        self.usage = f"{root}/usage"
 
     def shard(self, shard: int) -> str:
         """Return the directory of a shard."""
@@ -216,6 +241,18 @@ class DiskUsage:
         self.bytes += found.bytes - before.bytes
         self.items += found.items - before.items
 
+    def pack(self) -> bytes:
+        """Return the usage of all shards as text of a file."""
+        return _USAGE.pack(*(number for shard in self._shards for number in shard))
+
+    def unpack(self, packed: bytes) -> None:
+        """Replace the usage of all shards by what `pack` returned; raises ValueError."""
+        if len(packed) != _USAGE.size:
+            raise ValueError("not a file of usage")
+        numbers = _USAGE.unpack(packed)
+        for shard in range(SHARDS):
+            self.set(shard, UsageChange(*numbers[2 * shard : 2 * shard + 2]))
+
 
 class DiskState:
     """Usage, counters and circuit breakers of a disk store; changed only on the event loop."""
@@ -223,12 +260,16 @@ class DiskState:
     def __init__(self, settings: RenditionSettings, *, monotonic: Callable[[], float]) -> None:
         self._high_bytes = settings.disk_max_bytes
         self._low_water = settings.disk_low_water
+        self._min_free_inodes = settings.disk_min_free_inodes
         self._monotonic = monotonic
         self._written_bytes = 0
         self._forced = False
         # In the past, so that the first full disk forces an eviction at once.
         self._forced_at = -_FORCED_EVERY_S
         self.usage = DiskUsage()
+        self.inodes = Inodes(0, 0)
+        """Of the file system, when maintenance last ran."""
+        self.frequency = FrequencySketch()
         self.counters = StoreCounters()
         self.reads = CircuitBreaker("rendition_reads", pause_s=_PAUSE_S, clock=monotonic)
         self.writes = CircuitBreaker("rendition_writes", pause_s=_PAUSE_S, clock=monotonic)
@@ -245,8 +286,7 @@ class DiskState:
         self._written_bytes += max(0, change.bytes)
         # Other processes may write to the same directory, and only a survey counts their files. A
         # survey is due when this process alone has written as many bytes as an eviction frees.
-        slack_bytes = self._high_bytes * (1 - self._low_water)
-        if self.usage.bytes > self._high_bytes or self._written_bytes > slack_bytes:
+        if self.usage.bytes > self._high_bytes or self._written_bytes > self.slack_bytes:
             self.maintenance_due.set()
 
     def record_corrupt(self, shard: int, change: UsageChange) -> None:
@@ -285,13 +325,30 @@ class DiskState:
         self._written_bytes = 0
         self.maintenance_due.clear()
 
+    @property
+    def slack_bytes(self) -> int:
+        """Bytes between the high-water and the low-water mark."""
+        return int(self._high_bytes * (1 - self._low_water))
+
     def bytes_to_free(self) -> int:
         """Return how much to evict, 0 while usage is within the limit. Call it after a survey."""
-        # A full disk forces one eviction, although usage is within our own limit.
-        forced, self._forced = self._forced, False
+        need, self._forced = self.expected_to_free(), False
+        return need
+
+    def expected_to_free(self) -> int:
+        """Return what `bytes_to_free` would return now."""
         used = self.usage.bytes
-        if used <= self._high_bytes and not forced:
+        # A full disk forces one eviction, although usage is within our own limit.
+        if used <= self._high_bytes and not self._forced:
             return 0
         # Above the limit: down to the low-water mark. Below it (the disk is full): the same share
         # of what is used.
         return used - int(self._low_water * min(used, self._high_bytes))
+
+    def files_to_free(self) -> int:
+        """Return how many files to evict because the file system has few free inodes."""
+        total, free = self.inodes
+        wanted = self._min_free_inodes * total
+        if free >= wanted:
+            return 0
+        return min(self.usage.items, math.ceil(wanted - free + _MIN_EVICTED_INODES * total))

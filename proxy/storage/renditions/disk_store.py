@@ -29,7 +29,7 @@ from proxy.storage.renditions.disk_state import (
     shard_of,
 )
 from proxy.storage.renditions.hot_files import HotFiles
-from proxy.storage.renditions.maintenance import DiskMaintenance
+from proxy.storage.renditions.maintenance import DiskMaintenance, Use
 from proxy.storage.renditions.rendition import (
     PIECE_BYTES,
     FileRendition,
@@ -62,9 +62,8 @@ class DiskStore:
     A disk that fails is a miss or a dropped write, counted, never an error. Only a purge raises,
     because its caller must know whether it was done.
 
-    In ``async with`` it keeps its size within the limit. ``in_memory`` is called from threads and
-    returns whether a digest is cached in memory: such a file counts as used although its hits do
-    not reach this store.
+    In ``async with`` it keeps its size within the limit. ``in_use`` returns what is cached in
+    memory: such a file counts as used although its hits do not reach this store.
     """
 
     def __init__(
@@ -72,7 +71,7 @@ class DiskStore:
         root: Path,
         settings: RenditionSettings,
         *,
-        in_memory: Callable[[str], bool] = lambda _: False,
+        in_use: Callable[[], Collection[Use]] = tuple,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         timeout_s: float = 5.0,
@@ -94,7 +93,7 @@ class DiskStore:
             self._paths,
             self._state,
             interval_s=settings.scan_interval_s,
-            in_memory=in_memory,
+            in_use=in_use,
             clock=clock,
         )
         self._supervisor = supervisor
@@ -158,6 +157,8 @@ class DiskStore:
         counters = self._state.counters
         counters.hits += hit
         counters.misses += (len(results) or len(variants)) - hit
+        if hit:
+            self._state.frequency.add(variants[len(results) - 1].digest)
         if isinstance(last, bytes):
             found_variant = variants[len(results) - 1]
             # Only the response cache reads a single variant, again for each hit.
@@ -195,6 +196,7 @@ class DiskStore:
             self._state.record_read_failure(found)
         elif isinstance(found, bytes):
             self._state.counters.hits += 1
+            self._state.frequency.add(variant.digest)
             return MemoryRendition(found, "disk")
         # Not counted as a miss: the caller's request looks for the file again.
         return None
@@ -282,6 +284,10 @@ class DiskStore:
             self._state.usage.set(shard, NO_CHANGE)
         self._state.maintenance_due.set()
 
+    def record_uses(self, digest: str, times: int) -> None:
+        """Count hits in memory of a rendition that is not there any more."""
+        self._state.frequency.add(digest, times)
+
     async def check(self) -> None:
         """Return if files can be created in the directory.
 
@@ -295,8 +301,15 @@ class DiskStore:
 
     def statistics(self) -> Mapping[str, float]:
         """Return counts, bytes and items; bytes are whole blocks of 4 KiB."""
-        usage = {"bytes": self._state.usage.bytes, "items": self._state.usage.items}
-        return {**usage, "discarded": self._state.discarded, **self._state.counters.flat()}
+        state = self._state
+        usage = {"bytes": state.usage.bytes, "items": state.usage.items}
+        inodes = {"inodes": state.inodes.total, "inodes_free": state.inodes.free}
+        return {
+            **usage,
+            **inodes,
+            "discarded": state.discarded,
+            **state.counters.flat(),
+        }
 
     async def _read(self, work: Callable[[], Awaitable[_T]], default: _D) -> _T | _D:
         """Return the result of ``work``, or the default if the breaker is open or it fails."""

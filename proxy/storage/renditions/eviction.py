@@ -1,4 +1,4 @@
-"""Counts the files of shards, selects the least recently used ones and deletes them.
+"""Counts the files of shards, selects those of least worth and deletes them.
 
 All functions block; the maintenance calls them in its thread for one shard at a time.
 """
@@ -6,28 +6,34 @@ All functions block; the maintenance calls them in its thread for one shard at a
 from __future__ import annotations
 
 import heapq
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from proxy.runtime.tempfiles import files_in
 from proxy.storage.renditions.disk_state import (
+    BLOCK_BYTES,
+    OTHER_RENDER_S,
+    RENDER_S,
     SHARDS,
     RenditionPaths,
     UsageChange,
     cost,
     delete_if_empty,
 )
-from proxy.storage.renditions.rendition_file import last_use, touch
+from proxy.storage.renditions.rendition_file import USE_RESOLUTION_S, touch
+
+_SUFFIX = slice(33, None)
+"""Of a file name, after the digest and a dot."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class EvictionCandidate:
-    """A rendition file, ordered by its last use."""
+class EvictionCandidate(NamedTuple):
+    """A rendition file; of several, the one that is worth least is evicted first."""
 
-    last_use: float
+    worth: float
     path: str
     cost: int
 
@@ -37,60 +43,112 @@ class EvictionCandidate:
         return int(self.path.rsplit("/", 3)[1], 16)
 
 
+def worth_of(file_name: str, status: os.stat_result, *, now: float) -> float:
+    """Return render cost / (size x age): the processor time that a byte saves at each use."""
+    # All in one function, because a survey calls it for each file.
+    length, used = status.st_size, max(status.st_atime, status.st_mtime)
+    fixed_s, byte_s = RENDER_S.get(file_name[_SUFFIX], OTHER_RENDER_S)
+    # The access time is exact to an hour, and may be in the future.
+    age_s = USE_RESOLUTION_S if used > now else now - used + USE_RESOLUTION_S
+    return (fixed_s + byte_s * length) / ((length + BLOCK_BYTES) * age_s)
+
+
 def shards_present(paths: RenditionPaths) -> frozenset[int]:
     """Return the shards that have a directory."""
     return frozenset(shard for shard in range(SHARDS) if Path(paths.shard(shard)).is_dir())
 
 
-def survey(shard: str, *, in_memory: Callable[[str], bool], now: float) -> UsageChange:
-    """Return the usage of a shard; delete empty directories."""
+def survey(
+    shard: str,
+    *,
+    plan: EvictionPlan | None = None,
+    frequency: Callable[[str], int] = lambda _digest: 0,
+    now: float = 0.0,
+) -> UsageChange:
+    """Return the usage of a shard; delete empty directories, and add its files to a plan.
+
+    ``frequency`` returns how often the file of a digest was used lately.
+    """
     total_bytes = total_items = 0
     for path in _media(shard):
         empty = True
         for file, status in files_in(path):
             empty = False
-            total_bytes += cost(status.st_size)
+            size = cost(status.st_size)
+            total_bytes += size
             total_items += 1
-            # Hits in memory never open the file. Without this its access time would stay old, and
-            # the most popular renditions would be evicted first.
-            if in_memory(file.name.partition(".")[0]):
-                touch(file.path, status, now)
+            if plan is None:
+                continue
+            # A rendition that was never used again was used once.
+            worth = worth_of(file.name, status, now=now)
+            # Most files are worth too much already: a look at the sketch costs more than the rest.
+            if worth < plan.below:
+                plan.add(worth * (1 + frequency(file.name.partition(".")[0])), file.path, size)
         if empty:
             delete_if_empty(path)
     return UsageChange(total_bytes, total_items)
 
 
-def shard_files(shard: str) -> Iterator[EvictionCandidate]:
-    """Yield the files of a shard."""
-    for path in _media(shard):
-        for file, status in files_in(path):
-            yield EvictionCandidate(last_use(status), file.path, cost(status.st_size))
+def record_uses(paths: Iterable[str], *, now: float) -> None:
+    """Mark files as used.
+
+    Hits in memory never open the file. Without this its access time would stay old, and the most
+    popular renditions would be evicted first.
+    """
+    for path in paths:
+        with suppress(OSError):
+            touch(path, os.lstat(path), now)
 
 
 class EvictionPlan:
-    """Selects the least recently used files that together have ``need`` bytes.
+    """Selects the files of least worth that together have some bytes and some number.
 
     It stores only the files it will select, so memory is bounded however many files are added.
     """
 
-    def __init__(self, need: int) -> None:
-        self._need = need
-        self._newest_first: list[tuple[float, EvictionCandidate]] = []
+    def __init__(self, need_bytes: int, need_files: int = 0) -> None:
+        self._need_bytes = need_bytes
+        self._need_files = need_files
+        self._dearest_first: list[tuple[float, EvictionCandidate]] = []
         self._bytes = 0
+        self.below = math.inf
+        """Only files of less worth are selected from now on."""
 
-    def add(self, candidates: Iterable[EvictionCandidate]) -> None:
-        """Consider files."""
-        for one in candidates:
-            # heapq is a min-heap; the negated time puts the newest file on top.
-            heapq.heappush(self._newest_first, (-one.last_use, one))
-            self._bytes += one.cost
-            # The newest file is dropped while the others suffice without it.
-            while self._bytes - self._newest_first[0][1].cost >= self._need:
-                self._bytes -= heapq.heappop(self._newest_first)[1].cost
+    def add(self, worth: float, path: str, size: int) -> None:
+        """Consider a file."""
+        if worth >= self.below:
+            return
+        heap = self._dearest_first
+        # heapq is a min-heap; the negated worth puts the dearest file on top.
+        heapq.heappush(heap, (-worth, EvictionCandidate(worth, path, size)))
+        self._bytes += size
+        # The dearest file is dropped while the others suffice without it.
+        while heap and self._suffices(heap[0][1].cost, 1):
+            self._bytes -= heapq.heappop(heap)[1].cost
+        if self._suffices(0, 0):
+            self.below = -heap[0][0] if heap else -math.inf
 
-    def candidates(self) -> list[EvictionCandidate]:
-        """Return the files to evict, least recently used first."""
-        return sorted(one for _, one in self._newest_first)
+    def _suffices(self, less_bytes: int, less_files: int) -> bool:
+        enough = self._bytes - less_bytes >= self._need_bytes
+        return enough and len(self._dearest_first) - less_files >= self._need_files
+
+    def candidates(
+        self, need_bytes: int | None = None, need_files: int = 0
+    ) -> list[EvictionCandidate]:
+        """Return the files to evict, the one of least worth first.
+
+        With ``need_bytes``, return no more than these needs, which a survey found to be smaller.
+        """
+        ranked = sorted(one for _, one in self._dearest_first)
+        if need_bytes is None:
+            return ranked
+        found: list[EvictionCandidate] = []
+        for one in ranked:
+            if need_bytes <= 0 and need_files <= 0:
+                break
+            found.append(one)
+            need_bytes, need_files = need_bytes - one.cost, need_files - 1
+        return found
 
 
 def evict(candidates: Iterable[EvictionCandidate]) -> list[EvictionCandidate]:
@@ -99,9 +157,9 @@ def evict(candidates: Iterable[EvictionCandidate]) -> list[EvictionCandidate]:
     for one in candidates:
         with suppress(FileNotFoundError):
             # A missing file was evicted or purged by another process, and is not counted here.
-            Path(one.path).unlink()
+            os.unlink(one.path)  # noqa: PTH108 - a Path for each file takes longer than the deletion
             deleted.append(one)
-    for directory in {str(Path(one.path).parent) for one in deleted}:
+    for directory in {one.path.rpartition("/")[0] for one in deleted}:
         delete_if_empty(directory)
     return deleted
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import time
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -10,14 +11,14 @@ from pathlib import Path
 from typing import NamedTuple, Self
 from weakref import WeakSet
 
-from cachetools import LRUCache
-
 from proxy.domain.variant import Shapes, Variant, has_shape
 from proxy.runtime.safe_open import OpenFile
 from proxy.runtime.supervised_task import UNCOUNTED, TaskSupervisor
 from proxy.settings import RenditionSettings
-from proxy.storage.renditions.disk_state import StoreCounters
+from proxy.storage.renditions.disk_state import OTHER_RENDER_S, RENDER_S, StoreCounters
 from proxy.storage.renditions.disk_store import DiskStore
+from proxy.storage.renditions.frequency_sketch import MAX_FREQUENCY
+from proxy.storage.renditions.maintenance import Use
 from proxy.storage.renditions.rendition import MemoryRendition, Rendition
 from proxy.storage.renditions.rendition_file import Found, WriteTicket
 from proxy.telemetry.tracing import STATE, record, span
@@ -25,23 +26,63 @@ from proxy.telemetry.tracing import STATE, record, span
 # The memory of an item beside its body (objects and dict entries), so that many tiny renditions
 # cannot exceed the limit.
 _OVERHEAD_BYTES = 512
+_MIN_QUEUE = 64
 
 
-class _Item(NamedTuple):
-    media_id: int
-    rendition: MemoryRendition
+class _Item:
+    """A rendition with what decides when it is evicted."""
+
+    __slots__ = ("base", "file_name", "media_id", "place", "rendition", "size", "uses", "worth")
+
+    def __init__(self, variant: Variant, body: bytes, base: float) -> None:
+        self.media_id = variant.media_id
+        self.file_name = variant.file_name
+        self.rendition = MemoryRendition(body)
+        self.size = len(body) + _OVERHEAD_BYTES
+        fixed_s, byte_s = RENDER_S.get(self.file_name.rpartition(".")[2], OTHER_RENDER_S)
+        self.worth = (fixed_s + byte_s * len(body)) / self.size
+        """Processor time that a use saves, for each byte."""
+        self.base = base
+        self.uses = 1
+        self.place = 0
+        """Identifies its entry in the queue."""
+
+    @property
+    def priority(self) -> float:
+        """Of several renditions, the one with the lowest is evicted first."""
+        return self.base + min(self.uses, MAX_FREQUENCY) * self.worth
 
 
 class MemoryStore:
-    """Renditions in the memory of this process, limited by bytes; use it on the event loop."""
+    """Renditions in the memory of this process, limited by bytes; use it on the event loop.
 
-    def __init__(self, settings: RenditionSettings) -> None:
+    Eviction is greedy-dual by size and frequency (GDSF; Cherkasova, 1998). The priority of a
+    rendition is frequency x render cost / size, plus the priority of the last evicted one when it
+    was used last: what is not used falls behind.
+    """
+
+    def __init__(
+        self,
+        settings: RenditionSettings,
+        *,
+        on_eviction: Callable[[str, int], None] = lambda _digest, _uses: None,
+    ) -> None:
+        """``on_eviction`` is called with a digest and its number of hits in memory."""
+        self._max_bytes = settings.memory_max_bytes
         self._max_item_bytes = min(
             settings.memory_max_item_bytes, settings.memory_max_bytes - _OVERHEAD_BYTES
         )
-        self._items: LRUCache[str, _Item] = LRUCache(
-            settings.memory_max_bytes, lambda item: len(item.rendition.body) + _OVERHEAD_BYTES
-        )
+        self._on_eviction = on_eviction
+        self._items: dict[str, _Item] = {}
+        self._bytes = 0
+        self._base = 0.0
+        """Priority of the last evicted rendition."""
+        self._queue: list[tuple[float, int, str]] = []
+        """Heap of priorities, places and digests. The priority of an item may have risen since: it
+        is inserted again when it comes to the top, so a hit costs two assignments. Entries of
+        deleted items stay until then. No entry refers to its item: responses hold weak references
+        to renditions, which must not outlive a purge."""
+        self._places = 0
         # By medium, so that a purge needs no walk over all items.
         self._digests: dict[int, set[str]] = {}
         self.counters = StoreCounters()
@@ -56,6 +97,8 @@ class MemoryStore:
         if item is None:
             return None
         self.counters.hits += 1
+        item.uses += 1
+        item.base = self._base
         return item.rendition
 
     def record_hit(self) -> None:
@@ -66,55 +109,93 @@ class MemoryStore:
         """Return the digests of a medium's stored variants; does not count as a use."""
         return frozenset(self._digests.get(media_id, ()))
 
+    def uses(self) -> list[Use]:
+        """Return all renditions with their number of hits."""
+        return [Use(one.media_id, one.file_name, one.uses) for one in self._items.values()]
+
     def put(self, variant: Variant, body: bytes) -> None:
-        """Store a rendition and evict the least recently used ones, unless it is too long."""
+        """Store a rendition and evict those of the lowest priority, unless it is too long."""
         # An older body must not be served in place of a new one that does not fit.
         self.delete(variant)
         if len(body) > self._max_item_bytes:
             return
-        size = len(body) + _OVERHEAD_BYTES
-        while self._items.currsize + size > self._items.maxsize:
-            # Here and not by the cache itself, which reports no evictions.
-            digest, item = self._items.popitem()
-            self.counters.evictions += 1
-            self._unlist(digest, item.media_id)
-        self._items[variant.digest] = _Item(variant.media_id, MemoryRendition(body))
+        item = _Item(variant, body, self._base)
+        while self._bytes + item.size > self._max_bytes:
+            self._evict()
+        # Evictions have raised the base.
+        item.base = self._base
+        self._items[variant.digest] = item
+        self._bytes += item.size
+        self._enqueue(variant.digest, item)
         self._digests.setdefault(variant.media_id, set()).add(variant.digest)
         self.counters.writes += 1
 
+    def _enqueue(self, digest: str, item: _Item) -> None:
+        if len(self._queue) > 2 * len(self._items) + _MIN_QUEUE:
+            # Entries of deleted items have accumulated.
+            self._queue = [one for one in self._queue if self._at(one[2], one[1]) is not None]
+            heapq.heapify(self._queue)
+        # Of equal priorities the oldest comes first.
+        self._places += 1
+        item.place = self._places
+        heapq.heappush(self._queue, (item.priority, item.place, digest))
+
+    def _at(self, digest: str, place: int) -> _Item | None:
+        """Return the item of an entry of the queue; None if it was deleted."""
+        item = self._items.get(digest)
+        return item if item is not None and item.place == place else None
+
+    def _evict(self) -> None:
+        """Evict the rendition of the lowest priority."""
+        while True:
+            priority, place, digest = heapq.heappop(self._queue)
+            item = self._at(digest, place)
+            if item is None:
+                continue
+            if item.priority > priority:
+                self._enqueue(digest, item)
+                continue
+            self._base = priority
+            self._remove(digest, item)
+            self.counters.evictions += 1
+            self._on_eviction(digest, item.uses)
+            return
+
     def delete(self, variant: Variant) -> int:
         """Delete one rendition if it is stored; return its bytes."""
-        item = self._items.pop(variant.digest, None)
+        item = self._items.get(variant.digest)
         if item is None:
             return 0
-        self._unlist(variant.digest, variant.media_id)
+        self._remove(variant.digest, item)
         return len(item.rendition.body)
 
     def purge(self, media_id: int, shapes: Shapes = None) -> int:
         """Delete the renditions of a medium, in these shapes or in all; return their number."""
         stored = self._digests.get(media_id, ())
-        # A list, because `_unlist` changes the set.
+        # A list, because `_remove` changes the set.
         digests = [digest for digest in stored if has_shape(digest, shapes)]
         for digest in digests:
-            self._items.pop(digest)
-            self._unlist(digest, media_id)
+            self._remove(digest, self._items[digest])
         return len(digests)
 
     def clear(self) -> None:
         """Delete all renditions."""
         self._items.clear()
+        self._queue.clear()
         self._digests.clear()
+        self._bytes = 0
 
     def statistics(self) -> Mapping[str, float]:
         """Return counts, bytes and items; bytes include the overhead of each item."""
-        usage = {"bytes": self._items.currsize, "items": len(self._items)}
-        return {**usage, **self.counters.flat()}
+        return {"bytes": self._bytes, "items": len(self._items), **self.counters.flat()}
 
-    def _unlist(self, digest: str, media_id: int) -> None:
-        digests = self._digests[media_id]
+    def _remove(self, digest: str, item: _Item) -> None:
+        del self._items[digest]
+        self._bytes -= item.size
+        digests = self._digests[item.media_id]
         digests.discard(digest)
         if not digests:
-            del self._digests[media_id]
+            del self._digests[item.media_id]
 
 
 class _Read(NamedTuple):
@@ -140,11 +221,11 @@ class TieredStore:
         clock: Callable[[], float] = time.time,
         supervisor: TaskSupervisor = UNCOUNTED,
     ) -> None:
-        self.memory = MemoryStore(settings)
+        self.memory = MemoryStore(settings, on_eviction=self._record_uses)
         self.disk = DiskStore(
             root,
             settings,
-            in_memory=self.memory.__contains__,
+            in_use=self.memory.uses,
             clock=clock,
             supervisor=supervisor,
         )
@@ -320,6 +401,9 @@ class TieredStore:
     def statistics(self) -> Mapping[str, Mapping[str, float]]:
         """Return for ``memory`` and ``disk`` bytes, items, hits, misses, failures and others."""
         return {"memory": self.memory.statistics(), "disk": self.disk.statistics()}
+
+    def _record_uses(self, digest: str, times: int) -> None:
+        self.disk.record_uses(digest, times)
 
     def _forget(self, media_id: int, shapes: Shapes) -> int:
         """Void running writes and reads, purge the memory; return the number of renditions."""

@@ -15,6 +15,7 @@ from proxy.storage.renditions.disk_state import (
     SHARDS,
     DiskState,
     DiskUsage,
+    Inodes,
     RenditionPaths,
     UsageChange,
     cost,
@@ -198,6 +199,29 @@ def test_usage_above_the_limit_is_reduced_to_low_water(state: DiskState) -> None
     assert state.bytes_to_free() == 0
     state.usage.set(0, UsageChange(MIB + 1, 1))
     assert state.bytes_to_free() == MIB // 2 + 1
+
+
+def test_few_free_inodes_make_files_to_free(state: DiskState) -> None:
+    state.usage.set(0, UsageChange(MIB, 5000))
+    for total, free, files in (
+        (0, 0, 0),
+        (100_000, 5000, 0),
+        (100_000, 4000, 2000),
+        (100_000, 0, 5000),
+    ):
+        state.inodes = Inodes(total, free)
+        assert state.files_to_free() == files, "a hundredth more than is missing, or all"
+
+
+def test_usage_is_handed_to_another_process() -> None:
+    found, other = DiskUsage(), DiskUsage()
+    for shard in (0, 7, 255):
+        found.set(shard, UsageChange(2**40 + shard, shard))
+    other.set(3, UsageChange(5, 1))
+    other.unpack(found.pack())
+    assert (other.bytes, other.items, other.pack()) == (found.bytes, found.items, found.pack())
+    with pytest.raises(ValueError, match="usage"):
+        other.unpack(b"cut off")
 
 
 def test_counters_are_flat_by_name(state: DiskState) -> None:

@@ -151,7 +151,8 @@ async def test_an_unforeseen_error_restarts_the_background_work(
     runs, restarts = count(1), Restarts()
     again = asyncio.Event()
 
-    async def fail_once(_: object) -> None:
+    async def fail_once(_: object, *, due: bool) -> None:
+        assert due
         if next(runs) == 1:
             raise LookupError("unforeseen")
         again.set()

@@ -1,6 +1,7 @@
 import os
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,16 +10,17 @@ from proxy.storage.renditions.eviction import (
     EvictionCandidate,
     EvictionPlan,
     evict,
-    shard_files,
+    record_uses,
     shards_present,
     survey,
+    worth_of,
 )
 from tests.storage.renditions.variants import variant
 
 _entries = st.lists(
     st.builds(
         EvictionCandidate,
-        last_use=st.floats(0, 1e9),
+        worth=st.floats(0, 1e9),
         path=st.text(min_size=1),
         cost=st.integers(1, 100),
     ),
@@ -26,23 +28,75 @@ _entries = st.lists(
 )
 
 
+def planned(entries: list[EvictionCandidate], *needs: int) -> EvictionPlan:
+    plan = EvictionPlan(*needs)
+    for entry in entries:
+        plan.add(*entry)
+    return plan
+
+
 @given(_entries, st.integers(1, 2000))
-def test_the_plan_takes_the_oldest_and_no_more_than_needed(
+def test_the_plan_takes_what_is_worth_least_and_no_more_than_needed(
     entries: list[EvictionCandidate], need: int
 ) -> None:
-    oldest = EvictionPlan(need)
-    oldest.add(entries)
-    plan = oldest.candidates()
+    plan = planned(entries, need).candidates()
 
     freed = sum(entry.cost for entry in plan)
     assert plan == sorted(plan)
     assert freed >= need or len(plan) == len(entries)
-    assert freed - max(plan, key=lambda entry: entry.last_use).cost < need
+    assert freed - max(plan, key=lambda entry: entry.worth).cost < need
     left = list(entries)
     for entry in plan:
         left.remove(entry)
-    newest = plan[-1].last_use
-    assert all(entry.last_use >= newest for entry in left)
+    dearest = plan[-1].worth
+    assert all(entry.worth >= dearest for entry in left)
+
+
+@given(_entries, st.integers(1, 50))
+def test_a_plan_for_inodes_counts_files(entries: list[EvictionCandidate], files: int) -> None:
+    plan = planned(entries, 0, files).candidates()
+    assert len(plan) == min(files, len(entries))
+    assert [one.worth for one in plan] == sorted(one.worth for one in entries)[: len(plan)]
+
+
+@given(_entries, st.integers(1, 2000), st.integers(1, 2000))
+def test_a_plan_for_more_than_is_needed_gives_what_a_plan_for_the_need_gives(
+    entries: list[EvictionCandidate], need: int, more: int
+) -> None:
+    large, exact = planned(entries, need + more).candidates(need), planned(entries, need)
+    assert sum(one.cost for one in large) >= min(need, sum(one.cost for one in entries))
+    assert large == sorted(entries)[: len(large)]
+    assert len(large) <= len(entries)
+    assert sum(one.cost for one in large[:-1]) < need
+    assert exact.candidates()[0] == large[0] or exact.candidates()[0].worth == large[0].worth
+
+
+def candidates(path: Path, frequency: int = 0) -> list[EvictionCandidate]:
+    plan = EvictionPlan(1)
+    survey(str(path.parent.parent), plan=plan, frequency=lambda _: frequency, now=2000)
+    return plan.candidates()
+
+
+def worth(used: float = 0.0, *, size: int = 20_000, suffix: str = "avif") -> float:
+    status = os.stat_result((0, 0, 0, 0, 0, 0, size, used, used, 0))
+    return worth_of(f"{'0' * 32}.{suffix}", status, now=1e6)
+
+
+def test_a_file_is_worth_more_if_it_was_used_lately_is_small_and_was_expensive() -> None:
+    assert worth(9e5) > worth(8e5)
+    assert worth(suffix="avif") > worth(suffix="webp") > worth(suffix="jpg")
+    assert worth(size=200_000) < worth(size=20_000)
+
+
+def test_a_file_that_is_used_often_is_worth_a_multiple(tmp_path: Path) -> None:
+    path = stored(tmp_path, 1, used=1000)
+    rare, often = (candidates(path, frequency)[0] for frequency in (0, 3))
+    assert often.worth == pytest.approx(4 * rare.worth)
+
+
+def test_within_the_resolution_of_access_times_no_file_is_worth_a_multiple() -> None:
+    # And one from the future, after the clock was set back, is not worth everything.
+    assert worth(1e6) == worth(2e6) < 2.1 * worth(1e6 - 3600)
 
 
 def stored(root: Path, media_id: int, used: float, size: int = 5000) -> Path:
@@ -53,29 +107,24 @@ def stored(root: Path, media_id: int, used: float, size: int = 5000) -> Path:
     return path
 
 
-def never(_digest: str) -> bool:
-    return False
-
-
 def test_a_survey_counts_files_and_deletes_empty_directories(tmp_path: Path) -> None:
     path = stored(tmp_path, 1, used=1000)
     empty = path.parent.parent / "99"
     empty.mkdir()
-    found = survey(str(path.parent.parent), in_memory=never, now=2000)
+    found = survey(str(path.parent.parent))
     assert found == UsageChange(cost(5000), 1)
     assert not empty.exists()
     assert path.stat().st_atime == 1000
 
 
-def test_a_survey_marks_files_in_memory_as_used(tmp_path: Path) -> None:
+def test_a_use_in_memory_is_recorded_at_the_file(tmp_path: Path) -> None:
     path = stored(tmp_path, 1, used=1000)
-    survey(str(path.parent.parent), in_memory={variant(1).digest}.__contains__, now=10_000)
+    record_uses([str(tmp_path / "evicted"), str(path)], now=10_000)
     assert path.stat().st_atime == 10_000
 
 
 def test_a_missing_shard_is_empty(tmp_path: Path) -> None:
-    assert survey(str(tmp_path / "00"), in_memory=never, now=0) == UsageChange(0, 0)
-    assert list(shard_files(str(tmp_path / "00"))) == []
+    assert survey(str(tmp_path / "00")) == UsageChange(0, 0)
 
 
 def test_the_shards_that_exist_are_listed(tmp_path: Path) -> None:
@@ -85,15 +134,16 @@ def test_the_shards_that_exist_are_listed(tmp_path: Path) -> None:
     assert shards_present(RenditionPaths(str(tmp_path / "absent"))) == set()
 
 
-def test_a_file_knows_its_shard_and_last_use(tmp_path: Path) -> None:
+def test_a_file_knows_its_shard_and_its_worth(tmp_path: Path) -> None:
     path = stored(tmp_path, 1, used=1000)
-    (found,) = shard_files(str(path.parent.parent))
-    assert (found.last_use, found.cost, found.shard) == (1000, cost(5000), shard_of(1))
+    (found,) = candidates(path)
+    assert found.worth == worth_of(path.name, path.stat(), now=2000)
+    assert (found.cost, found.shard) == (cost(5000), shard_of(1))
 
 
 def test_evicted_files_and_their_empty_directories_are_deleted(tmp_path: Path) -> None:
     path = stored(tmp_path, 1, used=1000)
-    (found,) = shard_files(str(path.parent.parent))
+    (found,) = candidates(path)
     assert evict([found]) == [found]
     assert evict([found]) == [], "another process has deleted it"
     assert not path.parent.exists()

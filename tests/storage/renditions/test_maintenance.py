@@ -1,4 +1,4 @@
-"""Rounds of maintenance: usage is counted, the least recently used files are evicted."""
+"""Rounds of maintenance: usage is counted, and the files of least worth are evicted."""
 
 import fcntl
 import os
@@ -22,6 +22,7 @@ from tests.storage.renditions.variants import (
     variant,
     writing,
 )
+from tests.support.mounts import Mount
 from tests.support.restarts import Restarts
 from tests.support.waiting import eventually
 
@@ -85,6 +86,39 @@ async def test_a_file_that_is_hit_in_memory_is_kept(root: Path, clock: Clock) ->
         assert kept(root, items=20) == [1, *range(8, 21)]
 
 
+async def test_a_file_that_is_used_often_is_kept_longer(
+    disk: DiskStore, root: Path, clock: Clock
+) -> None:
+    await fill(disk, root, clock, items=20)
+    for _ in range(10):
+        await read(disk, variant(1))
+    used = clock.now - 20 * 24 * HOUR
+    os.utime(file_of(root, 1), (used, used))
+
+    await disk.maintenance.run_round()
+
+    assert kept(root, items=20) == [1, *range(8, 21)]
+
+
+async def test_what_was_popular_in_memory_is_kept_on_disk(root: Path, clock: Clock) -> None:
+    limits = settings(disk_max_bytes=MIB, memory_max_bytes=100 * KIB)
+    async with TieredStore(root, limits, clock=clock) as store:
+        await fill(store.disk, root, clock, items=20)
+        for _ in range(10):
+            await read(store, variant(1))
+        # Each read evicts another rendition from memory, in the end also the first one.
+        for _ in range(20):
+            for media_id in (19, 20):
+                await read(store, variant(media_id))
+        assert variant(1).digest not in store.memory
+        used = clock.now - 20 * 24 * HOUR
+        os.utime(file_of(root, 1), (used, used))
+
+        await store.disk.maintenance.run_round()
+
+        assert kept(root, items=20) == [1, *range(8, 21)]
+
+
 async def test_an_eviction_leaves_no_empty_directories(
     disk: DiskStore, root: Path, clock: Clock
 ) -> None:
@@ -109,6 +143,67 @@ async def test_of_two_processes_only_one_evicts_at_a_time(
     os.close(other)
     await disk.maintenance.run_round()
     assert counts(disk)["evictions"] == 6
+
+
+async def test_while_another_process_surveys_its_last_survey_counts(
+    disk: DiskStore, root: Path
+) -> None:
+    await put(disk, variant(1), body())
+    await disk.maintenance.run_round()
+    other = DiskStore(root, settings())
+    await put(disk, variant(2), body())
+    lock = os.open(root, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+
+    await other.maintenance.run_round()
+    assert counts(other)["items"] == 1
+
+    os.close(lock)
+    await other.maintenance.run_round()
+    assert counts(other)["items"] == 2
+    await other.maintenance.aclose()
+
+
+async def test_within_the_interval_one_survey_is_enough_for_all_processes(
+    disk: DiskStore, root: Path, clock: Clock
+) -> None:
+    await put(disk, variant(1), body())
+    await disk.maintenance.run_round()
+    await put(disk, variant(2), body())
+    for passed_s, items in ((-1, 1), (1, 2)):
+        other = DiskStore(root, settings(), clock=clock)
+        usage = root / "usage"
+        surveyed = clock.now - other.maintenance.interval_s - passed_s
+        os.utime(usage, (surveyed, surveyed))
+        await other.maintenance.run_round(due=False)
+        assert counts(other)["items"] == items
+        await other.maintenance.aclose()
+
+
+async def test_a_damaged_file_of_usage_is_replaced(disk: DiskStore, root: Path) -> None:
+    await put(disk, variant(1), body())
+    (root / "usage").write_bytes(b"cut off")
+
+    await disk.maintenance.run_round(due=False)
+
+    assert counts(disk)["items"] == 1
+    assert len((root / "usage").read_bytes()) == 4096
+
+
+async def test_few_free_inodes_evict_files_within_the_limit_of_bytes(
+    root: Path, clock: Clock, mounted: Mount
+) -> None:
+    with mounted(root, "size=64m,nr_inodes=100"):
+        limits = settings(disk_min_free_inodes=0.5)
+        async with DiskStore(root, limits, clock=clock) as store:
+            await fill(store, root, clock, items=20)
+            assert counts(store)["failures_no_space"] == 0
+
+            await store.maintenance.run_round()
+
+            assert counts(store)["inodes"] == 100
+            assert 0 < counts(store)["evictions"] < 20
+            assert kept(root, items=20) == list(range(1 + int(counts(store)["evictions"]), 21))
 
 
 async def test_what_others_did_to_the_directory_is_counted_by_a_survey(

@@ -1,4 +1,5 @@
 import asyncio
+import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -359,7 +360,7 @@ def test_an_item_as_long_as_the_limit_is_kept() -> None:
     assert store.statistics()["items"] == 1
 
 
-def test_the_least_recently_used_goes_first() -> None:
+def test_what_was_hit_stays_and_of_the_others_the_oldest_goes_first() -> None:
     store = memory(max_bytes=42 * KIB)
     for media_id in (1, 2, 3):
         store.put(variant(media_id), body())
@@ -370,6 +371,64 @@ def test_the_least_recently_used_goes_first() -> None:
     kept = [media_id for media_id in (1, 2, 3, 4) if variant(media_id).digest in store]
     assert kept == [1, 3, 4]
     assert store.statistics()["evictions"] == 1
+
+
+def test_a_large_rendition_goes_before_many_small_ones_that_were_used_as_often() -> None:
+    store = memory(max_bytes=64 * KIB)
+    store.put(variant(1), body(30 * KIB))
+    for media_id in range(2, 9):
+        store.put(variant(media_id), body(4 * KIB))
+
+    assert variant(1).digest not in store
+    assert all(variant(media_id).digest in store for media_id in range(2, 9))
+
+
+def test_what_was_popular_once_is_evicted_in_the_end() -> None:
+    store = memory(max_bytes=42 * KIB)
+    store.put(variant(1), body())
+    for _ in range(1000):
+        store.peek(variant(1).digest)
+    for media_id in range(2, 200):
+        store.put(variant(media_id), body())
+        store.peek(variant(media_id).digest)
+
+    assert variant(1).digest not in store
+
+
+def test_an_eviction_reports_how_often_the_rendition_was_hit() -> None:
+    found: dict[str, int] = {}
+    limits = settings(memory_max_bytes=28 * KIB, memory_max_item_bytes=20 * KIB)
+    store = MemoryStore(limits, on_eviction=found.__setitem__)
+    store.put(variant(1), body())
+    for media_id in (2, 3):
+        store.put(variant(media_id), body())
+        for _ in range(media_id):
+            store.peek(variant(media_id).digest)
+
+    assert found == {variant(1).digest: 1}
+    assert {one.media_id: one.times for one in store.uses()} == {2: 3, 3: 4}
+
+
+@pytest.mark.parametrize("end", ["purged", "evicted", "replaced"])
+def test_a_rendition_that_is_gone_is_not_kept_alive(end: str) -> None:
+    store = memory(max_bytes=20 * KIB)
+    store.put(variant(1), body())
+    kept = weakref.ref(store._items[variant(1).digest].rendition)
+    if end == "purged":
+        store.purge(1)
+    else:
+        store.put(variant(2 if end == "evicted" else 1), body())
+
+    assert kept() is None
+
+
+def test_deleted_renditions_do_not_accumulate() -> None:
+    store = memory()
+    for _ in range(5000):
+        store.put(variant(1), body(KIB))
+        store.delete(variant(1))
+
+    assert len(store._queue) < 200
 
 
 def test_an_evicted_rendition_leaves_the_index_of_its_medium() -> None:
