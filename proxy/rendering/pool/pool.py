@@ -222,8 +222,9 @@ class WorkerPool:
         The descriptors remain the caller's. ``on_start`` is called when a worker starts the job,
         again if it is repeated. A framed set may take ``deadline_s`` for each rendition.
 
-        A job whose worker died or broke the protocol is repeated once, unless bytes have been
-        passed on: a client may have them already, so the error has to abort its connection.
+        A job whose worker died, hung or broke the protocol is repeated once, unless bytes have been
+        passed on: a client may have them already, so the error has to abort its connection. A job
+        that used up its CPU time is not repeated.
 
         Raises:
             RenderError: the image cannot be rendered.
@@ -254,7 +255,8 @@ class WorkerPool:
                         "the image got too little CPU time because the machine is overloaded",
                         retry_after_s=self._settings.retry_after_s,
                     ) from death
-                if deaths == self._max_attempts or not pending.repeatable(death):
+                # A drawing that takes for ever would occupy a second worker.
+                if deaths == self._max_attempts or death.spent or not pending.repeatable(death):
                     repeated = deaths == self._max_attempts
                     raise _death_error(death, repeated=repeated) from death
             else:

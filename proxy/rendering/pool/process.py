@@ -54,13 +54,15 @@ OnLost = Callable[["PoolProcess", str], None]
 class WorkerDied(Exception):
     """The process ended or was killed before it replied.
 
-    ``started`` is False if it had not read the job yet: then the source is not to blame.
+    ``started`` is False if it had not read the job yet: then the source is not to blame. ``spent``
+    is True if it has used up its CPU time: any other worker would, too.
     """
 
-    def __init__(self, reason: str, *, started: bool = True) -> None:
+    def __init__(self, reason: str, *, started: bool = True, spent: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.started = started
+        self.spent = spent
 
 
 def cpu_time(pid: int) -> float:
@@ -85,6 +87,8 @@ class TimeLimit:
         self._seconds = seconds
         self._max_wall_s = seconds * wall_factor
         self._cpu_s = 0.0
+        self.spent = False
+        """Whether `check` has found that the whole CPU time was used."""
         self.restart()
 
     def restart(self) -> None:
@@ -102,6 +106,7 @@ class TimeLimit:
         wall_s = time.monotonic() - self._wall_began
         used_s = self._read_cpu() - self._cpu_began
         if used_s >= self._seconds:
+            self.spent = True
             return "deadline"
         if wall_s < self._seconds:
             self.next_check_s = self._seconds - wall_s
@@ -256,7 +261,7 @@ class PendingJob:
 
     def _check_time(self, limit: TimeLimit) -> None:
         if reason := limit.check():
-            self.fail(WorkerDied(reason))
+            self.fail(WorkerDied(reason, spent=limit.spent))
         else:
             self._timer = self._loop.call_later(limit.next_check_s, self._check_time, limit)
 
