@@ -46,14 +46,14 @@ class Connect(Protocol):
     """Returns a client of the fake, or of another address."""
 
     def __call__(
-        self, base: str = "", key: str = KEY, *, timeout_s: float = 2, max_bytes: int = LIMIT
+        self, base: str = "", key: str = KEY, *, timeout_s: float = 60, max_bytes: int = LIMIT
     ) -> HttpMainApi: ...
 
 
 @pytest.fixture
 def connect(fake: FakeMainApi, tmp_path: Path) -> Connect:
     def make(
-        base: str = "", key: str = KEY, *, timeout_s: float = 2, max_bytes: int = LIMIT
+        base: str = "", key: str = KEY, *, timeout_s: float = 60, max_bytes: int = LIMIT
     ) -> HttpMainApi:
         return HttpMainApi(
             base=base or fake.base,
@@ -68,7 +68,7 @@ def connect(fake: FakeMainApi, tmp_path: Path) -> Connect:
 
 @pytest.fixture
 async def client(connect: Connect) -> AsyncIterator[HttpMainApi]:
-    async with connect(timeout_s=0.5) as client:
+    async with connect() as client:
         yield client
 
 
@@ -173,13 +173,14 @@ async def test_nobody_there_is_unavailable(connect: Connect) -> None:
             await client.pending()
 
 
-async def test_a_slow_answer_is_given_up(fake: FakeMainApi, client: HttpMainApi) -> None:
+async def test_a_slow_answer_is_given_up(fake: FakeMainApi, connect: Connect) -> None:
     fake.hold("pending")
     fake.hold("file")
     image = fake.add(BODY)
-    for work in (client.pending(), fetched(client, image.image_path)):
-        with pytest.raises(MainApiUnavailable, match="in time"):
-            await work
+    async with connect(timeout_s=0.5) as client:
+        for work in (client.pending(), fetched(client, image.image_path)):
+            with pytest.raises(MainApiUnavailable, match="in time"):
+                await work
 
 
 async def test_a_large_answer_is_not_held(fake: FakeMainApi, client: HttpMainApi) -> None:
