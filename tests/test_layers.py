@@ -43,6 +43,7 @@ IMPORTERS: Mapping[str, tuple[str, ...]] = {
     "opentelemetry": ("proxy.telemetry",),
     "aiohttp": (
         "proxy.runtime.http_client",
+        "proxy.storage.originals.http_store",
         "proxy.web",
         "proxy.app",
         "proxy.analysis",

@@ -150,7 +150,7 @@ class Analyst:
         """Return the first page: upright, without metadata, at most ``side`` pixels on a side."""
         geometry = plan_geometry(SizeSpec("analysis", side, side), facts)
         job = RenditionSet(self.limits, (RenderOutput(geometry, profile),))
-        content = await self.dispatcher.encoded(media, job, byte_size=facts.byte_size)
+        content = await self.dispatcher.encoded(media, job, facts=facts)
         return SentImage(content, geometry.width, geometry.height)
 
 

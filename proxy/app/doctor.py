@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from proxy.app.ingest import has_worker, open_main_api
-from proxy.app.originals import build_originals
+from proxy.app.originals import build_originals, on_web_servers
 from proxy.app.startup_checks import installation_faults
 from proxy.app.storage import schemas
 from proxy.app.workers import face_worker, one_worker
@@ -57,6 +57,7 @@ async def open_installation(
             schemas=schemas(settings),
             rows=partial(_open_rows, settings),
             sources=sources,
+            http_originals=on_web_servers(sources),
             worker=partial(one_worker, settings),
             face_worker=partial(face_worker, settings, UNCOUNTED),
             metadata=partial(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
+
+import structlog
 
 from proxy.app.object_storage import open_bucket
 from proxy.settings import Settings
@@ -12,6 +14,10 @@ from proxy.storage.originals.local_store import LocalOriginals
 
 if TYPE_CHECKING:
     from proxy.storage.originals.fetched import SourceFetcher
+    from proxy.storage.originals.http_store import HttpOriginals
+    from proxy.storage.originals.routed import RoutedOriginals
+
+log = structlog.get_logger(__name__)
 
 _DOWNLOADS = 2
 """Downloads of originals may hold one part in this of the memory for fetched originals."""
@@ -23,7 +29,7 @@ def build_originals(settings: Settings, local: LocalOriginals) -> Originals:
     Raises:
         ConfigurationError: `[s3]` is not valid, or its package is not installed.
     """
-    if not settings.s3.buckets:
+    if not (settings.s3.buckets or settings.http.hosts):
         return local
     # Imported only if a row may have an address.
     from proxy.runtime.byte_budget import ByteBudget  # noqa: PLC0415
@@ -33,8 +39,30 @@ def build_originals(settings: Settings, local: LocalOriginals) -> Originals:
     max_bytes = settings.storage.max_fetched_bytes
     # All kinds of addresses share it.
     fetcher = SourceFetcher(ByteBudget(max_bytes))
-    remote = _in_buckets(settings, fetcher)
+    remote: dict[str, OriginalReader] = {}
+    if settings.s3.buckets:
+        remote |= _in_buckets(settings, fetcher)
+    if settings.http.hosts:
+        remote |= _on_hosts(settings, fetcher)
     return RoutedOriginals(local, remote, download_bytes=max_bytes // _DOWNLOADS)
+
+
+def on_web_servers(originals: Originals) -> HttpOriginals | None:
+    """Return what reads originals on other web servers; None if `http.hosts` is empty."""
+    if isinstance(originals, LocalOriginals):
+        return None
+    reader = cast("RoutedOriginals", originals).remote.get("https")
+    return cast("HttpOriginals | None", reader)
+
+
+def _on_hosts(settings: Settings, fetcher: SourceFetcher) -> Mapping[str, OriginalReader]:
+    from proxy.storage.originals.http_store import SCHEMES, HttpOriginals  # noqa: PLC0415
+
+    if networks := settings.http.allow_private:
+        advice = "list only networks that contain nothing but servers of images"
+        log.warning("private_originals_allowed", networks=networks, advice=advice)
+    reader = HttpOriginals(settings.http, fetcher, max_bytes=settings.storage.max_original_bytes)
+    return dict.fromkeys(SCHEMES, reader)
 
 
 def _in_buckets(settings: Settings, fetcher: SourceFetcher) -> Mapping[str, OriginalReader]:

@@ -13,12 +13,12 @@ from contextlib import (
 )
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from proxy.app.object_storage import check_object_storage
-from proxy.app.originals import build_originals
+from proxy.app.originals import build_originals, on_web_servers
 from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
 from proxy.domain.render_plan import PurgeEpochs
 from proxy.runtime.redis import RedisLink
@@ -48,6 +48,9 @@ from proxy.storage.originals.sweep import sweeping
 from proxy.storage.renditions.purge_journal import PurgeJournal
 from proxy.storage.renditions.tiered_store import TieredStore
 
+if TYPE_CHECKING:
+    from proxy.storage.originals.http_store import HttpOriginals
+
 _DELETE_ORPHANS_EVERY_S = 3600.0
 _PREPARE_AGAIN_S = 1.0
 """Interval for retrying a database that was unavailable at the start."""
@@ -66,6 +69,8 @@ class StorageServices:
     """Of all rows."""
     local_originals: LocalOriginals
     """Of uploads and imports: it can be written."""
+    http_originals: HttpOriginals | None
+    """Of other web servers; None if `http.hosts` is empty."""
     renditions: TieredStore
     invalidators: list[Callable[[int], None]]
     """Called with a media id after its row, source or renditions changed, on any server."""
@@ -121,6 +126,9 @@ async def open_storage(
             await check_object_storage(settings)
         originals = build_originals(settings, local_originals)
         stack.push_async_callback(originals.aclose)
+        http_originals = on_web_servers(originals)
+        if http_originals is not None:
+            database.invalidators.append(partial(_expire_original, database, http_originals))
         await stack.enter_async_context(sweeping(str(settings.storage_root), supervisor))
         renditions = TieredStore(
             settings.rendition_directory,
@@ -193,6 +201,7 @@ async def open_storage(
             database=database,
             originals=originals,
             local_originals=local_originals,
+            http_originals=http_originals,
             renditions=renditions,
             invalidators=database.invalidators,
             changed=changed,
@@ -216,6 +225,13 @@ def _link(settings: Settings) -> RedisLink | None:
     return RedisLink(
         section.redis_url, prefix=section.redis_prefix, timeout_s=section.redis_timeout_s
     )
+
+
+def _expire_original(rows: CachedMediaRepository, originals: HttpOriginals, media_id: int) -> None:
+    # Who purges an image whose original has changed must not get it from the kept copy.
+    media = rows.cached_row(media_id)
+    for path in () if media is None else media.source_paths:
+        originals.expire(path)
 
 
 async def _delete_orphans(metadata: MetadataStore) -> None:

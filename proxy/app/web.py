@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -441,6 +442,10 @@ def _statistics(
         "finals": serving.finals_queue.statistics,
         "faces": lambda: serving.faces.statistics() if serving.faces else NO_DETECTIONS,
         "originals": storage.originals.statistics,
+        # A Counter has 0 for every name.
+        "http_originals": lambda: (
+            storage.http_originals.statistics() if storage.http_originals else Counter()
+        ),
         "queries": storage.repository.statistics,
         "rows": storage.database.statistics,
         "purges": storage.purge_feed.statistics,

@@ -18,7 +18,12 @@ ALERTS: Mapping[str, tuple[str, ...]] = {
     "The sandbox has a gap": ("worker sandbox",),
     "The rendition disk fails": ("renditions", "renditions disk space"),
     "The database is away": ("database", "database permissions"),
-    "Originals cannot be opened": ("originals", "newest originals", "image original"),
+    "Originals cannot be opened": (
+        "originals",
+        "newest originals",
+        "http originals",
+        "image original",
+    ),
     "Originals are stood in for": ("served formats",),
     "Somebody guesses keys": ("key files", "proxy closed", "proxy forwarded"),
     "Uploads are stuck": ("upload queue",),

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from proxy.doctor.probe import HttpProbe, ImageResponses
 from proxy.domain.media import Media
@@ -17,6 +18,9 @@ from proxy.settings import Settings
 from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.storage.database.schema import DatabaseSchema
 from proxy.storage.originals import Originals
+
+if TYPE_CHECKING:
+    from proxy.storage.originals.http_store import HttpOriginals
 
 
 @dataclass(slots=True)
@@ -45,6 +49,8 @@ class Installation:
     """Sends requests to the server itself."""
     public: HttpProbe | None
     """Sends requests through the reverse proxy; None if there is none."""
+    http_originals: HttpOriginals | None = None
+    """None if `http.hosts` is empty."""
     media_id: int | None = None
     """An image that is not displayed, named by the operator."""
     media: Media | None = None

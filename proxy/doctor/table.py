@@ -6,6 +6,7 @@ from proxy.doctor.access import check_access
 from proxy.doctor.check import Finding
 from proxy.doctor.database import check_database
 from proxy.doctor.faces import check_faces
+from proxy.doctor.http_originals import check_http_originals
 from proxy.doctor.installation import Installation
 from proxy.doctor.machine import check_renditions, check_settings
 from proxy.doctor.metadata import check_metadata
@@ -19,6 +20,7 @@ AREAS = (
     check_settings,
     check_database,
     check_originals,
+    check_http_originals,
     check_access,
     check_renditions,
     check_workers,

@@ -187,7 +187,7 @@ class IngestSteps:
         geometry = plan_geometry(largest_box(rules.sizes.values()), facts)
         output = RenderOutput(geometry, profile, animated=facts.animated)
         job = RenditionSet(rules.limits, (output,), rules.copyright_notice)
-        master = await self.dispatcher.encoded(media, job, byte_size=facts.byte_size)
+        master = await self.dispatcher.encoded(media, job, facts=facts)
         path = library_path(item, facts.content_hash, TRAITS[profile.format].suffix)
         async with scratch_file(self.storage_root) as file:
             # In a thread: the file is below the storage root, which may be a slow network file

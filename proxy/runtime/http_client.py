@@ -17,6 +17,8 @@ from aiohttp import web
 
 _CHUNK_BYTES = 256 * 1024
 _MAX_RETRY_AFTER_S = 86_400
+_TOTAL_S, _CONNECT_S = 300.0, 30.0
+"""Time limits of requests without their own; those of aiohttp."""
 
 
 _NAT64 = ip_network("64:ff9b::/96")
@@ -54,7 +56,11 @@ IPAddress = IPv4Address | IPv6Address
 
 
 def open_session(
-    headers: Mapping[str, str] | None = None, *, connector: aiohttp.TCPConnector | None = None
+    headers: Mapping[str, str] | None = None,
+    *,
+    connector: aiohttp.TCPConnector | None = None,
+    timeout: aiohttp.ClientTimeout | None = None,
+    decompress: bool = True,
 ) -> aiohttp.ClientSession:
     """Return a session that keeps no cookies and ignores proxy variables. The caller closes it.
 
@@ -66,6 +72,8 @@ def open_session(
         trust_env=False,
         headers=headers,
         connector=connector or guarded_connector(lambda address: not is_forbidden(address)),
+        timeout=timeout or aiohttp.ClientTimeout(total=_TOTAL_S, sock_connect=_CONNECT_S),
+        auto_decompress=decompress,
     )
 
 

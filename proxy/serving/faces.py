@@ -120,7 +120,7 @@ class FaceFinder:
             # An image that failed a while ago must not start a process.
             self._dispatcher.check(media)
             async with self._processes.running():
-                done = await self._dispatcher.run(media, job, byte_size=facts.byte_size)
+                done = await self._dispatcher.run(media, job, facts=facts)
         except SmartserveError as error:
             self._counts["failed"] += 1
             if isinstance(error, ConfigurationError):

@@ -289,7 +289,7 @@ class ImageInfoService:
             profile = EncoderProfile(Format.WEBP, (("Q", quality), ("alpha_q", 10), ("effort", 4)))
             geometry = plan_geometry(SizeSpec("tiny", side, side), facts)
             job = RenditionSet(self._limits, (RenderOutput(geometry, profile),))
-            image = await self._dispatcher.encoded(media, job, byte_size=facts.byte_size)
+            image = await self._dispatcher.encoded(media, job, facts=facts)
             encoded = base64.b64encode(image).decode()
             text = f"data:{TRAITS[Format.WEBP].media_type};base64,{encoded}"
             if len(text) <= MAX_DATA_URI:

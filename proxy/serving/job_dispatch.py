@@ -129,24 +129,25 @@ class JobDispatcher:
         job: Job[Result],
         sink: Sink = lambda _: None,
         *,
-        byte_size: int | None = None,
+        facts: ProbeResult | None = None,
         on_start: Callable[[float], None] = lambda _: None,
         deadline_s: float | None = None,
     ) -> JobResult[Result]:
         """Run a job on the source of a medium and pass the encoded bytes to ``sink``.
 
-        ``byte_size`` is the expected size of the source. ``on_start`` is called with the seconds in
-        the queue when a worker starts the job, again if the job is repeated.
+        ``facts`` are those of the expected source, if the job depends on them. ``on_start`` is
+        called with the seconds in the queue when a worker starts the job, again if the job is
+        repeated.
 
         Raises:
             RenderError: the image cannot be rendered, now or according to the failure cache.
-            SourceError: the source cannot be read, or has another size (`SourceChanged`).
+            SourceError: the source cannot be read, or is another one (`SourceChanged`).
             CapacityError: no worker became free in time.
         """
         # A full queue must reject the request before a file is opened for it.
         self.check(media)
         return await self.run_checked(
-            media, job, sink, byte_size=byte_size, on_start=on_start, deadline_s=deadline_s
+            media, job, sink, facts=facts, on_start=on_start, deadline_s=deadline_s
         )
 
     async def run_checked(
@@ -155,7 +156,7 @@ class JobDispatcher:
         job: Job[Result],
         sink: Sink,
         *,
-        byte_size: int | None,
+        facts: ProbeResult | None,
         on_start: Callable[[float], None] = lambda _: None,
         deadline_s: float | None = None,
     ) -> JobResult[Result]:
@@ -166,7 +167,7 @@ class JobDispatcher:
                     media,
                     job,
                     sink,
-                    byte_size=byte_size,
+                    facts=facts,
                     on_start=on_start if span is None else span.before(on_start),
                     deadline_s=deadline_s,
                 )
@@ -189,7 +190,7 @@ class JobDispatcher:
     ) -> JobResult[Result]:
         """Run a job on an open file, which remains the caller's, without the failure cache."""
         return await self._run(
-            descriptor, job, sink, byte_size=None, on_start=on_start, deadline_s=deadline_s
+            descriptor, job, sink, facts=None, on_start=on_start, deadline_s=deadline_s
         )
 
     async def _run(
@@ -198,7 +199,7 @@ class JobDispatcher:
         job: Job[Result],
         sink: Sink,
         *,
-        byte_size: int | None,
+        facts: ProbeResult | None,
         on_start: Callable[[float], None],
         deadline_s: float | None,
     ) -> JobResult[Result]:
@@ -230,9 +231,14 @@ class JobDispatcher:
                     try:
                         # The variant was resolved from the facts of another file: its key must not
                         # get the bytes of this one.
-                        if byte_size is not None and (
-                            byte_size != source.byte_size
-                            or (source.version and self._replaced(target, source.version))
+                        if facts is not None and (
+                            source.byte_size != facts.byte_size
+                            or source.content_hash not in ("", facts.content_hash)
+                            or (
+                                source.version
+                                and not source.content_hash
+                                and self._replaced(target, source.version)
+                            )
                         ):
                             raise SourceChanged("the image has changed, try again", retry_after_s=1)
                         # The log has to name the image that kills a worker or raises in it.
@@ -271,10 +277,10 @@ class JobDispatcher:
             self._failures.remember(key, error)
             raise
 
-    async def encoded(self, media: Media, job: RenditionSet, *, byte_size: int) -> bytes:
+    async def encoded(self, media: Media, job: RenditionSet, *, facts: ProbeResult) -> bytes:
         """Return the whole rendition of a set of one output; raises as `run` does."""
         rendition = bytearray()
-        await self.run(media, job, rendition.extend, byte_size=byte_size)
+        await self.run(media, job, rendition.extend, facts=facts)
         return bytes(rendition)
 
     async def _first(self, media: Media, find: Callable[[str], Awaitable[Found]]) -> Found:

@@ -341,7 +341,7 @@ class Renderer:
                 plan.media,
                 job,
                 rendering.feed,
-                byte_size=plan.facts.byte_size,
+                facts=plan.facts,
                 on_start=rendering.on_start,
             )
         except SourceChanged:

@@ -14,6 +14,7 @@ from proxy.settings.exposure import admin_key as admin_key
 from proxy.settings.exposure import forward_target as forward_target
 from proxy.settings.exposure import has_local_uploads as has_local_uploads
 from proxy.settings.exposure import has_page as has_page
+from proxy.settings.http import HttpSettings as HttpSettings
 from proxy.settings.load import load_settings as load_settings
 from proxy.settings.metadata import MetadataSettings as MetadataSettings
 from proxy.settings.metadata import callback_key as callback_key

@@ -153,9 +153,11 @@ class _Environment(EnvSettingsSource):
         """Return decoded JSON, or the list of parts: a fault is then reported with all others."""
         try:
             # RecursionError: JSON may nest deeper than the parser supports.
-            return super().decode_complex_value(field_name, field, value)
+            decoded = super().decode_complex_value(field_name, field, value)
         except (ValueError, RecursionError):
             return [part.strip() for part in value.split(",")]
+        # One number is JSON, too: the only item of a list.
+        return [decoded] if isinstance(decoded, int | float) else decoded
 
 
 def _read_file(config: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from proxy.settings.access import AccessSettings
 from proxy.settings.client_hints import ClientHintSettings
 from proxy.settings.cluster import ClusterSettings
 from proxy.settings.encoders import EncoderSettings
+from proxy.settings.http import HttpSettings
 from proxy.settings.metadata import MetadataSettings
 from proxy.settings.object_storage import S3Settings
 from proxy.settings.sections import Section, SizeSettings
@@ -61,6 +62,7 @@ class Settings(Section):
     cluster: ClusterSettings = ClusterSettings()
     storage: sections.StorageSettings = sections.StorageSettings()
     s3: S3Settings = S3Settings()
+    http: HttpSettings = HttpSettings()
     renditions: sections.RenditionSettings = sections.RenditionSettings()
     workers: sections.WorkerSettings = sections.WorkerSettings()
     limits: sections.LimitSettings = sections.LimitSettings()

@@ -66,10 +66,10 @@ class Jobs:
         job: RenditionSet,
         sink: Callable[[bytes], None],
         *,
-        byte_size: int,
+        facts: MediaFacts,
         on_start: Callable[[float], None],
     ) -> JobResult[SetResult]:
-        assert byte_size == FACTS.byte_size
+        assert facts == FACTS
         self.outputs += job.outputs
         on_start(0.5)
         await self.go.wait()

@@ -94,9 +94,9 @@ class Workers:
         sink(b"x" * (self.sizes.pop(0) if len(self.sizes) > 1 else self.sizes[0]))
         return JobResult(RenditionSetResult((RenderResult(1, 1, 1),)), 0.0, 0.0)
 
-    async def encoded(self, media: Media, job: RenditionSet, *, byte_size: int) -> bytes:
+    async def encoded(self, media: Media, job: RenditionSet, *, facts: MediaFacts) -> bytes:
         rendition = bytearray()
-        await self.run(media, job, rendition.extend, byte_size=byte_size)
+        await self.run(media, job, rendition.extend, facts=facts)
         return bytes(rendition)
 
     def analysed(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,14 @@ from proxy.serving.job_dispatch import JobDispatcher, JobResult, service_kind
 from proxy.settings import LimitSettings, StorageSettings, WorkerSettings
 from proxy.storage.originals.local_store import LocalOriginals, OpenSource
 from tests.support.waiting import eventually
-from tests.web.plans import FACTS, MEDIA
+from tests.web.plans import FACTS as OTHER_FACTS
+from tests.web.plans import MEDIA
 
 BODY = b"not decoded here"
 LIMITS: Limits = LimitSettings().to_limits()
 JOB = RenditionSet(LIMITS, (), framed=True)
 FILED = replace(MEDIA, bulk_path="image")
+FACTS = replace(OTHER_FACTS, byte_size=len(BODY))
 
 
 class Pool:
@@ -76,7 +78,7 @@ def dispatcher(root: Path, pool: Pool, admission: Admission | None = None) -> Jo
 
 
 async def run(jobs: JobDispatcher, **options: Any) -> JobResult[RenditionSetResult]:
-    return await jobs.run(FILED, JOB, byte_size=len(BODY), **options)
+    return await jobs.run(FILED, JOB, facts=FACTS, **options)
 
 
 async def test_an_image_that_failed_is_refused_without_another_job(tmp_path: Path) -> None:
@@ -102,8 +104,27 @@ async def test_the_same_image_after_a_change_of_its_row_is_tried_again(tmp_path:
 async def test_a_source_of_another_size_is_not_rendered(tmp_path: Path) -> None:
     pool = Pool()
     with pytest.raises(SourceChanged):
-        await dispatcher(tmp_path, pool).run(FILED, JOB, byte_size=1)
+        await dispatcher(tmp_path, pool).run(FILED, JOB, facts=replace(FACTS, byte_size=1))
     assert pool.jobs == 0
+
+
+@pytest.mark.parametrize(
+    ("content_hash", "rendered"), [("", True), (FACTS.content_hash, True), ("cd" * 32, False)]
+)
+async def test_a_source_of_another_content_is_not_rendered(
+    tmp_path: Path, content_hash: str, *, rendered: bool
+) -> None:
+    """A file on another server may be replaced by one of the same size."""
+
+    class Fetched(LocalOriginals):
+        async def open(self, path: str) -> OpenSource:
+            return replace(await super().open(path), content_hash=content_hash)
+
+    jobs = dispatcher(tmp_path, pool := Pool())
+    jobs._sources = Fetched(tmp_path, StorageSettings())
+    with nullcontext() if rendered else pytest.raises(SourceChanged):
+        await run(jobs)
+    assert pool.jobs == rendered
 
 
 async def test_a_medium_without_a_file_is_missing(tmp_path: Path) -> None:
@@ -169,7 +190,7 @@ async def test_a_copy_is_given_back_when_its_job_has_ended(tmp_path: Path) -> No
     jobs._sources = Copies(tmp_path, StorageSettings())
     await run(jobs)
     with pytest.raises(SourceChanged):
-        await jobs.run(FILED, ProbeJob(LIMITS), byte_size=1)
+        await jobs.run(FILED, ProbeJob(LIMITS), facts=replace(FACTS, byte_size=1))
     jobs._pool = Pool(UndecodableSource("cut off"))  # type: ignore[assignment]
     with pytest.raises(UndecodableSource):
         await run(jobs)
@@ -190,28 +211,27 @@ async def test_a_source_of_the_same_size_and_another_version_is_not_rendered(
     sources = jobs._sources = Versions(tmp_path, StorageSettings())
     facts = replace(FACTS, source_path="image")
     known = replace(MEDIA, facts=facts, bulk_path="image")
-    size = len(BODY)
-    await jobs.run(known, JOB, byte_size=size)
+    await jobs.run(known, JOB, facts=facts)
     sources.version = "b"
     for _ in range(2):
         with pytest.raises(SourceChanged):
-            await jobs.run(known, JOB, byte_size=size)
+            await jobs.run(known, JOB, facts=facts)
     # Uploads and finals share what is known.
     with pytest.raises(SourceChanged):
-        await jobs.counted_apart().run(known, JOB, byte_size=size)
+        await jobs.counted_apart().run(known, JOB, facts=facts)
     # The facts are read again: the content is the same, or another one.
     for content in (FACTS.content_hash, "f" * 64):
         pool.result = ProbeResult(**{**_probed(FACTS), "content_hash": content})
         await jobs.run(known, ProbeJob(LIMITS))
         pool.result = RenditionSetResult(())
         other = replace(known, facts=replace(facts, content_hash=content))
-        await jobs.run(other, JOB, byte_size=size)
+        await jobs.run(other, JOB, facts=facts)
     # A plan that was made by the old facts must not get the new bytes.
     with pytest.raises(SourceChanged):
-        await jobs.run(known, JOB, byte_size=size)
+        await jobs.run(known, JOB, facts=facts)
     # Another server has read the facts again.
     sources.version = "c"
-    await jobs.run(known, JOB, byte_size=size)
+    await jobs.run(known, JOB, facts=facts)
 
 
 def _probed(facts: MediaFacts) -> dict[str, Any]:
@@ -280,7 +300,7 @@ async def test_another_kind_of_work_is_counted_apart(tmp_path: Path) -> None:
 
 async def test_a_whole_rendition_is_all_its_bytes(tmp_path: Path) -> None:
     jobs = dispatcher(tmp_path, Pool())
-    assert await jobs.encoded(FILED, JOB, byte_size=len(BODY)) == b"some bytes"
+    assert await jobs.encoded(FILED, JOB, facts=FACTS) == b"some bytes"
 
 
 async def test_the_service_time_of_a_job_is_learned_by_its_kind(tmp_path: Path) -> None:

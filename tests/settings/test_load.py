@@ -278,6 +278,16 @@ def test_any_variable_is_a_setting_or_a_fault(section: str, key: str, value: str
         assert good(loaded())
 
 
+@pytest.mark.parametrize(
+    ("value", "ports"), [("8443", (8443,)), ("443, 8443", (443, 8443)), ("[80]", (80,))]
+)
+def test_a_list_of_numbers_in_the_environment_needs_no_brackets(
+    monkeypatch: pytest.MonkeyPatch, value: str, ports: tuple[int, ...]
+) -> None:
+    monkeypatch.setenv("SMARTSERVE_HTTP__PORTS", value)
+    assert load_settings().http.ports == ports
+
+
 def test_a_list_in_the_environment_may_use_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SMARTSERVE_ENCODERS__ORDER", "webp, jpeg")
     assert load_settings().encoders.order == (Format.WEBP, Format.JPEG)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry
@@ -32,6 +33,7 @@ def sources(**changed: Mapping[str, float]) -> dict[str, Statistics]:
         "leases": NO_WAITS,
         "finals": {"backlog": 0, "dropped": 0, "failed": 0},
         "originals": {"failures_missing": 0},
+        "http_originals": Counter(),
         "queries": {"errors": 0, "queries": 0},
         "purges": {"lag_s": 0.5, "unrecorded": 0, "applied": 0, "changed": 0, "wake_ups": 0},
         "redis": UNUSED,

@@ -123,3 +123,15 @@ async def test_a_status_becomes_the_error_of_the_same_meaning(
     with pytest.raises(type(error)) as caught:
         await read(client)
     assert caught.value.detail == error.detail
+
+
+@pytest.mark.parametrize("host", ["169.254.169.254", "168.63.129.16", "[fd00:ec2::254]"])
+async def test_the_metadata_service_of_a_cloud_is_no_media_server(host: str) -> None:
+    client = MediaServer(f"http://{host}", key="k" * 16, timeout_s=20, max_bytes=100_000)
+    try:
+        with pytest.raises(MediaServerUnavailable) as caught:
+            await client.check()
+    finally:
+        await client.aclose()
+    # Before a packet is sent: nothing in a test may depend on the network.
+    assert "is not allowed" in repr(caught.value.__cause__)

@@ -154,7 +154,7 @@ class FinalRenderer:
                 plans[0].media,
                 job,
                 FrameDecoder(store, outputs=len(outputs)),
-                byte_size=plans[0].facts.byte_size,
+                facts=plans[0].facts,
                 deadline_s=self._deadline_s,
             )
         finally:

@@ -317,6 +317,14 @@ class CachedMediaRepository:
         """Return the ids of a user's cached rows, ascending."""
         return sorted(key for key, (media, _) in self._rows.items() if media.user_id == user_id)
 
+    def cached_ids(self) -> Sequence[int]:
+        """Return the ids of all cached rows."""
+        return list(self._rows)
+
+    def cached_row(self, media_id: int) -> Media | None:
+        """Return a row as it is cached, however old it is, without counting it."""
+        return self._rows.get(media_id, _NO_ROW)[0]
+
     def distrust_facts(self, media_id: int) -> None:
         """Ignore the facts that the database has of a medium, until others are saved."""
         self._distrusted[media_id] = None

@@ -84,6 +84,8 @@ class OpenSource:
     """Called after the descriptor is closed: frees the memory budget of a copy."""
     version: str = ""
     """Differs if the original was replaced or changed; empty for a file."""
+    content_hash: str = ""
+    """SHA-256 in hexadecimal digits, if it is known without another read."""
 
     def __enter__(self) -> Self:
         """Return the original."""

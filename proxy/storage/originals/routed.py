@@ -29,7 +29,7 @@ class RoutedOriginals:
         ``download_bytes`` limits the fetched originals that are sent to clients.
         """
         self._local = local
-        self._remote = remote
+        self.remote = remote
         # A part of the memory for all fetched originals: slow clients must not stop renders.
         self._downloads = ByteBudget(download_bytes)
         self.check = local.check
@@ -37,7 +37,7 @@ class RoutedOriginals:
     def _of(self, path: str) -> OriginalReader:
         scheme, separator, _ = path.partition("://")
         # RFC 3986, 3.1: schemes are case-insensitive.
-        return (separator and self._remote.get(scheme.lower())) or self._local
+        return (separator and self.remote.get(scheme.lower())) or self._local
 
     async def open(self, path: str) -> OpenSource:
         """Open an original; raises as `LocalOriginals.open` does."""
@@ -70,11 +70,11 @@ class RoutedOriginals:
     def statistics(self) -> Mapping[str, float]:
         """Return the sums of all storages."""
         total: Counter[str] = Counter()
-        for reader in {self._local, *self._remote.values()}:
+        for reader in {self._local, *self.remote.values()}:
             total.update(reader.statistics())
         return total
 
     async def aclose(self) -> None:
         """Reject further calls."""
-        for reader in {self._local, *self._remote.values()}:
+        for reader in {self._local, *self.remote.values()}:
             await reader.aclose()
