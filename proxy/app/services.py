@@ -106,7 +106,10 @@ async def open_services(
             serving=serving,
             checker=checker,
             importer=FileImporter(
-                catalogue=storage.repository, originals=storage.local_originals, checker=checker
+                catalogue=storage.repository,
+                originals=storage.local_originals,
+                checker=checker,
+                remote=storage.http_originals,
             ),
             fallback_renderer=FallbackRenderer(
                 database=storage.repository, planner=serving.planner, finals=serving.finals

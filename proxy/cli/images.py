@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
@@ -37,36 +38,50 @@ from proxy.storage.database.embeddings import MAX_SIMILAR
 @command("import")
 async def import_(
     settings: Settings,
-    paths: Annotated[list[Path], typer.Argument(help="Files, and folders to search recursively.")],
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="PATH|URL...",
+            help="Files, folders to search recursively, and addresses of images (see \\[http]).",
+        ),
+    ] = None,
+    urls: Annotated[
+        Path | None,
+        typer.Option("--urls", help="File with one address per line; - is standard input."),
+    ] = None,
     user_id: Annotated[int, typer.Option(min=0, help="User who owns the images.")] = 1,
     type_: Annotated[
         DataType, typer.Option("--type", help="Purpose of the images.")
     ] = DataType.PRODUCT,
     as_json: JsonLinesOption = False,
 ) -> int:
-    """Add images to the database and the storage.
+    """Add images to the database and the storage, also those of other web servers.
 
     Decodes each image completely. A file whose content is already stored is not added again. Prints
     the reason for each file that is skipped, and exits with 1 if there is one.
     """
     known: list[bool] = []
+    # In a thread: on a file system that does not respond, Ctrl-C would have no effect.
+    files = await asyncio.to_thread(_files, paths or [], urls)
     async with open_services(settings) as services:
         base = settings.base_url()
 
-        async def import_one(path: Path) -> bool:
-            outcome = await services.importer.import_file(path, user_id=user_id, data_type=type_)
+        async def import_one(path: Path | str) -> bool:
+            importer = services.importer
+            if isinstance(path, Path):
+                outcome = await importer.import_file(path, user_id=user_id, data_type=type_)
+            else:
+                outcome = await importer.import_url(path, user_id=user_id, data_type=type_)
             _report_import(outcome, base, as_json=as_json)
             # A file that is stored already is no failure.
             imported = isinstance(outcome, ImportedFile)
             known.append(isinstance(outcome, ImportedFile) and outcome.known)
             return imported
 
-        def reject(path: Path, error: SmartserveError) -> None:
+        def reject(path: Path | str, error: SmartserveError) -> None:
             # Of the database or the storage: the next file may be stored.
             _report_import(RejectedFile(path, reason_of(error)), base, as_json=as_json)
 
-        # In a thread: on a file system that does not respond, Ctrl-C would have no effect.
-        files = await asyncio.to_thread(list, walk(paths))
         # Twice as many as workers, unless the queue is too short: the one half is decoded while
         # the other half is stored.
         workers = settings.workers
@@ -80,6 +95,22 @@ async def import_(
     seconds = time.perf_counter() - began
     print_summary("import", seconds=seconds, imported=added, known=sum(known), skipped=skipped)
     return skipped
+
+
+def _files(paths: list[str], urls: Path | None) -> list[Path | str]:
+    """Return the files below the paths, and the addresses, in this order."""
+    addresses = [path for path in paths if "://" in path]
+    found: list[Path | str] = [*walk(Path(path) for path in paths if "://" not in path), *addresses]
+    if urls is not None:
+        try:
+            text = sys.stdin.read() if str(urls) == "-" else urls.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise typer.BadParameter(f"{urls}: {error}", param_hint="--urls") from error
+        lines = map(str.strip, text.splitlines())
+        found += (line for line in lines if line and not line.startswith("#"))
+    if not paths and urls is None:
+        raise typer.BadParameter("name a file, a folder or an address, or use --urls")
+    return found
 
 
 def _report_import(outcome: ImportedFile | RejectedFile, base: str, *, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""Imports files of this machine as media, after a full check."""
+"""Imports files of this machine and of other web servers as media, after a full check."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
 from weakref import WeakValueDictionary
 
 import aiofiles
 
 from proxy.domain.errors import (
+    FILE_FAULTS,
     CommitUncertain,
     SmartserveError,
-    SourceTooLarge,
-    UndecodableSource,
-    UnsupportedSource,
+    SourceError,
 )
 from proxy.domain.media import DataType, ProbeResult
 from proxy.serving.source_facts import SourceChecker, to_facts
 from proxy.storage.database import NewMedia
 from proxy.storage.database.media_repository import SqlMediaRepository
+from proxy.storage.originals import OriginalReader
 from proxy.storage.originals.local_store import HASH_DIGITS, LocalOriginals, readable
 
 
@@ -32,7 +33,8 @@ from proxy.storage.originals.local_store import HASH_DIGITS, LocalOriginals, rea
 class ImportedFile:
     """A file and its medium; ``known`` if equal content was imported before."""
 
-    path: Path
+    path: Path | str
+    """The path, or the address on another web server."""
     media_id: int
     known: bool
 
@@ -41,7 +43,7 @@ class ImportedFile:
 class RejectedFile:
     """A file that is not an accepted image, and the reason."""
 
-    path: Path
+    path: Path | str
     reason: str
 
 
@@ -77,6 +79,8 @@ class FileImporter:
     catalogue: SqlMediaRepository
     originals: LocalOriginals
     checker: SourceChecker
+    remote: OriginalReader | None = None
+    """Reads addresses of other web servers; None if that is disabled."""
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     _adding: WeakValueDictionary[str, asyncio.Lock] = field(
         default_factory=WeakValueDictionary, init=False
@@ -98,8 +102,52 @@ class FileImporter:
         # Faults of the file itself; faults of database or workers are raised.
         except OSError as error:
             return RejectedFile(path, error.strerror or "cannot be read")
-        except (SourceTooLarge, UndecodableSource, UnsupportedSource) as error:
+        except FILE_FAULTS as error:
             return RejectedFile(path, error.detail)
+        # A name that is not UTF-8 cannot be stored as it is.
+        name = os.fsencode(path.name).decode(errors="replace")
+        return await self._store(path, path, name, result, user_id=user_id, data_type=data_type)
+
+    async def import_url(
+        self, url: str, *, user_id: int, data_type: DataType
+    ) -> ImportedFile | RejectedFile:
+        """Import a file of another web server, by the rules of `[http]`; its bytes are copied.
+
+        Raises as `import_file` does.
+        """
+        if self.remote is None:
+            return RejectedFile(url, "http.hosts is empty; add the host of this address")
+        try:
+            with await self.remote.open(url) as source:
+                result = await self.checker.check(source.descriptor)
+                # The worker has read it.
+                os.lseek(source.descriptor, 0, os.SEEK_SET)
+                return await self._store(
+                    url,
+                    source.descriptor,
+                    name_in(url),
+                    result,
+                    user_id=user_id,
+                    data_type=data_type,
+                )
+        except FILE_FAULTS as error:
+            return RejectedFile(url, error.detail)
+        except SourceError as error:
+            return RejectedFile(
+                url, f"{error.detail} ({error.__cause__})" if error.__cause__ else error.detail
+            )
+
+    async def _store(
+        self,
+        path: Path | str,
+        file: Path | int,
+        name: str,
+        result: ProbeResult,
+        *,
+        user_id: int,
+        data_type: DataType,
+    ) -> ImportedFile | RejectedFile:
+        """Add a file that was checked, unless its content is known."""
         # Of two equal files, the second must find the row of the first. Others are stored at the
         # same time: a commit and a synchronisation take as long as the check of an image.
         lock = self._adding.setdefault(result.content_hash, asyncio.Lock())
@@ -108,24 +156,28 @@ class FileImporter:
             if known is not None:
                 return ImportedFile(path, known.id, known=True)
             try:
-                media_id = await self._add(path, result, user_id=user_id, data_type=data_type)
+                media_id = await self._add(file, name, result, user_id=user_id, data_type=data_type)
             except OSError as error:
                 # Removed or made unreadable after the check.
                 return RejectedFile(path, error.strerror or "cannot be read")
         return ImportedFile(path, media_id, known=False)
 
     async def _add(
-        self, path: Path, result: ProbeResult, *, user_id: int, data_type: DataType
+        self,
+        file: Path | int,
+        name: str,
+        result: ProbeResult,
+        *,
+        user_id: int,
+        data_type: DataType,
     ) -> int:
-        day, name = self.clock().date().isoformat(), readable(path.name)
-        # A name that is not UTF-8 cannot be stored as it is.
-        original_name = os.fsencode(path.name).decode(errors="replace")[-255:]
-        bulk_path = f"bulk/{day}/{name}-{result.content_hash[:HASH_DIGITS]}.{result.source_type}"
-        added = await self.originals.add(bulk_path, path)
+        day, stem = self.clock().date().isoformat(), readable(name)
+        bulk_path = f"bulk/{day}/{stem}-{result.content_hash[:HASH_DIGITS]}.{result.source_type}"
+        added = await self.originals.add(bulk_path, file)
         new = NewMedia(
             user_id=user_id,
             data_type=data_type,
-            original_name=original_name,
+            original_name=name[-255:],
             bulk_path=bulk_path,
         )
         try:
@@ -138,6 +190,15 @@ class FileImporter:
             if added:
                 await self.originals.remove(bulk_path)
             raise
+
+
+def name_in(url: str) -> str:
+    """Return the last part of an address's path, or its host."""
+    try:
+        parts = urlsplit(url)
+        return unquote(PurePosixPath(parts.path).name) or parts.hostname or "image"
+    except ValueError:
+        return "image"
 
 
 def _open(path: str, flags: int) -> int:

@@ -10,8 +10,12 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -52,6 +56,57 @@ def test_import_prints_id_url_and_path(data: Path, invoke: Invoke) -> None:
     assert re.match(r"1\thttp://127.0.0.1:8080/serve/1\t.*logo.png\n", done.stdout)
     again = invoke("import", SAMPLES / "logo.png", "--data-dir", data)
     assert (again.code, "(known)" in again.stdout) == (0, True)
+
+
+class _Files(SimpleHTTPRequestHandler):
+    def log_message(self, *_arguments: object) -> None:
+        """Print nothing."""
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[ThreadingHTTPServer]:
+    """Run a web server with the files of a folder."""
+    with ThreadingHTTPServer(("127.0.0.2", 0), partial(_Files, directory=str(folder))) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_import_takes_addresses_and_a_list_of_them(
+    data: Path, tmp_path: Path, invoke: Invoke
+) -> None:
+    with served(SAMPLES) as server:
+        base = f"http://127.0.0.2:{server.server_port}"
+        listed = tmp_path / "list.txt"
+        listed.write_text(f"# images\n\n  {base}/kodak-23.jpg\nhttp://evil.example.org/a.jpg\n")
+        done = invoke(
+            *("import", f"{base}/logo.png", SAMPLES / "logo.png", "--urls", listed),
+            *("--data-dir", data, "--json"),
+            SMARTSERVE_HTTP__HOSTS="127.0.0.2",
+            SMARTSERVE_HTTP__PORTS=str(server.server_port),
+            SMARTSERVE_HTTP__ALLOW_PRIVATE="127.0.0.2/32",
+        )
+    lines = {line["path"]: line for line in map(json.loads, done.stdout.splitlines())}
+    assert done.code == 1, done.stderr
+    assert lines.keys() == {
+        *(f"{base}/logo.png", f"{base}/kodak-23.jpg", str(SAMPLES / "logo.png")),
+        "http://evil.example.org/a.jpg",
+    }
+    assert lines[f"{base}/logo.png"]["id"] == lines[str(SAMPLES / "logo.png")]["id"]
+    assert "not in http.hosts" in lines["http://evil.example.org/a.jpg"]["error"]
+
+
+@pytest.mark.parametrize("arguments", [(), ("--urls", "/nothing/list.txt")])
+def test_import_without_a_file_or_address_says_what_it_takes(
+    data: Path, invoke: Invoke, arguments: tuple[str, ...]
+) -> None:
+    done = invoke("import", *arguments, "--data-dir", data)
+    assert done.code == 2
+    assert "--urls" in done.stderr
 
 
 def odd_folder(root: Path) -> Path:

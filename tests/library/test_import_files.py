@@ -10,10 +10,11 @@ import pytest
 
 from proxy.domain.errors import CommitUncertain, DatabaseUnavailable
 from proxy.domain.media import DataType, Media, MediaFacts
-from proxy.library.import_files import FileImporter, ImportedFile, RejectedFile, walk
+from proxy.library.import_files import FileImporter, ImportedFile, RejectedFile, name_in, walk
 from proxy.storage.database import NewMedia
 from proxy.storage.database.media_repository import SqlMediaRepository
 from tests.support.server import SAMPLES, Serve, Serving
+from tests.support.web_origin import PRIVATE, PUBLIC, web_origin
 
 
 def originals(server: Serving) -> set[Path]:
@@ -65,6 +66,70 @@ async def known(server: Serving) -> int:
     taken = await take(server, SAMPLES / "logo.png")
     assert isinstance(taken, ImportedFile)
     return taken.media_id
+
+
+async def test_an_image_of_another_server_is_copied_under_its_name(serve: Serve) -> None:
+    async with web_origin(body=(SAMPLES / "kodak-23.jpg").read_bytes() + b"1") as origin:
+        server = await serve(http=origin.settings().model_dump())
+        url = origin.url("/2026/Red%20Bicycle.jpg?v=2")
+        importer = server.services.importer
+        taken = await importer.import_url(url, user_id=3, data_type=DataType.EVENT)
+        assert isinstance(taken, ImportedFile)
+        assert (taken.path, taken.known) == (url, False)
+        again = await importer.import_url(origin.url("/b.jpg"), user_id=3, data_type=DataType.EVENT)
+        assert again == ImportedFile(origin.url("/b.jpg"), taken.media_id, known=True)
+    media = await server.services.storage.database.find(taken.media_id)
+    assert media is not None
+    assert media.original_name == "Red Bicycle.jpg"
+    assert media.bulk_path is not None
+    stored = server.services.settings.storage_root / media.bulk_path
+    assert stored.read_bytes() == origin.body
+    # The other server is not needed any more.
+    assert (await server.client.get(f"/serve/{taken.media_id}")).status == 200
+
+
+async def test_an_address_that_is_not_allowed_or_no_image_is_rejected_with_the_reason(
+    serve: Serve,
+) -> None:
+    async with web_origin(body=b"no image") as origin:
+        server = await serve(http=origin.settings(hosts=[PUBLIC, PRIVATE]).model_dump())
+        before = originals(server)
+        for url, reason in (
+            (origin.url(), "not an image"),
+            (origin.url("/missing.jpg"), "missing"),
+            (origin.url(host=PRIVATE), f"{PRIVATE}: the address {PRIVATE} is not allowed"),
+            (origin.url(host="other.example.org"), "not in http.hosts"),
+            ("file:///etc/passwd", "scheme file"),
+        ):
+            taken = await server.services.importer.import_url(
+                url, user_id=3, data_type=DataType.EVENT
+            )
+            assert isinstance(taken, RejectedFile)
+            assert reason in taken.reason
+        assert origin.secrets == 0
+    assert originals(server) == before
+
+
+async def test_without_hosts_an_address_is_rejected_with_what_to_set(server: Serving) -> None:
+    taken = await server.services.importer.import_url(
+        "https://img.example.org/a.jpg", user_id=3, data_type=DataType.EVENT
+    )
+    assert isinstance(taken, RejectedFile)
+    assert "http.hosts is empty" in taken.reason
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("https://img.example.org/a/b%20c.jpg?x=1#y", "b c.jpg"),
+        ("https://img.example.org/a/", "a"),
+        ("https://img.example.org", "img.example.org"),
+        ("https:///", "image"),
+        ("https://[", "image"),
+    ],
+)
+def test_the_name_of_an_address_is_the_last_part_of_its_path(url: str, name: str) -> None:
+    assert name_in(url) == name
 
 
 @pytest.mark.parametrize("kind", ["fifo", "folder", "device", "nothing"])
