@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,7 +15,7 @@ from proxy.domain.render_plan import RenderPlanner
 from proxy.domain.signature import MediaAccess, Refusal
 from proxy.rendering.pool.on_demand import OnDemandPool
 from proxy.runtime.redis import RedisLink
-from proxy.runtime.supervised_task import TaskSupervisor
+from proxy.runtime.supervised_task import BackgroundTask, TaskSupervisor
 from proxy.serving.delivery import Delivery
 from proxy.serving.faces import FaceFinder
 from proxy.serving.finals.queue import UpgradeQueue
@@ -30,6 +30,9 @@ from proxy.serving.warm import RenditionWarmer
 from proxy.settings import Settings, url_keys
 from proxy.telemetry.metrics import Metrics
 from proxy.web.server.load_shedding import LoadShedder
+
+_REVALIDATE_EVERY_S = 30.0
+"""Interval at which originals that are due for a check are looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +94,38 @@ async def open_serving(
         aclosing(services.renderer),
         aclosing(services.stored_lookup),
         services.load_shedder.measuring_lag(),
+        _revalidating(settings, storage, services.facts, supervisor),
     ):
         yield services
+
+
+def _revalidating(
+    settings: Settings,
+    storage: StorageServices,
+    facts: SourceFactsService,
+    supervisor: TaskSupervisor,
+) -> AbstractAsyncContextManager[object]:
+    """Check the originals of other web servers for changes while the block runs."""
+    originals, interval_s = storage.http_originals, settings.http.revalidate_s
+    if originals is None or not interval_s:
+        return nullcontext()
+    # Imported only if a row may have such an original.
+    from proxy.serving.source_revalidation import SourceRevalidator  # noqa: PLC0415
+
+    revalidator = SourceRevalidator(
+        rows=storage.database,
+        originals=originals,
+        facts=facts,
+        changed=storage.changed,
+        interval_s=interval_s,
+    )
+    every_s = min(interval_s, _REVALIDATE_EVERY_S)
+    return supervisor.running(
+        BackgroundTask.SOURCE_REVALIDATION,
+        revalidator.run,
+        every_s=every_s,
+        first_after_s=every_s,
+    )
 
 
 def _build(

@@ -36,6 +36,7 @@ class BackgroundTask(StrEnum):
     REDIS_LISTENER = auto()
     RENDITION_MAINTENANCE = auto()
     SCHEMA_UPGRADE = auto()
+    SOURCE_REVALIDATION = auto()
     UPLOAD_SWEEP = auto()
     URL_REPLACEMENT = auto()
     WATCHDOG = auto()
