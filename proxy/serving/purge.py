@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -16,6 +17,7 @@ from proxy.domain.errors import DatabaseUnavailable, MediaRowInvalid, StorageErr
 from proxy.domain.media import MAX_MEDIA_ID
 from proxy.domain.render_plan import EVERYONE, PurgeEpochs
 from proxy.domain.variant import PurgeEntry, SizeSpec, box_geometry, shape_of, shapes_of
+from proxy.runtime.supervised_task import cancel
 from proxy.runtime.thread_pool import ThreadPool
 from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.storage.database.purge_table import PurgeTable, RecordedEpoch
@@ -87,6 +89,8 @@ class PurgeService:
         """Purges that neither the database nor the journal has accepted."""
         # asyncio keeps only weak references to tasks.
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._deleting: set[asyncio.Task[None]] = set()
+        """Deletions that nobody waits for; what they leave is not served."""
         self._kept = 0
         self._delete_old_at = 0.0
 
@@ -97,6 +101,7 @@ class PurgeService:
 
     async def aclose(self) -> None:
         """Wait for what is being written, and end the access to the journal."""
+        await cancel(*self._deleting)
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._threads.aclose()
 
@@ -143,6 +148,30 @@ class PurgeService:
             for result in await self._purge(known, ()):
                 yield result
             yield PurgeResult(None, 0, recorded=False)
+
+    async def user_within(self, user_id: int, limit_s: float) -> tuple[Sequence[PurgeResult], bool]:
+        """Purge all media of a user; return the results so far and whether these are all.
+
+        Nothing old is served when this returns. After ``limit_s`` the rest of the files and facts
+        is deleted in the background.
+        """
+        until, results = self._clock() + limit_s, list[PurgeResult]()
+        purge = self.user(user_id)
+        async for result in purge:
+            results.append(result)
+            if self._clock() >= until:
+                task = asyncio.create_task(self._finish(purge))
+                self._deleting.add(task)
+                task.add_done_callback(self._deleting.discard)
+                return results, False
+        return results, True
+
+    async def _finish(self, purge: AsyncGenerator[PurgeResult, None]) -> None:
+        counts: Counter[str] = Counter()
+        async with aclosing(purge):
+            async for result in purge:
+                counts["failed" if result.error is not None else "purged"] += 1
+        log.info("user_purged", **counts)
 
     async def everything(self) -> bool:
         """Purge all media; return whether this is recorded.

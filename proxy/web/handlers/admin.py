@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -14,11 +14,14 @@ from proxy.domain.media import MAX_MEDIA_ID
 from proxy.domain.request import last_values, parse_boxes
 from proxy.domain.variant import SizeSpec
 from proxy.serving.near_duplicates import NearDuplicates, NearDuplicateSearch
-from proxy.serving.purge import PurgeService
+from proxy.serving.purge import PurgeResult, PurgeService
 from proxy.storage.database import MediaRepository
 from proxy.web.auth import KeyGuard
 from proxy.web.json_response import json_route
 from proxy.web.request_input import parse_id, path_id
+
+_USER_LIMIT_S = 5.0
+"""After this time a purge of a user is answered, although files are left to delete."""
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -48,6 +51,12 @@ class PurgedUser:
         Field(
             description="False if the database did not accept all purges, or did not list the"
             " images. The cached images of the user are purged here; the rest is retried."
+        ),
+    ]
+    complete: Annotated[
+        bool,
+        Field(
+            description="False if files are still being deleted; none of them is served any more."
         ),
     ]
 
@@ -89,20 +98,24 @@ class AdminHandler:
         """Delete the renditions of all of a user's images. Idempotent."""
         self.guard.check(request)
         user_id, boxes = path_id(request), self._boxes(request)
-        media, dropped, recorded = 0, 0, True
-        failed: list[StorageError] = []
+        results: Sequence[PurgeResult] = ()
+        complete = True
         # No row can have an id above MAX_MEDIA_ID, and the database driver rejects it.
         if user_id <= MAX_MEDIA_ID:
-            async for purged in self.purger.user(user_id, boxes):
-                media += purged.media_id is not None
-                dropped += purged.dropped
-                recorded &= purged.recorded
-                if purged.error is not None:
-                    failed.append(purged.error)
+            if boxes:
+                results = [one async for one in self.purger.user(user_id, boxes)]
+            else:
+                results, complete = await self.purger.user_within(user_id, _USER_LIMIT_S)
+        media = sum(one.media_id is not None for one in results)
         # All others are purged, and the client has to repeat this.
-        if failed:
+        if failed := [one.error for one in results if one.error is not None]:
             raise StorageError(f"{len(failed)} of {media} images: {failed[0].detail}")
-        return PurgedUser(media, dropped, recorded)
+        return PurgedUser(
+            media,
+            dropped=sum(one.dropped for one in results),
+            recorded=all(one.recorded for one in results),
+            complete=complete,
+        )
 
     @json_route("purge_all")
     async def purge_all(self, request: web.Request) -> PurgedAll:

@@ -15,6 +15,7 @@ from proxy.app.web import build_http_server
 from proxy.domain.errors import StorageError
 from proxy.domain.media import DataType
 from proxy.storage.renditions.tiered_store import TieredStore
+from proxy.web.handlers import admin
 from tests.support.server import (
     CHROME,
     SAMPLES,
@@ -25,7 +26,7 @@ from tests.support.server import (
     SmartServer,
     make_settings,
 )
-from tests.support.waiting import TIMEOUT_S
+from tests.support.waiting import TIMEOUT_S, eventually
 
 KEY = "correct-horse-battery-staple"
 BEARER = {"Authorization": f"Bearer {KEY}"}
@@ -165,15 +166,21 @@ async def test_a_purge_by_user_deletes_all_images_of_the_user(
     path = "/api/users/7/renditions"
     assert await purge(server, f"{path}?size=grid") == (
         200,
-        {"media": count, "dropped": count, "recorded": True},
+        {"media": count, "dropped": count, "recorded": True, "complete": True},
     )
-    assert await purge(server, path) == (200, {"media": count, "dropped": count, "recorded": True})
-    assert await purge(server, path) == (200, {"media": count, "dropped": 0, "recorded": True})
+    assert await purge(server, path) == (
+        200,
+        {"media": count, "dropped": count, "recorded": True, "complete": True},
+    )
+    assert await purge(server, path) == (
+        200,
+        {"media": count, "dropped": 0, "recorded": True, "complete": True},
+    )
     assert await origin(server, other) == "memory"
     for nobody in ("99", "9999999999999999999"):
         assert await purge(server, f"/api/users/{nobody}/renditions") == (
             200,
-            {"media": 0, "dropped": 0, "recorded": True},
+            {"media": 0, "dropped": 0, "recorded": True, "complete": True},
         )
 
 
@@ -202,6 +209,26 @@ async def test_a_purge_of_everything_with_a_query_purges_nothing(
     await settle(server)
     assert (await purge(server, f"/api/renditions?{query}"))[0] == 400
     assert await origin(server, target) == "memory"
+
+
+async def test_a_purge_by_user_that_takes_long_is_answered_and_continued(
+    serve: Serve, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin, "_USER_LIMIT_S", 0.0)
+    server = await serve(admin={"key": KEY}, upgrades={"enabled": False})
+    targets = [f"/serve/{one}?size=grid" for one in library.ids.values()]
+    for target in targets:
+        await origin(server, target)
+    await settle(server)
+    status, told = await purge(server, "/api/users/7/renditions")
+    assert (status, told["media"], told["complete"]) == (200, 1, False)
+    disk = server.services.storage.renditions.disk
+
+    async def deleted() -> bool:
+        return not [one for one in library.ids.values() if await disk.digests(one)]
+
+    await eventually(deleted)
+    assert [await origin(server, target) for target in targets] == ["render"] * len(targets)
 
 
 def _another(server: Serving) -> Path:
