@@ -194,6 +194,8 @@ class PurgeFeed:
             for purge in page:
                 complete &= await self._apply(purge)
             after = page[-1].id
+            if len(page) < _PAGE:
+                break
         return complete
 
     async def _read_epochs(self, since: float) -> bool:

@@ -11,9 +11,11 @@ import pytest
 from pytest_aiohttp.plugin import AiohttpClient
 
 from proxy.app.services import open_services
-from proxy.app.web import build_http_server
+from proxy.app.web import _fresh_until, build_http_server
 from proxy.domain.errors import StorageError
 from proxy.domain.media import DataType
+from proxy.domain.request import parse_request
+from proxy.storage.database.purge_table import RecordedEpoch
 from proxy.storage.renditions.tiered_store import TieredStore
 from proxy.web.handlers import admin
 from tests.support.server import (
@@ -209,6 +211,33 @@ async def test_a_purge_of_everything_with_a_query_purges_nothing(
     await settle(server)
     assert (await purge(server, f"/api/renditions?{query}"))[0] == 400
     assert await origin(server, target) == "memory"
+
+
+@pytest.mark.parametrize("tier", ["memory", "disk"])
+async def test_a_purge_of_a_user_by_another_server_takes_effect_before_files_are_deleted(
+    serve: Serve, library: Library, tier: str
+) -> None:
+    renditions = {} if tier == "memory" else {"renditions": {"memory_max_bytes": 0}}
+    server = await serve(admin={"key": KEY}, **renditions)
+    targets = [f"/serve/{one}?size=grid&format=png" for one in library.ids.values()]
+    for target in targets:
+        await origin(server, target)
+    await settle(server)
+    assert [await origin(server, target) for target in targets] == [tier] * len(targets)
+    storage = server.services.storage
+    media = await storage.database.find(library.ids["photo"])
+    assert media is not None
+    assert media.facts is not None
+    planner = server.services.serving.planner
+    request = parse_request("size=grid", sizes=server.services.settings.size_specs())
+    old = planner.plan(media, media.facts, request, None)
+    fresh_until = _fresh_until(storage.database, storage.epochs)
+    assert fresh_until(old) > 0
+
+    storage.purger.advanced([RecordedEpoch(7, 1, 0.0)])
+
+    assert fresh_until(old) == 0, "a response that began before the purge is not kept"
+    assert [await origin(server, target) for target in targets] == ["render"] * len(targets)
 
 
 async def test_a_purge_by_user_that_takes_long_is_answered_and_continued(
