@@ -14,12 +14,17 @@ FAULTS := faketime fiu-run slowhttptest strace
 # Programs that the files in deploy/ are tested with.
 DEPLOY := nginx prometheus promtool prometheus-blackbox-exporter node systemd-analyze kustomize
 
-.PHONY: run test test-all drill audit lint format lock npm bench clean fuzz
+.PHONY: run cluster test test-all drill audit lint format lock npm bench clean fuzz
 
 run: $(RUNTIME)
 	@SMARTSERVE_LOG__FORMAT=$${SMARTSERVE_LOG__FORMAT:-console} \
 		SMARTSERVE_FACES__DIRECTORY=$${SMARTSERVE_FACES__DIRECTORY:-$(MODELS)} \
 		exec $(BIN)/smartserve serve --samples --port $(PORT) --data-dir $(DATA)
+
+# Three servers with MariaDB, Redis, SeaweedFS (S3) and nginx on this machine, until Ctrl-C.
+cluster: $(DEVELOPMENT)
+	@sh tests/servers.sh mariadbd redis-server nginx
+	@$(BIN)/python -m tests.cluster
 
 # The quick suite: every module, without tests that start servers or browsers for seconds.
 # One folder: make test TESTS=tests/serving
