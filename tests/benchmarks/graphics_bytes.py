@@ -6,10 +6,14 @@ fonts they depend on. ``python -m tests.benchmarks.graphics_bytes FOLDER`` measu
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -63,9 +67,11 @@ def measure() -> Table:
 
 
 def _measured(paths: Sequence[Path]) -> list[_Graphic]:
-    configure()
+    context, processes = multiprocessing.get_context("spawn"), len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(prefix="smartserve-scores-") as place:
-        made = [one for path in paths for one in _encoded(path, Path(place))]
+        with ProcessPoolExecutor(processes, mp_context=context) as executor:
+            batches = executor.map(_encodings, paths, repeat(Path(place)))
+            made = [one for batch in batches for one in batch]
         scores = scored([encoding for encoding, _ in made])
     found = iter(Scored(size, one.score) for (_, size), one in zip(made, scores, strict=True))
     return [
@@ -73,6 +79,11 @@ def _measured(paths: Sequence[Path]) -> list[_Graphic]:
         for path in paths
         for fmt in _PLAIN
     ]
+
+
+def _encodings(path: Path, place: Path) -> list[tuple[Encoding, int]]:
+    configure()
+    return list(_encoded(path, place))
 
 
 def _encoded(path: Path, place: Path) -> Iterator[tuple[Encoding, int]]:
