@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
@@ -186,3 +188,24 @@ async def test_no_worker_outlives_its_server_even_if_it_hangs(
         await server.kill()
         await until_ended(workers)
     record(Figure(5, "a server killed whose worker hangs", 1, 0, "no worker left"))
+
+
+async def test_other_decoders_start_with_their_first_image_in_a_process_of_their_own(
+    data_dir: Path, launch: Launch, library: Library
+) -> None:
+    bitmap = struct.pack("<2sIHHI", b"BM", 70, 0, 0, 54)
+    bitmap += struct.pack("<IiiHHIIiiII", 40, 2, 2, 1, 24, 0, 16, 0, 0, 0, 0) + bytes(16)
+    (media_id,) = plant(data_dir, {"a BMP": bitmap}).values()
+    server = await launch({"workers": {"count": 1}})
+    (worker,) = server.workers()
+    async with server.client() as client:
+        for one in library.ids.values():
+            assert (await client.get(f"/serve/{one}?size=thumbnail")).status == 200
+        assert server.workers() == [worker]
+        assert (await client.get(f"/serve/{media_id}?size=thumbnail")).status == 200
+    (other,) = set(server.workers()) - {worker}
+    # Their libraries are no part of the memory of those that render everything else.
+    loaded = [Path(f"/proc/{pid}/maps").read_text() for pid in (worker, other)]
+    if find_spec("pyjpegxl"):
+        assert ["pyjpegxl" in one for one in loaded] == [False, True]
+    assert await server.metric("smartserve_worker_restarts_total") == 0

@@ -179,14 +179,18 @@ async def test_a_change_deletes_every_rendition_also_of_sizes_that_do_not_crop(
     assert await server.services.serving.delivery.stored(halves) == frozenset()
 
 
+@pytest.mark.parametrize("directory", ["", "of its own"])
 async def test_a_change_reaches_the_memory_of_other_servers(
-    serve: Serve, data_dir: Path, aiohttp_client: AiohttpClient, tmp_path: Path
+    serve: Serve, data_dir: Path, aiohttp_client: AiohttpClient, tmp_path: Path, directory: str
 ) -> None:
+    """Those that share the renditions, and those that share nothing but the database."""
     here = await serve(admin={"key": KEY})
     media_id = await imported(here, tmp_path)
     url = f"/serve/{media_id}?size=thumbnail&format=png"
     # Rows are not read again for another reason.
-    async with open_services(make_settings(data_dir, database={"row_ttl_s": 3600})) as services:
+    renditions = {"directory": str(tmp_path / directory) if directory else ""}
+    settings = make_settings(data_dir, database={"row_ttl_s": 3600}, renditions=renditions)
+    async with open_services(settings) as services:
         surface = build_http_server(services)
         there = Serving(services, surface, await aiohttp_client(SmartServer(surface.runner)))
         for _ in range(3):

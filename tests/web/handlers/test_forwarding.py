@@ -130,6 +130,28 @@ async def test_a_purge_of_a_forwarded_image_discards_it(main: Serving, media: Me
     assert len(media.requests) == 2
 
 
+async def test_forwarded_copies_are_discarded_when_the_image_becomes_private(
+    serve: Serve, media: Media
+) -> None:
+    key = "correct-horse-battery-staple"
+    main = await serve(main={**MAIN, "forward_to": media.base}, users=USERS, admin={"key": key})
+    targets = [f"/api/images/{OWN}?size={size}" for size in ("grid", "header")]
+    for target in targets:
+        await get(main, target)
+        await stored(main)
+        assert (await get(main, target))[0] == 200
+    assert len(media.requests) == 2
+    media.answer = lambda _: web.Response(status=404)
+    async with main.client.put(
+        f"/api/media/{OWN}/visibility",
+        json={"visibility": "private"},
+        headers={"Authorization": f"Bearer {key}"},
+    ) as answer:
+        assert answer.status == 200, await answer.text()
+    for target in targets:
+        assert (await get(main, target))[0] == 404
+
+
 @pytest.mark.parametrize("query", ["size=grid", "size=grid&dpr=2", "w=640", "size=thumbnail"])
 async def test_a_purge_by_size_discards_the_forwarded_image_whose_id_is_also_ours(
     main: Serving, media: Media, query: str
