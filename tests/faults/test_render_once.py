@@ -167,13 +167,13 @@ async def _begun(leader: Server, group: ClientGroup) -> None:
 
 
 @pytest.mark.drill
+@pytest.mark.parametrize("cluster", ["redis", "redis, own directories"], indirect=True)
 @pytest.mark.parametrize("fault", ["killed", "hanging", "emptied"])
 async def test_without_redis_each_node_renders_once_at_worst(
     cluster: Cluster, fault: str, record: Record
 ) -> None:
     redis = cluster.redis
-    if redis is None:
-        pytest.skip("the nodes do not use Redis")
+    assert redis is not None
     assert len(await cluster.herd("w=384&format=webp")) == 1
     before = await cluster.renders()
     match fault:
