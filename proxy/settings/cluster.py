@@ -55,4 +55,4 @@ class ClusterSettings(Section):
     the others use its result: from Redis, from the rendition directory if they share it, or from
     the object store. They wait 1.5 s for a server that gives no sign of life. "auto": with Redis,
     or with several processes. Set true for servers that share the rendition directory without
-    Redis; its file system must have locks (flock)."""
+    Redis; its file system must have locks."""

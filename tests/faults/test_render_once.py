@@ -58,7 +58,7 @@ class Cluster:
         async with AsyncExitStack() as stack:
             groups = [
                 await stack.enter_async_context(
-                    gathered(node, self.target(query), -(-count // _NODES))
+                    gathered(node, self.target(query), -(-count // len(self.nodes)))
                 )
                 for node in self.nodes
             ]
@@ -102,6 +102,20 @@ async def _one_render_each(cluster: Cluster, runs: int) -> None:
 
 async def test_equal_misses_on_three_nodes_cost_one_render(cluster: Cluster) -> None:
     await _one_render_each(cluster, _FEW_RUNS)
+
+
+async def test_equal_misses_on_the_processes_of_one_server_cost_one_render(
+    launch: Launch, library: Library
+) -> None:
+    """Nothing has to be configured for it: the processes share the rendition directory."""
+    sections: Sections = {"server": {"processes": _NODES}, "workers": {"count": _NODES}}
+    server = await launch(sections)
+
+    async def all_serve() -> bool:
+        return await server.metric("smartserve_processes") == _NODES
+
+    await eventually(all_serve)
+    await _one_render_each(Cluster([server], library, None), _FEW_RUNS)
 
 
 @pytest.mark.drill
