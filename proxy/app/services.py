@@ -54,7 +54,7 @@ async def open_services(
     *,
     tracing: Tracing = OFF,
     workers: StartingWorkers | None = None,
-    on_change: Callable[[], None] = lambda: None,
+    on_change: Callable[[], None] | None = None,
 ) -> AsyncIterator[Services]:
     """Open everything and start the workers; at the end, stop the work under way and close it.
 

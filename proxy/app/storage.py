@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -104,7 +104,7 @@ async def open_storage(
     settings: Settings,
     supervisor: TaskSupervisor = UNCOUNTED,
     *,
-    on_change: Callable[[], None] = lambda: None,
+    on_change: Callable[[], None] | None = None,
 ) -> AsyncIterator[StorageServices]:
     """Open the database, the originals and the renditions; close them after the block.
 
@@ -153,11 +153,9 @@ async def open_storage(
             stack.push_async_callback(wake_up.aclose)
         epochs = PurgeEpochs()
 
-        def announce() -> None:
-            on_change()
-            if wake_up is not None:
-                wake_up.send()
-
+        heard = [on_change, None if wake_up is None else wake_up.send]
+        # None if nobody hears it: nothing is called then.
+        announce = _caller([one for one in heard if one is not None])
         purger = PurgeService(
             rows=database,
             catalogue=repository,
@@ -165,8 +163,9 @@ async def open_storage(
             journal=journal,
             store=renditions,
             epochs=epochs,
-            announce=announce,
         )
+        if announce is not None:
+            purger.announce = announce
         stack.push_async_callback(purger.aclose)
         feed = PurgeFeed(
             table=table,
@@ -192,10 +191,6 @@ async def open_storage(
             wake_up.on_message(feed.wake)
         await stack.enter_async_context(supervisor.running(BackgroundTask.PURGE_SYNC, feed.run))
 
-        def changed(media_id: int) -> None:
-            database.changed(media_id)
-            announce()
-
         yield StorageServices(
             repository=repository,
             database=database,
@@ -204,7 +199,9 @@ async def open_storage(
             http_originals=http_originals,
             renditions=renditions,
             invalidators=database.invalidators,
-            changed=changed,
+            changed=database.changed
+            if announce is None
+            else partial(_change, database.changed, announce),
             epochs=epochs,
             purger=purger,
             purge_feed=feed,
@@ -216,6 +213,21 @@ async def open_storage(
             alt_texts=AltTextRepository(reader=repository, writer=writer, server=table.server),
             redis=redis,
         )
+
+
+def _caller(functions: Sequence[Callable[[], object]]) -> Callable[[], None] | None:
+    """Return a function that calls all of them; None if there are none."""
+
+    def call() -> None:
+        for one in functions:
+            one()
+
+    return call if functions else None
+
+
+def _change(changed: Callable[[int], None], announce: Callable[[], None], media_id: int) -> None:
+    changed(media_id)
+    announce()
 
 
 def _link(settings: Settings) -> RedisLink | None:

@@ -61,7 +61,7 @@ async def start_server(
         stack.push_async_callback(process.close)
     tracing = await enter(start_tracing(settings.tracing))
     # The table of purges reaches the other processes within two seconds; this, at once.
-    on_change = (lambda: None) if process is None else process.announce_change
+    on_change = None if process is None else process.announce_change
     services = await enter(
         open_services(settings, tracing=tracing, workers=workers, on_change=on_change)
     )

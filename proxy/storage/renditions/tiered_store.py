@@ -7,6 +7,7 @@ import heapq
 import time
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple, Self
 from weakref import WeakSet
@@ -27,6 +28,7 @@ from proxy.telemetry.tracing import STATE, record, span
 # cannot exceed the limit.
 _OVERHEAD_BYTES = 512
 _MIN_QUEUE = 64
+_FILE_NAME = attrgetter("file_name")
 
 
 class _Item:
@@ -315,10 +317,12 @@ class TieredStore:
         memory is not read.
         """
         first = variants[0]
+        # Of all at once: each name is a hash, which is kept.
+        names = tuple(map(_FILE_NAME, variants))
         if first.digest in self.memory:
             return None, True
         try:
-            found, exists = self.disk.look_up(first.media_id, first.file_name)
+            found, exists = self.disk.look_up(first.media_id, names[0])
         except OSError as error:
             return error, True
         if isinstance(found, OpenFile):
