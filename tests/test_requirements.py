@@ -45,7 +45,11 @@ def pins(lock: str) -> dict[str, str]:
 def wanted(groups: tuple[str, ...]) -> dict[str, str]:
     """Return the requirements of pyproject by name, with their lowest version."""
     project = PROJECT["project"]
-    lines = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
+    extras = project["optional-dependencies"]
+    if "dev" not in groups:
+        # Machines of a Dask cluster have it already, in the version of their scheduler.
+        extras = {name: lines for name, lines in extras.items() if name != "dask"}
+    lines = [*project["dependencies"], *chain(*extras.values())]
     for group in groups:
         lines += PROJECT["dependency-groups"][group]
     matches = [re.match(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?(?:>=([0-9.]+))?", line) for line in lines]

@@ -209,6 +209,7 @@ def test_the_version_changes_with_every_choice_about_pixels() -> None:
 
 ALLOWED = {
     "domain/urls.py": "builds the addresses",
+    "web/metadata_routes.py": "an example value in the description of the API",
     "web/routes.py": "an example value in the description of the API",
     "web/server/parser.py": "an example path in the text of an error",
 }

@@ -31,7 +31,7 @@ def sources(**changed: Mapping[str, float]) -> dict[str, Statistics]:
         "faces": {"up": 0, "detections_found": 0, "seconds": 0},
         "delivery": {"joined": 0},
         "leases": NO_WAITS,
-        "finals": {"backlog": 0, "dropped": 0, "failed": 0},
+        "finals": {"backlog": 0, "remakes": 0, "dropped": 0, "failed": 0},
         "originals": {"failures_missing": 0},
         "http_originals": Counter(),
         "queries": {"errors": 0, "queries": 0},
