@@ -39,7 +39,7 @@ def sources(**changed: Mapping[str, float]) -> dict[str, Statistics]:
         "redis": UNUSED,
         "rows": {"hits": 0, "misses": 0, "stale_answers": 0, "items": 0},
         "tiers": {"bytes_memory": 10, "bytes_disk": 20},
-        "disk": {"corrupt": 0, "discarded": 0, "failures_io": 0},
+        "disk": {"inodes": 0, "inodes_free": 0, "corrupt": 0, "discarded": 0, "failures_io": 0},
         "ingest": {**INGEST, **{f"{step}_pending": 0.0 for step in Step}},
         "step_timeouts": {"hanging": 0},
         "metadata": metadata_statistics(None),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -375,9 +376,14 @@ async def test_if_range_holds_only_for_the_same_tag(shared: Serving, photo: str)
         assert answer.status == 200
 
 
+# Without finals a draft is kept: its JPEG is optimised, which takes the whole image.
+DRAFTS: Mapping[str, Any] = {"enabled": True, "all_sizes": False, "budget_s": 0}
+
+
 async def test_a_large_jpeg_comes_in_chunks_while_it_is_made(
-    server: Serving, library: Library
+    serve: Serve, library: Library
 ) -> None:
+    server = await serve(upgrades={**DRAFTS, "max_backlog": 1})
     path = f"/serve/{library.ids['large']}"
     first = await get(server, path)
     body = await first.read()
@@ -392,7 +398,8 @@ async def test_a_large_jpeg_comes_in_chunks_while_it_is_made(
 async def test_a_render_that_fails_on_the_way_is_no_whole_answer(
     serve: Serve, library: Library
 ) -> None:
-    server = await serve(renditions={"max_rendition_bytes": 1024 * 1024}, workers={"count": 1})
+    limit = {"max_rendition_bytes": 1024 * 1024}
+    server = await serve(renditions=limit, workers={"count": 1}, upgrades=DRAFTS)
     path = f"/serve/{library.ids['large']}?size=zoom"
     with pytest.raises(ClientPayloadError):
         await (await get(server, path)).read()
