@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from proxy.app.ingest import has_worker, open_main_api
+from proxy.app.object_storage import bucket_faults
 from proxy.app.originals import build_originals, on_web_servers
 from proxy.app.startup_checks import installation_faults
 from proxy.app.storage import schemas
@@ -54,6 +55,7 @@ async def open_installation(
             config=config,
             # Functions rather than results: each check opens what it needs and reports its error.
             startup_faults=installation_faults,
+            bucket_faults=partial(bucket_faults, settings),
             schemas=schemas(settings),
             rows=partial(_open_rows, settings),
             sources=sources,

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 import structlog
 
 from proxy.domain.errors import ConfigurationError
+from proxy.runtime.supervised_task import TaskSupervisor
 from proxy.settings import S3Settings, Settings, s3_secret
 
 if TYPE_CHECKING:
     # Imports obstore, of 15 MB, which a server without buckets does not need.
     from proxy.storage.bucket import Bucket
+    from proxy.storage.renditions.object_tier import ObjectTier
 
 log = structlog.get_logger(__name__)
 
@@ -50,6 +52,29 @@ def open_bucket(
         timeout_s=timeout_s or section.timeout_s,
         breaker_s=section.breaker_s,
     )
+
+
+def build_object_tier(settings: Settings, supervisor: TaskSupervisor) -> ObjectTier:
+    """Return the third tier of renditions; raises as `open_bucket` does."""
+    from proxy.storage.renditions.object_tier import ObjectTier  # noqa: PLC0415
+
+    section = settings.s3
+    address, prefix = bucket_and_prefix(section.renditions)
+    return ObjectTier(
+        reads=open_bucket(settings, address, "object_reads", timeout_s=section.tier_timeout_s),
+        writes=open_bucket(settings, address, "object_writes"),
+        prefix=prefix,
+        max_bytes=settings.renditions.max_rendition_bytes,
+        max_queued_bytes=section.max_queued_bytes,
+        supervisor=supervisor,
+    )
+
+
+def bucket_and_prefix(address: str) -> tuple[str, str]:
+    """Return the address of a bucket and the prefix of keys: empty, or with a slash at its end."""
+    scheme, _, rest = address.partition("://")
+    name, _, prefix = rest.partition("/")
+    return f"{scheme}://{name}", f"{prefix}/" if prefix else ""
 
 
 async def check_object_storage(settings: Settings) -> None:
@@ -92,13 +117,12 @@ async def _fault(
         ConditionIgnored,
     )
 
-    scheme, _, rest = address.partition("://")
-    name, _, prefix = rest.partition("/")
-    bucket = open_bucket(settings, f"{scheme}://{name}", "object_storage_check")
+    place, prefix = bucket_and_prefix(address)
+    bucket = open_bucket(settings, place, "object_storage_check")
     try:
         await bucket.check()
         if setting == "s3.renditions":
-            await bucket.check_writes(f"{prefix}/" if prefix else "")
+            await bucket.check_writes(prefix)
     except BucketError as error:
         refused = isinstance(error, AccessRefused | BucketMissing | ConditionIgnored)
         return setting, address, str(error), refused

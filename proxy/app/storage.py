@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from proxy.app.object_storage import check_object_storage
+from proxy.app.object_storage import build_object_tier, check_object_storage
 from proxy.app.originals import build_originals, on_web_servers
 from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
 from proxy.domain.render_plan import PurgeEpochs
@@ -49,7 +49,9 @@ from proxy.storage.renditions.purge_journal import PurgeJournal
 from proxy.storage.renditions.tiered_store import TieredStore
 
 if TYPE_CHECKING:
+    # Imports obstore, which a server without buckets does not need.
     from proxy.storage.originals.http_store import HttpOriginals
+    from proxy.storage.renditions.object_tier import ObjectTier
 
 _DELETE_ORPHANS_EVERY_S = 3600.0
 _PREPARE_AGAIN_S = 1.0
@@ -130,12 +132,7 @@ async def open_storage(
         if http_originals is not None:
             database.invalidators.append(partial(_expire_original, database, http_originals))
         await stack.enter_async_context(sweeping(str(settings.storage_root), supervisor))
-        renditions = TieredStore(
-            settings.rendition_directory,
-            settings.renditions,
-            supervisor=supervisor,
-        )
-        await stack.enter_async_context(renditions)
+        renditions = await stack.enter_async_context(_open_renditions(settings, supervisor))
         # A connection for each concurrent upload, one for leases, and one for reports.
         size = min(settings.database.pool_size, settings.ingest.concurrency + 2)
         section = settings.database.model_copy(update={"pool_size": size})
@@ -244,6 +241,24 @@ def _expire_original(rows: CachedMediaRepository, originals: HttpOriginals, medi
     media = rows.cached_row(media_id)
     for path in () if media is None else media.source_paths:
         originals.expire(path)
+
+
+@asynccontextmanager
+async def _open_renditions(
+    settings: Settings, supervisor: TaskSupervisor
+) -> AsyncIterator[TieredStore]:
+    async with AsyncExitStack() as stack:
+        objects: ObjectTier | None = None
+        if settings.s3.renditions:
+            objects = build_object_tier(settings, supervisor)
+            await stack.enter_async_context(objects)
+        renditions = TieredStore(
+            settings.rendition_directory,
+            settings.renditions,
+            supervisor=supervisor,
+            objects=objects,
+        )
+        yield await stack.enter_async_context(renditions)
 
 
 async def _delete_orphans(metadata: MetadataStore) -> None:

@@ -452,6 +452,7 @@ def _statistics(
         "redis": lambda: storage.redis.statistics() if storage.redis else UNUSED,
         "tiers": by_tier,
         "disk": lambda: storage.renditions.statistics()["disk"],
+        "objects": storage.renditions.object_statistics,
         "ingest": services.queue_metrics.statistics,
         "step_timeouts": services.step_timeouts.statistics,
         "metadata": partial(metadata_statistics, services.metadata),

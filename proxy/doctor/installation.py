@@ -31,6 +31,8 @@ class Installation:
     config: Path | None
     startup_faults: Callable[[Settings], list[str]]
     """The checks that the server makes before it starts; may block on name resolution."""
+    bucket_faults: Callable[[], Awaitable[Sequence[tuple[str, str, str, bool]]]]
+    """Checks the buckets of `[s3]`: setting, address, reason, whether the storage refused."""
     schemas: Sequence[tuple[str, DatabaseSchema]]
     """Database URLs and the schema required in each."""
     rows: Callable[[], AbstractAsyncContextManager[SqlMediaRepository]]

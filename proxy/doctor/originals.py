@@ -62,6 +62,8 @@ async def check_originals(installation: Installation) -> Findings:
         newest = None
     if await asyncio.to_thread(os.listdir, root):
         yield ok(f"{root} can be read")
+    elif installation.settings.s3.buckets:
+        yield ok(f"{root} is empty, the originals are in buckets")
     elif newest is not None and not newest:
         yield ok(f"{root} and the database are empty: 'smartserve import' adds images")
     else:
@@ -190,13 +192,15 @@ async def open_first(sources: OriginalReader, media: Media) -> tuple[str, Source
     first: SourceError | None = None
     for path in media.source_paths:
         try:
-            with await sources.open(path):
-                return path, first
+            # Opens a file, and requests an object without its bytes.
+            await sources.byte_size(path)
         except SourceTooLarge:
             # The file exists; its size is a matter of the limits.
             return path, first
         except SourceError as error:
             first = first or error
+        else:
+            return path, first
     return "", first
 
 

@@ -10,6 +10,7 @@ from proxy.doctor.http_originals import check_http_originals
 from proxy.doctor.installation import Installation
 from proxy.doctor.machine import check_renditions, check_settings
 from proxy.doctor.metadata import check_metadata
+from proxy.doctor.object_storage import check_object_storage
 from proxy.doctor.originals import check_image, check_originals
 from proxy.doctor.reverse_proxy import check_proxy
 from proxy.doctor.server import check_server
@@ -21,6 +22,7 @@ AREAS = (
     check_database,
     check_originals,
     check_http_originals,
+    check_object_storage,
     check_access,
     check_renditions,
     check_workers,

@@ -31,6 +31,8 @@ class BackgroundTask(StrEnum):
     METADATA_JOBS_PRUNING = auto()
     METADATA_ORPHANS = auto()
     METADATA_SWEEP = auto()
+    OBJECT_PURGES = auto()
+    OBJECT_WRITES = auto()
     ORIGINALS_SWEEP = auto()
     PURGE_SYNC = auto()
     REDIS_LISTENER = auto()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from proxy.settings import S3Settings
 from proxy.storage.bucket import Bucket, open_store
 from tests.support.seaweedfs import SeaweedFS
 
 
-def s3_settings(server: SeaweedFS, port: int = 0, **values: object) -> S3Settings:
+def s3_settings(server: SeaweedFS, port: int = 0, **values: Any) -> S3Settings:
     """Return settings for the server, or for a proxy in front of it."""
     return S3Settings.model_validate(
         {

@@ -12,6 +12,7 @@ from proxy.app.metadata import metadata_statistics
 from proxy.domain.upload import Step
 from proxy.runtime.redis import UNUSED
 from proxy.serving.render_lease import NO_WAITS
+from proxy.storage.renditions.disk_state import NO_OBJECT_TIER
 from proxy.telemetry.metrics import Metrics, Statistics
 from proxy.telemetry.service_metrics import RENAMED, ServiceCollector
 from proxy.web.handlers.metadata_sockets import OpenSockets
@@ -34,6 +35,7 @@ def sources(**changed: Mapping[str, float]) -> dict[str, Statistics]:
         "finals": {"backlog": 0, "remakes": 0, "dropped": 0, "failed": 0},
         "originals": {"failures_missing": 0},
         "http_originals": Counter(),
+        "objects": NO_OBJECT_TIER,
         "queries": {"errors": 0, "queries": 0},
         "purges": {"lag_s": 0.5, "unrecorded": 0, "applied": 0, "changed": 0, "wake_ups": 0},
         "redis": UNUSED,

@@ -75,8 +75,11 @@ class FinalRenderer:
 
     async def missing(self, plans: Sequence[RenderPlan]) -> list[RenderPlan]:
         """Return the plans, all for one medium, whose renditions are not in the store."""
-        stored = await self.stored(plans[0].media.id) if plans else ()
-        return [plan for plan in plans if plan.variant.digest not in stored]
+        stored = await self.stored(plans[0].media.id) if plans else frozenset()
+        missing = [plan for plan in plans if plan.variant.digest not in stored]
+        # Another server may have rendered them.
+        recalled = await self._store.recall([plan.variant for plan in missing])
+        return [plan for plan in missing if plan.variant.digest not in recalled]
 
     @asynccontextmanager
     async def claimed(self, plans: Sequence[RenderPlan]) -> AsyncIterator[list[RenderPlan]]:

@@ -58,6 +58,16 @@ _CODES: Mapping[str, tuple[int, ...]] = {
 _KINDS = {code: kind for kind, codes in _CODES.items() for code in codes}
 FAILURE_KINDS = (*_CODES, "too_large", "other")
 """The labels that failures are counted by."""
+NO_OBJECT_TIER: Mapping[str, float] = dict.fromkeys(
+    (
+        *("reads_hit", "reads_miss", "reads_skipped", "writes_stored", "writes_exists"),
+        *("dropped_queue_full", "dropped_failed", "dropped_shutdown"),
+        *("failures_corrupt", "failures_denied", "failures_missing", "failures_no_bucket"),
+        *("failures_timeout", "failures_unavailable", "queued_bytes", "pending_purges"),
+    ),
+    0,
+)
+"""Statistics of a third tier that is not used."""
 
 
 class UsageChange(NamedTuple):

@@ -68,6 +68,17 @@ def trailer_of(length: int, checksum: bytes, digest: bytes) -> bytes:
     return _LAYOUT.pack(_MAGIC, length, checksum, digest)
 
 
+def file_content(body: bytes, digest: bytes) -> bytes:
+    """Return a body with its trailer."""
+    return body + trailer_of(len(body), xxhash.xxh3_128_digest(body), digest)
+
+
+def verified(content: bytes, digest: bytes) -> bytes | None:
+    """Return the body of a file's content; None: incomplete, damaged, or of another variant."""
+    body = content[:-TRAILER_BYTES]
+    return body if body and content == file_content(body, digest) else None
+
+
 def write_file(
     paths: RenditionPaths, ticket: WriteTicket, body: bytes, *, publishing: Lock
 ) -> UsageChange | None:
@@ -79,8 +90,7 @@ def write_file(
     `DiskStore.purge`.
     """
     digest = bytes.fromhex(ticket.variant.digest)
-    trailer = trailer_of(len(body), xxhash.xxh3_128_digest(body), digest)
-    content = memoryview(body + trailer)
+    content = memoryview(file_content(body, digest))
     target, size = paths.rendition(ticket.variant), cost(len(content))
     with _create(paths.temporary) as file:
         offset = 0

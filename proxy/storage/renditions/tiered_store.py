@@ -1,4 +1,4 @@
-"""Renditions in memory first, then on disk: the store that requests use."""
+"""Renditions in memory first, then on disk, then in a bucket: the store that requests use."""
 
 from __future__ import annotations
 
@@ -7,22 +7,33 @@ import heapq
 import time
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 from weakref import WeakSet
 
 from proxy.domain.variant import Shapes, Variant, has_shape
 from proxy.runtime.safe_open import OpenFile
+from proxy.runtime.single_flight import SharedResults
 from proxy.runtime.supervised_task import UNCOUNTED, TaskSupervisor
 from proxy.settings import RenditionSettings
-from proxy.storage.renditions.disk_state import OTHER_RENDER_S, RENDER_S, StoreCounters
+from proxy.storage.renditions.disk_state import (
+    NO_OBJECT_TIER,
+    OTHER_RENDER_S,
+    RENDER_S,
+    StoreCounters,
+)
 from proxy.storage.renditions.disk_store import DiskStore
 from proxy.storage.renditions.frequency_sketch import MAX_FREQUENCY
 from proxy.storage.renditions.maintenance import Use
 from proxy.storage.renditions.rendition import MemoryRendition, Rendition
 from proxy.storage.renditions.rendition_file import Found, WriteTicket
 from proxy.telemetry.tracing import STATE, record, span
+
+if TYPE_CHECKING:
+    # Imports obstore, which a server without buckets does not need.
+    from proxy.storage.renditions.object_tier import ObjectTier
 
 # The memory of an item beside its body (objects and dict entries), so that many tiny renditions
 # cannot exceed the limit.
@@ -209,9 +220,10 @@ class _Read(NamedTuple):
 
 
 class TieredStore:
-    """Renditions in two tiers; use it with ``async with``.
+    """Renditions in two or three tiers; use it with ``async with``.
 
-    A disk hit that fits is promoted to memory, and a new rendition goes to both tiers. A tier that
+    A disk hit that fits is promoted to memory, and a new rendition goes to all tiers. What is found
+    in a bucket, where only misses of both others are looked up, is promoted to both. A tier that
     fails is a miss or a dropped write, counted, never an error.
     """
 
@@ -222,7 +234,11 @@ class TieredStore:
         *,
         clock: Callable[[], float] = time.time,
         supervisor: TaskSupervisor = UNCOUNTED,
+        objects: ObjectTier | None = None,
     ) -> None:
+        """``objects`` is the third tier, which is used after its own ``async with``."""
+        self._objects = objects
+        self._fetches: SharedResults[tuple[int, bytes] | None] = SharedResults()
         self.memory = MemoryStore(settings, on_eviction=self._record_uses)
         self.disk = DiskStore(
             root,
@@ -249,10 +265,11 @@ class TieredStore:
 
     async def __aexit__(self, *error: object) -> None:
         """End the background work."""
+        await self._fetches.aclose()
         await self.disk.__aexit__(*error)
 
     async def get(self, variant: Variant) -> Rendition | None:
-        """Return the rendition from memory or from disk, verified; the caller closes it."""
+        """Return the rendition from the first tier that has it, verified; the caller closes it."""
         found = await self.first((variant,))
         return None if found is None else found[1]
 
@@ -278,7 +295,39 @@ class TieredStore:
                 found = await self._on_disk(missing, digests[:position]) if missing else None
                 return found or (variants[position], rendition)
             self.memory.counters.misses += 1
-        return await self._on_disk(variants, digests)
+        found = await self._on_disk(variants, digests)
+        if found is None and self._objects is not None:
+            return await self._in_bucket(self._objects, variants)
+        return found
+
+    async def _in_bucket(
+        self, objects: ObjectTier, variants: Sequence[Variant]
+    ) -> tuple[Variant, Rendition] | None:
+        # With the number of purges: what was requested before one must not be joined after it.
+        key = " ".join((str(self.purges), *(one.digest for one in variants)))
+        found = await self._fetches.result(key, partial(self._fetch, objects, variants))
+        return found and (variants[found[0]], MemoryRendition(found[1], "disk"))
+
+    async def _fetch(
+        self, objects: ObjectTier, variants: Sequence[Variant]
+    ) -> tuple[int, bytes] | None:
+        # Requested before the read: a purge meanwhile also discards what is being read.
+        tickets = [self.ticket(one) for one in variants]
+        found = await objects.first(variants)
+        if found is None or tickets[found[0]].void:
+            return None
+        position, body = found
+        self.puts += 1
+        self.memory.put(variants[position], body)
+        await self.disk.put(tickets[position], body)
+        return found
+
+    async def recall(self, variants: Sequence[Variant]) -> AbstractSet[str]:
+        """Copy what a bucket has of some variants to the other tiers; return their digests."""
+        if self._objects is None:
+            return frozenset()
+        found = [one for one in variants if await self._in_bucket(self._objects, (one,))]
+        return {one.digest for one in found}
 
     async def _on_disk(
         self, variants: Sequence[Variant], digests: Sequence[str]
@@ -329,7 +378,9 @@ class TieredStore:
             # Too long for memory: `first` opens it again and sends it in pieces.
             found.close()
             found = None
-        return found, exists or any(one.digest in self.memory for one in variants)
+        # What is in a bucket is unknown: `first` requests it.
+        elsewhere = self._objects is not None
+        return found, exists or elsewhere or any(one.digest in self.memory for one in variants)
 
     def take(
         self, variant: Variant, found: Found | OSError, *, since: int
@@ -370,6 +421,9 @@ class TieredStore:
         self.puts += 1
         # Memory first: requests find it there while the disk is awaited.
         self.memory.put(ticket.variant, body)
+        if self._objects is not None:
+            # A ticket of its own: that of the disk is void after the write.
+            self._objects.put(self.ticket(ticket.variant), body)
         await self.disk.put(ticket, body)
         if STATE.tracer is not None:
             record("store write", began, attributes={"smartserve.bytes": len(body)})
@@ -379,6 +433,8 @@ class TieredStore:
         # A running read must not promote it after this.
         self._unregister_reads(variant.media_id)
         in_memory = self.memory.delete(variant)
+        if self._objects is not None:
+            self._objects.delete(variant)
         return await self.disk.delete(variant) or in_memory
 
     async def purge(self, media_id: int, shapes: Shapes = None) -> int:
@@ -387,14 +443,24 @@ class TieredStore:
         Writes that have begun are void.
 
         Raises:
-            StorageError: some may still exist on disk; memory is purged in any case.
+            StorageError: some may still exist on disk or in the bucket; memory is purged in any
+                case.
         """
         # Memory first: unlike the disk, it cannot fail.
         deleted = self._forget(media_id, shapes)
-        return max(deleted, await self.disk.purge(media_id, shapes))
+        try:
+            deleted = max(deleted, await self.disk.purge(media_id, shapes))
+        finally:
+            # Also if the disk fails, or the caller is cancelled.
+            if self._objects is not None:
+                deleted = max(deleted, await self._objects.purge(media_id, shapes))
+        return deleted
 
     async def clear(self) -> None:
-        """Delete the renditions of all media as `purge` does; raises StorageError."""
+        """Delete the renditions of all media from memory and disk; raises StorageError.
+
+        Those in a bucket belong to other servers as well.
+        """
         for ticket in self._tickets:
             ticket.void = True
         self.purges += 1
@@ -405,6 +471,10 @@ class TieredStore:
     def statistics(self) -> Mapping[str, Mapping[str, float]]:
         """Return for ``memory`` and ``disk`` bytes, items, hits, misses, failures and others."""
         return {"memory": self.memory.statistics(), "disk": self.disk.statistics()}
+
+    def object_statistics(self) -> Mapping[str, float]:
+        """Return the counts of the third tier; zeros if there is none."""
+        return NO_OBJECT_TIER if self._objects is None else self._objects.statistics()
 
     def _record_uses(self, digest: str, times: int) -> None:
         self.disk.record_uses(digest, times)
