@@ -154,7 +154,7 @@ def test_schemathesis_reads_every_operation(description: dict[str, Any]) -> None
     assert labels == sorted(
         [f"{method} {path}" for path in PICTURES for method in ("GET", "HEAD")]
         + [f"GET /{page}" for page in ("healthz", "readyz", "metrics", "openapi.json")]
-        + [f"DELETE {path}" for path in ADMIN]
+        + [f"DELETE {path}" for path in (*ADMIN, "/api/renditions")]
         + [f"GET /api/media/{one}/{{media_id}}" for one in ("analysis", "similar")]
         + ["GET /api/media/{id}/near-duplicates", "GET /api/media/{id}/choices"]
         + [f"{method} /api/media/{{id}}/original" for method in ("GET", "HEAD")]
