@@ -41,9 +41,11 @@ async def get(
 async def settled(server: Serving) -> None:
     """Return when no final is wished for any more; on a busy machine that may take its time."""
     await eventually(
-        lambda: not server.metric("smartserve_upgrade_backlog")
-        # Renditions that another request left, with the same content by other settings.
-        and not server.metric("smartserve_upgrade_remakes"),
+        lambda: (
+            not server.metric("smartserve_upgrade_backlog")
+            # Renditions that another request left, with the same content by other settings.
+            and not server.metric("smartserve_upgrade_remakes")
+        ),
         timeout_s=240,
     )
 
