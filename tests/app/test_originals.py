@@ -171,13 +171,15 @@ async def test_originals_that_hang_cost_one_time_limit_and_no_hit(
     photo, name = library.ids["photo"], seaweedfs.create_bucket()
     seaweedfs.bucket(name).put("a.jpg", PHOTO.read_bytes())
     set_path(data_dir, photo, f"s3://{name}/a.jpg")
-    serving = await serve(s3={**section(seaweedfs, name), "timeout_s": 2, "breaker_s": 600})
+    serving = await serve(s3={**section(seaweedfs, name), "breaker_s": 600})
     stored = await fetch(serving, photo, "small")
     assert stored[0] == 200
 
     def timeouts() -> float:
         return serving.metric("smartserve_source_errors_total", kind="timeout")
 
+    reader = serving.services.storage.originals.remote["s3"]  # type: ignore[attr-defined]
+    reader._buckets[f"s3://{name}"].timeout_s = 0.5
     seaweedfs.pause()
     try:
         assert await fetch(serving, photo, "small") == stored

@@ -16,6 +16,9 @@ def s3_settings(server: SeaweedFS, port: int = 0, **values: Any) -> S3Settings:
             "endpoint": f"http://127.0.0.1:{port or server.port}",
             "access_key_id": server.key[0],
             "secret_access_key": server.key[1],
+            # No answer is late because the machine is busy.
+            "timeout_s": 60,
+            "tier_timeout_s": 60,
             **values,
         }
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -121,13 +121,10 @@ async def test_a_key_that_may_only_read_may_not_write(seaweedfs: SeaweedFS, name
 async def test_a_server_that_is_down_fails_at_once_and_opens_the_breaker(
     seaweedfs: SeaweedFS, name: str, proxy: TcpProxy
 ) -> None:
-    """The retries of the library would take 11.7 s, within a time limit of 60 s."""
     bucket = client(s3_settings(seaweedfs, proxy.port), name, breaker_s=60)
     proxy.refuse()
-    began = time.monotonic()
     with pytest.raises(BucketUnavailable) as failed:
         await bucket.get("key")
-    assert time.monotonic() - began < 11
     assert "Debug source" not in str(failed.value)
     assert bucket.breaker.open
     # Not asked again, although it is back.
@@ -137,6 +134,23 @@ async def test_a_server_that_is_down_fails_at_once_and_opens_the_breaker(
     bucket.breaker.open_until = 0
     await bucket.check()
     assert not bucket.breaker.failing
+
+
+async def test_a_failed_request_is_not_repeated(seaweedfs: SeaweedFS, name: str) -> None:
+    """The library repeats it ten times by default, which takes 11.7 s."""
+    answers: list[None] = []
+
+    async def fail(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        answers.append(None)
+        writer.write(b"HTTP/1.1 500 Fault\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(fail, "127.0.0.1", 0) as server:
+        bucket = client(s3_settings(seaweedfs, server.sockets[0].getsockname()[1]), name)
+        with pytest.raises(BucketUnavailable, match="500"):
+            await bucket.get("key")
+    assert len(answers) == 1
 
 
 async def test_a_server_that_does_not_answer_is_overdue(
