@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from tests.benchmarks import (
     analysis,
     backlog,
+    bulk,
     burst,
     cold,
     defence,
@@ -81,6 +82,7 @@ BENCHMARKS: Mapping[str, Callable[[], Table]] = {
     "ingest": ingest.measure,
     "lcp": lcp.measure,
     "backlog": backlog.measure,
+    "bulk": bulk.measure,
     "startup": startup.measure,
     "defence": defence.measure,
     "sandbox": sandbox.measure,
