@@ -31,7 +31,7 @@ from tests.benchmarks.client import Connection, fetched, get
 from tests.benchmarks.originals import copies, enlarged, imported, kodak
 from tests.benchmarks.processes import peak_bytes, resident_bytes
 from tests.benchmarks.report import Comparison, Row, Table
-from tests.benchmarks.servers import Address, Smartserve, Unmeasurable, smartserve
+from tests.benchmarks.servers import Address, Smartserve, Unmeasurable, nginx, smartserve
 from tests.benchmarks.turns import in_turns
 from tests.benchmarks.wrk import load
 from tests.metadata.files import png, text_chunk
@@ -248,7 +248,9 @@ def measure_serving() -> Table:
         _upload(server.address, photo)
         burst, statuses = _burst(server.address, photo)
         growth, whole = _growth(server), _whole_mib()
-        taken = _serving(server.address, ids)
+        (root := place / "root").mkdir()
+        peer = stack.enter_context(nginx(place / "nginx", root))
+        taken = _serving(server.address, ids, peer, root)
     rows = [
         Row("answers with 200", [float(statuses)], yardstick=[_UPLOADS], target=1.0),
         Row("ms to an answer, p50", [burst[len(burst) // 2]]),
@@ -263,6 +265,11 @@ def measure_serving() -> Table:
             Row(f"ms, p99 of {kind}, alone", alone, yardstick=alone),
             Row(f"ms, p99 of {kind}, {_BESIDE}", beside, yardstick=alone, limit=_SLOWER),
         ]
+    alone, beside = taken["nginx, alone"], taken[f"nginx, {_BESIDE}"]
+    rows += [
+        Row("ms, p99 of nginx, alone", alone, yardstick=alone),
+        Row(f"ms, p99 of nginx, {_BESIDE}", beside, yardstick=alone),
+    ]
     return Table(
         f"{_UPLOADS} uploads of a JPEG of {len(photo) / 1e6:.1f} MB at once, memory of an upload,"
         f" and p99 of images beside a saturated extraction, {_SERVING_TURNS} turns",
@@ -270,6 +277,7 @@ def measure_serving() -> Table:
         [
             f"Saturated: {_CLIENTS} clients send files with 4,000 texts; exiftool is always busy.",
             f"Hits: wrk with 8 connections for {_HIT_S} s.",
+            "nginx sends the bytes of the hits from a file, beside the same extraction.",
             f"Renders: {_RENDERS} misses of one client, JPEG and WebP of four widths.",
         ],
     )
@@ -328,15 +336,23 @@ def _whole_mib() -> float:
     return int(done.stdout) / _MIB
 
 
-def _serving(address: Address, ids: Sequence[int]) -> dict[str, list[float]]:
-    """Return p99 in milliseconds of hits and renders, alone and beside extractions."""
+def _serving(
+    address: Address, ids: Sequence[int], peer: Address, root: Path
+) -> dict[str, list[float]]:
+    """Return p99 in milliseconds of hits and renders, alone and beside extractions.
+
+    ``peer`` serves the files of ``root``.
+    """
     hit = f"/serve/{ids[0]}?size=thumbnail&format=webp"
-    get(address, hit)
+    (root / "image.webp").write_bytes(get(address, hit).body)
     fresh = iter(ids)
     per_turn = _RENDERS // len(_VARIANTS)
 
     def hits() -> float:
         return load(address, hit, accept="*/*", seconds=_HIT_S, connections=8).p99_ms
+
+    def static() -> float:
+        return load(peer, "/image.webp", accept="*/*", seconds=_HIT_S, connections=8).p99_ms
 
     def renders() -> float:
         some = [next(fresh) for _ in range(per_turn)]
@@ -353,6 +369,8 @@ def _serving(address: Address, ids: Sequence[int]) -> dict[str, list[float]]:
         {
             "hits, alone": lambda _: hits(),
             f"hits, {_BESIDE}": lambda _: beside(hits),
+            "nginx, alone": lambda _: static(),
+            f"nginx, {_BESIDE}": lambda _: beside(static),
             "renders, alone": lambda _: renders(),
             f"renders, {_BESIDE}": lambda _: beside(renders),
         },
@@ -365,14 +383,15 @@ def _serving(address: Address, ids: Sequence[int]) -> dict[str, list[float]]:
 def _saturated(address: Address) -> Iterator[None]:
     """Keep the extraction busy for the length of the block."""
     ended = threading.Event()
+    # Composed once: what the clients compute would slow down images as well.
+    texts = b"".join(text_chunk("keyword", f"{number}") for number in range(4_000))
 
     def send() -> None:
         while not ended.is_set():
             # Each file is new, because equal ones are found in the cache.
-            keyword = secrets.token_hex(8)
-            texts = [text_chunk(keyword, f"{number}") for number in range(4_000)]
+            keyword = text_chunk(secrets.token_hex(8), "")
             # On a connection of its own: the server closes it after an upload.
-            _upload(address, png(*texts), name="a.png")
+            _upload(address, png(keyword, texts), name="a.png")
 
     with ThreadPoolExecutor(_CLIENTS) as executor:
         running = [executor.submit(send) for _ in range(_CLIENTS)]
