@@ -11,6 +11,11 @@ from typing import Any, BinaryIO
 from proxy.domain.errors import MetadataTooLarge
 from proxy.metadata.container.result import Block, BlockKind, Extent, ImageFacts, TextEntry, Walk
 
+try:
+    import brotli
+except ImportError:
+    brotli = None
+
 MAX_CHUNKS = 10_000
 MAX_METADATA_BYTES = 16 << 20
 MAX_INFLATED_CHUNK = 1 << 20
@@ -113,12 +118,40 @@ class Collector:
         except zlib.error:
             self.damage(f"{where} cannot be inflated")
             return b""
+        return self._bounded(inflated, where, complete=stream.eof)
+
+    def decompress_brotli(self, compressed: bytes, where: str) -> bytes:
+        """Return decompressed bytes as `inflate` does; none, with a warning, without Brotli.
+
+        Raises:
+            MetadataTooLarge: see `inflate`.
+        """
+        if brotli is None:
+            self.warn(f"{where} is compressed with Brotli; the extra jxl that reads it is missing")
+            return b""
+        stream = brotli.Decompressor()
+        parts: list[bytes] = []
+        try:
+            # A call may return fewer bytes than the limit although there are more.
+            while sum(map(len, parts)) <= MAX_INFLATED_CHUNK:
+                part = stream.process(
+                    b"" if parts else compressed, output_buffer_limit=MAX_INFLATED_CHUNK
+                )
+                parts.append(part)
+                if not part or stream.is_finished():
+                    break
+        except brotli.error:
+            self.damage(f"{where} cannot be decompressed")
+            return b""
+        return self._bounded(b"".join(parts), where, complete=stream.is_finished())
+
+    def _bounded(self, inflated: bytes, where: str, *, complete: bool) -> bytes:
         if len(inflated) > MAX_INFLATED_CHUNK:
             raise MetadataTooLarge(f"{where} inflates to more than 1 MiB.")
         self._inflated += len(inflated)
         if self._inflated > MAX_INFLATED_FILE:
             raise MetadataTooLarge("The metadata of the file inflates to more than 8 MiB.")
-        if not stream.eof:
+        if not complete:
             self.damage(f"{where} is truncated")
         return inflated
 

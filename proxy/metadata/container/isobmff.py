@@ -18,6 +18,8 @@ _UUIDS = {
 }
 _CMT = {b"CMT1": "IFD0", b"CMT2": "ExifIFD"}
 _TRACKS = (b"moov", b"trak", b"mdia", b"minf", b"stbl")
+_TIFF_OFFSET = 4
+"""Bytes before the Exif block: the position of its TIFF header, which is always 0."""
 _RDF = "application/rdf+xml"
 
 
@@ -85,15 +87,13 @@ class _Boxes:
     def _leaf(self, box: _Box) -> None:
         collector = self._collector
         if box.kind == b"Exif":
-            self._block(BlockKind.EXIF, "JXL Exif", box.start + 4, box.end)
+            self._block(BlockKind.EXIF, "JXL Exif", box.start + _TIFF_OFFSET, box.end)
         elif box.kind == b"xml ":
             self._block(BlockKind.XMP, "JXL xml", box.start, box.end)
         elif box.kind == b"jumb":
             self._block(BlockKind.C2PA, "JXL jumb", box.start - 8, box.end)
         elif box.kind == b"brob":
-            inner = _name(collector.read(box.start, 4))
-            collector.claim(box.start, box.end - box.start)
-            collector.warn(f"The metadata box {inner} is compressed with Brotli; it is not read")
+            self._compressed(box)
         elif box.kind == b"jxlc":
             _jxl_size(collector, box.start)
         elif box.kind == b"jxlp":
@@ -105,6 +105,26 @@ class _Boxes:
             size = collector.read(box.end - 8, 8)
             width, height = int.from_bytes(size[:2], "big"), int.from_bytes(size[4:6], "big")
             collector.set_image(width=width or None, height=height or None)
+
+    def _compressed(self, box: _Box) -> None:
+        """Read a box of JPEG XL whose content is compressed: a type, then the content."""
+        collector = self._collector
+        name = _name(collector.read(box.start, 4))
+        where = f"The compressed box {name} at byte {box.start - 8}"
+        extent = Extent(box.start, box.end - box.start)
+        packed = collector.metadata(*extent, where)[4:]
+        if name not in ("Exif", "xml ", "jumb"):
+            collector.add_other(where, extent)
+            return
+        content = collector.decompress_brotli(packed, where)
+        if name == "Exif":
+            collector.add_block(BlockKind.EXIF, "JXL Exif", content[_TIFF_OFFSET:], [extent])
+        elif name == "xml ":
+            collector.add_block(BlockKind.XMP, "JXL xml", content, [extent])
+        elif content:
+            # Content Credentials include the head of their box, which compression removes.
+            head = (len(content) + 8).to_bytes(4, "big") + b"jumb"
+            collector.add_block(BlockKind.C2PA, "JXL jumb", head + content, [extent])
 
     def _block(self, kind: BlockKind, where: str, start: int, end: int) -> None:
         extent = Extent(start, max(0, end - start))

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import struct
 
+import brotli
 import pytest
 
 from proxy.domain.errors import MetadataTooLarge
+from proxy.metadata.container import collector
 from proxy.metadata.container.result import BlockKind
 from tests.support.containers import PACKET, box, tiff, walked
 from tests.support.golden import golden
 
 FTYP = box(b"ftyp", b"avif", bytes(4), b"mif1avif")
 XMP = PACKET.format('<rdf:Description xmlns:q="urn:q" q:a="1"/>').encode()
+JXL = b"\0\0\0\x0cJXL \r\n\x87\n" + box(b"ftyp", b"jxl ", bytes(4), b"jxl ")
 EXIF = bytes(4) + tiff({0x0131: "Tool"})
 
 
@@ -87,16 +90,70 @@ def test_uuid_boxes_hold_xmp_and_manifests() -> None:
 
 
 def test_jpeg_xl_boxes_are_read() -> None:
-    head = b"\0\0\0\x0cJXL \r\n\x87\n" + box(b"ftyp", b"jxl ", bytes(4), b"jxl ")
-    walk = walked(
-        head
-        + box(b"Exif", EXIF)
-        + box(b"xml ", XMP)
-        + box(b"jumb", b"....")
-        + box(b"brob", b"Exif")
-    )
+    walk = walked(JXL + box(b"Exif", EXIF) + box(b"xml ", XMP) + box(b"jumb", b"...."))
     assert [b.kind for b in walk.blocks] == [BlockKind.EXIF, BlockKind.XMP, BlockKind.C2PA]
-    assert walk.warnings == ("The metadata box Exif is compressed with Brotli; it is not read",)
+
+
+def packed(kind: bytes, content: bytes) -> bytes:
+    return box(b"brob", kind, brotli.compress(content))
+
+
+def test_compressed_boxes_of_jpeg_xl_are_read_as_plain_ones() -> None:
+    boxes = ((b"Exif", EXIF), (b"xml ", XMP), (b"jumb", b"...."))
+    plain, compressed = (
+        walked(JXL + b"".join(form(kind, content) for kind, content in boxes))
+        for form in (box, packed)
+    )
+    assert [(b.kind, b.where, b.content) for b in compressed.blocks] == [
+        (b.kind, b.where, b.content) for b in plain.blocks
+    ]
+    assert [one.text for one in compressed.exif] == ["Tool"]
+    assert not compressed.warnings
+
+
+@pytest.mark.parametrize("size", [(1 << 20) + 1, 100 << 20])
+def test_a_compressed_box_that_grows_too_large_is_refused(size: int) -> None:
+    with pytest.raises(MetadataTooLarge, match="more than 1 MiB"):
+        walked(JXL + packed(b"xml ", bytes(size)))
+
+
+def test_many_compressed_boxes_may_not_grow_too_large_together() -> None:
+    with pytest.raises(MetadataTooLarge, match="more than 8 MiB"):
+        walked(JXL + 9 * packed(b"xml ", bytes(1 << 20)))
+
+
+@pytest.mark.parametrize(
+    ("content", "warning"),
+    [
+        (b"\xff\xff\xff\xff", "cannot be decompressed"),
+        (brotli.compress(XMP)[:-3], "is truncated"),
+        (b"", "is truncated"),
+    ],
+)
+def test_a_damaged_compressed_box_is_a_warning(content: bytes, warning: str) -> None:
+    walk = walked(JXL + box(b"brob", b"xml ", content) + box(b"Exif", EXIF))
+    assert walk.damaged
+    assert walk.warnings[0] == f"The compressed box xml  at byte {len(JXL)} {warning}"
+    assert walk.blocks[-1].kind is BlockKind.EXIF
+
+
+def test_compressed_boxes_of_other_kinds_are_named_only() -> None:
+    walk = walked(JXL + packed(b"acme", b"content"))
+    assert [one.where for one in walk.other] == [f"The compressed box acme at byte {len(JXL)}"]
+    assert not walk.blocks
+
+
+def test_without_the_library_a_compressed_box_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collector, "brotli", None)
+    walk = walked(JXL + packed(b"Exif", EXIF))
+    assert not walk.blocks
+    assert "is compressed with Brotli; the extra jxl that reads it is missing" in walk.warnings[0]
+
+
+def test_compressed_boxes_of_a_golden_jpeg_xl_are_read() -> None:
+    walk = walked((golden("exiftool/images") / "JXL2.jxl").read_bytes())
+    assert [(one.keyword, one.text) for one in walk.exif] == [("Artist", "me")]
+    assert ("dc:subject", "ExifTool test") in [(one.keyword, one.text) for one in walk.xmp]
 
 
 def test_the_size_of_a_golden_jpeg_xl_is_read() -> None:
