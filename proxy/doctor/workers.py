@@ -19,6 +19,9 @@ from proxy.settings import Settings
 
 _SAMPLES = Path(proxy.__file__).parent / "samples"
 _SAMPLE_OF: Mapping[str, str] = {"png": "badge.png", "jpeg": "kodak-23.jpg"}
+_TEXT = (
+    b'<svg xmlns="http://www.w3.org/2000/svg" width="64" height="64"><text y="40">a</text></svg>'
+)
 _SIDE = 64
 _SLOW_S = 1.0
 _OPTIONAL = frozenset({"heic", "jxl"})
@@ -26,9 +29,9 @@ _OPTIONAL = frozenset({"heic", "jxl"})
 _CHECK_CONFIG = "'smartserve check-config' prints the worker's output"
 
 
-@area("worker", "worker sandbox", "worker formats")
+@area("worker", "worker sandbox", "worker formats", "worker fonts")
 async def check_workers(installation: Installation) -> Findings:
-    """Start a worker and render a sample in each output format."""
+    """Start a worker, and render a sample in each output format and an SVG with text."""
     settings = installation.settings
     started = time.monotonic()
     try:
@@ -36,6 +39,7 @@ async def check_workers(installation: Installation) -> Findings:
             start_s = time.monotonic() - started
             info, gaps = pool.hello, pool.gaps
             render_s, failures = await _render_all(settings, pool)
+            refused = await _text_refusal(settings, pool) if "svg" in info.source_types else None
     except ConfigurationError as error:
         # The pool reports that no process came up.
         advice = (
@@ -47,6 +51,7 @@ async def check_workers(installation: Installation) -> Findings:
     yield judge_renders(start_s, render_s, failures)
     yield judge_sandbox(settings, info, gaps)
     yield judge_formats(settings, info)
+    yield judge_fonts(refused)
 
 
 async def _render_all(
@@ -59,23 +64,37 @@ async def _render_all(
     allowed = [name for kind, name in _SAMPLE_OF.items() if kind in settings.limits.source_types]
     if not allowed:
         return seconds, failures
-    limits, profiles = settings.limits.to_limits(), settings.encoders.profiles()
     # PNG is the fallback for transparency, also if it is not in encoders.order.
     for fmt in dict.fromkeys((*settings.encoders.order, Format.PNG)):
-        output = RenderOutput(Geometry(_SIDE, _SIDE, _SIDE, _SIDE), profiles[fmt])
-        job = RenditionSet(limits, (output,))
         began = time.monotonic()
         # Opened for each job: a descriptor that workers share has one position.
         sample = os.open(_SAMPLES / allowed[0], os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            await pool.run(job, sample, lambda _: None)
-        except SmartserveError as error:
-            failures[fmt] = reason_of(error)
+        if reason := await _render(settings, pool, fmt, sample):
+            failures[fmt] = reason
         else:
             seconds[fmt] = time.monotonic() - began
-        finally:
-            os.close(sample)
     return seconds, failures
+
+
+async def _text_refusal(settings: Settings, pool: WorkerPool) -> str:
+    """Return why an SVG with text is not rendered; empty if it is."""
+    sample = os.memfd_create("sample")
+    os.write(sample, _TEXT)
+    return await _render(settings, pool, Format.PNG, sample)
+
+
+async def _render(settings: Settings, pool: WorkerPool, fmt: Format, sample: int) -> str:
+    """Render a sample and close it; return why that failed, or an empty string."""
+    profile = settings.encoders.profiles()[fmt]
+    output = RenderOutput(Geometry(_SIDE, _SIDE, _SIDE, _SIDE), profile)
+    job = RenditionSet(settings.limits.to_limits(), (output,))
+    try:
+        await pool.run(job, sample, lambda _: None)
+    except SmartserveError as error:
+        return reason_of(error)
+    finally:
+        os.close(sample)
+    return ""
 
 
 def judge_renders(
@@ -117,3 +136,14 @@ def judge_formats(settings: Settings, info: WorkerInfo) -> Finding:
     advice = "install pyvips[binary] (requirements.lock), or remove them from limits.source_types"
     # The optional ones are allowed by default, for installations that have them.
     return fail(text, advice, when=not set(absent) <= _OPTIONAL)
+
+
+def judge_fonts(refused: str | None) -> Finding:
+    """Report that SVGs with text are refused; None stands for no SVGs at all."""
+    if refused is None:
+        return skip("SVGs are not rendered")
+    advice = (
+        "install smartserve[svg], or fonts of the system with workers.system_fonts = true; until"
+        " then SVGs with text are refused"
+    )
+    return warn(refused or "draws the text of SVGs", advice, when=bool(refused))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from proxy.doctor.check import Verdict
-from proxy.doctor.workers import judge_formats, judge_renders, judge_sandbox
+from proxy.doctor.workers import judge_fonts, judge_formats, judge_renders, judge_sandbox
 from proxy.domain.errors import ConfigurationError
 from proxy.domain.formats import Format
 from proxy.domain.worker_protocol import WorkerInfo
@@ -28,6 +28,24 @@ async def test_a_sound_worker_renders_every_output_format(settings: Settings) ->
     assert {"seccomp", "landlock", "rlimits"} <= set(found["worker sandbox"].seen.split(", "))
     assert re.search("bmp, ico, jp2, (jxl, )?svg(; not .*)?$", found["worker formats"].seen)
     assert found["worker formats"].verdict is Verdict.OK
+    assert (found["worker fonts"].verdict, found["worker fonts"].seen) == (
+        Verdict.OK,
+        "draws the text of SVGs",
+    )
+
+
+def test_a_worker_without_fonts_warns() -> None:
+    found = judge_fonts("the server has no fonts (the extra svg is not installed)")
+    assert (found.verdict, found.seen) == (
+        Verdict.WARN,
+        "the server has no fonts (the extra svg is not installed)",
+    )
+    assert "smartserve[svg]" in found.advice
+
+
+async def test_without_svgs_no_text_is_drawn(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path, limits={"source_types": ["jpeg"]})
+    assert (await run_area("worker", settings))["worker fonts"].verdict is Verdict.SKIPPED
 
 
 async def test_the_sample_is_of_a_type_that_the_settings_allow(tmp_path: Path) -> None:
