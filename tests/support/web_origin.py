@@ -21,6 +21,8 @@ from proxy.settings import HttpSettings
 PUBLIC, PRIVATE = "127.0.0.2", "127.0.0.1"
 ALLOWED = f"{PUBLIC}/32"
 SECRET = "SECRET"
+_PORTS = 10
+"""Ports to try."""
 
 
 @dataclass
@@ -101,13 +103,26 @@ async def web_origin(**values: Any) -> AsyncIterator[WebOrigin]:
     runner = web.ServerRunner(web.Server(origin.answer), shutdown_timeout=0)
     await runner.setup()
     try:
-        first = web.TCPSite(runner, PUBLIC, 0, ssl_context=origin.tls)
-        await first.start()
-        origin.port = runner.addresses[0][1]
-        await web.TCPSite(runner, PRIVATE, origin.port).start()
+        origin.port = await _started(runner, origin.tls)
         yield origin
     finally:
         await runner.cleanup()
+
+
+async def _started(runner: web.ServerRunner, tls: ssl.SSLContext | None) -> int:
+    """Listen on both addresses; return the port, which is the same."""
+    for _ in range(_PORTS):
+        site = web.TCPSite(runner, PUBLIC, 0, ssl_context=tls)
+        await site.start()
+        port: int = runner.addresses[0][1]
+        try:
+            await web.TCPSite(runner, PRIVATE, port).start()
+        except OSError:
+            # Another test has this port at the other address.
+            await site.stop()
+        else:
+            return port
+    raise AssertionError("no port is free at both addresses")
 
 
 Answers = Sequence[str] | Callable[[int], Sequence[str]]
