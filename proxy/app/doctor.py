@@ -11,7 +11,7 @@ from proxy.app.ingest import has_worker, open_main_api
 from proxy.app.object_storage import bucket_faults
 from proxy.app.originals import build_originals, on_web_servers
 from proxy.app.startup_checks import installation_faults
-from proxy.app.storage import schemas
+from proxy.app.storage import redis_link, schemas
 from proxy.app.workers import face_worker, one_worker
 from proxy.doctor.installation import Installation
 from proxy.doctor.probe import HttpProbe
@@ -19,6 +19,7 @@ from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.upload import QueueReport
 from proxy.metadata.service import open_metadata
 from proxy.rendering.pool.admission import PATIENCE
+from proxy.runtime.redis import RedisCheck
 from proxy.runtime.supervised_task import UNCOUNTED
 from proxy.settings import Settings
 from proxy.storage.database.engine import sqlite_file
@@ -56,6 +57,7 @@ async def open_installation(
             # Functions rather than results: each check opens what it needs and reports its error.
             startup_faults=installation_faults,
             bucket_faults=partial(bucket_faults, settings),
+            redis=partial(_check_redis, settings) if settings.cluster.redis_url else None,
             schemas=schemas(settings),
             rows=partial(_open_rows, settings),
             sources=sources,
@@ -73,6 +75,11 @@ async def open_installation(
             public=HttpProbe(public, timeout_s=timeout_s) if public else None,
             media_id=media_id,
         )
+
+
+async def _check_redis(settings: Settings) -> RedisCheck:
+    async with aclosing(redis_link(settings.cluster)) as link:
+        return await link.check()
 
 
 def _open_rows(settings: Settings) -> SqlMediaRepository:

@@ -229,9 +229,7 @@ def _build(
 
 def open_leases(settings: Settings, redis: RedisLink | None) -> RenderLeases | None:
     """Return leases on renders, if other processes may render the same images."""
-    wanted = settings.cluster.render_once
-    automatic = redis is not None or settings.process_count > 1
-    if not (automatic if wanted == "auto" else wanted):
+    if not settings.renders_once:
         return None
     # Processes that share the directory still exclude each other while Redis fails.
     locks = DirectoryLeases(str(settings.rendition_directory))

@@ -26,7 +26,7 @@ from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervi
 from proxy.serving.purge import PurgeService
 from proxy.serving.purge_feed import PurgeFeed
 from proxy.serving.wake_up import WakeUp
-from proxy.settings import Settings
+from proxy.settings import ClusterSettings, Settings
 from proxy.storage.database.choices import AltTextRepository, ChoicesRepository
 from proxy.storage.database.driver_errors import driver_error
 from proxy.storage.database.embeddings import EmbeddingRepository
@@ -142,7 +142,7 @@ async def open_storage(
             reader=repository, writer=writer, retention_days=settings.database.purge_retention_days
         )
         journal = PurgeJournal(str(settings.rendition_directory))
-        redis = _link(settings)
+        redis = redis_link(settings.cluster) if settings.cluster.redis_url else None
         wake_up: WakeUp | None = None
         if redis is not None:
             stack.push_async_callback(redis.aclose)
@@ -227,10 +227,8 @@ def _change(changed: Callable[[int], None], announce: Callable[[], None], media_
     announce()
 
 
-def _link(settings: Settings) -> RedisLink | None:
-    section = settings.cluster
-    if not section.redis_url:
-        return None
+def redis_link(section: ClusterSettings) -> RedisLink:
+    """Return a link to the Redis of `cluster.redis_url`, which connects when it is used."""
     return RedisLink(
         section.redis_url, prefix=section.redis_prefix, timeout_s=section.redis_timeout_s
     )

@@ -14,6 +14,7 @@ from proxy.domain.upload import QueueReport
 from proxy.ingest.main_api import MainApi
 from proxy.metadata.service import MetadataService
 from proxy.rendering.pool.pool import WorkerPool
+from proxy.runtime.redis import RedisCheck
 from proxy.settings import Settings
 from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.storage.database.schema import DatabaseSchema
@@ -33,6 +34,8 @@ class Installation:
     """The checks that the server makes before it starts; may block on name resolution."""
     bucket_faults: Callable[[], Awaitable[Sequence[tuple[str, str, str, bool]]]]
     """Checks the buckets of `[s3]`: setting, address, reason, whether the storage refused."""
+    redis: Callable[[], Awaitable[RedisCheck]] | None
+    """Sends the commands that servers need; None if `cluster.redis_url` is not set."""
     schemas: Sequence[tuple[str, DatabaseSchema]]
     """Database URLs and the schema required in each."""
     rows: Callable[[], AbstractAsyncContextManager[SqlMediaRepository]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from proxy.doctor.access import check_access
 from proxy.doctor.check import Finding
+from proxy.doctor.cluster import check_cluster
 from proxy.doctor.database import check_database
 from proxy.doctor.faces import check_faces
 from proxy.doctor.http_originals import check_http_originals
@@ -23,6 +24,7 @@ AREAS = (
     check_originals,
     check_http_originals,
     check_object_storage,
+    check_cluster,
     check_access,
     check_renditions,
     check_workers,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
@@ -31,6 +32,24 @@ log = structlog.get_logger(__name__)
 class _Subscription(NamedTuple):
     received: Callable[[bytes], None]
     connected: Callable[[], None] | None
+
+
+class RedisFault(Enum):
+    """Kinds of failures that `RedisLink.check` finds."""
+
+    UNREACHABLE = auto()
+    TIMEOUT = auto()
+    REFUSED = auto()
+    """An error as an answer: wrong password, missing rights, a replica, no memory."""
+
+
+class RedisCheck(NamedTuple):
+    """The result of `RedisLink.check`."""
+
+    reason: str = ""
+    fault: RedisFault | None = None
+    """None if all commands succeeded."""
+    ping_s: float = 0.0
 
 
 class RedisLink:
@@ -89,8 +108,7 @@ class RedisLink:
         breaker.trial = breaker.failing
         try:
             client = self._client or await self._open_once()
-            async with asyncio.timeout(self._timeout_s):
-                reply = await client.execute_command(*words)  # type: ignore[no-untyped-call]
+            reply = await self._execute(client, *words)
         except self._errors as error:
             self._failures += 1
             breaker.trip(str(error) or type(error).__name__)
@@ -135,6 +153,46 @@ class RedisLink:
                 self._listening = False
             await asyncio.sleep(_RECONNECT_S)
 
+    async def check(self) -> RedisCheck:
+        """Send the commands that this link is used for, whether or not the last one failed.
+
+        It sets a key that expires after a second.
+        """
+        client = self._client or await self._open_once()
+        from redis.exceptions import (  # noqa: PLC0415 - see the class
+            AuthenticationError,
+            ResponseError,
+        )
+        from redis.exceptions import TimeoutError as ConnectTimeout  # noqa: PLC0415
+
+        name = self.name("check")
+        try:
+            # Opens the connection, so its time is not that of PING.
+            await self._execute(client, "PING")
+            began = time.perf_counter()
+            await self._execute(client, "PING")
+            ping_s = time.perf_counter() - began
+            # What leases (serving/redis_lease.py) and messages use. One by one: Redis does not name
+            # a command that a script may not use.
+            for words in (
+                ("SET", name, "", "PX", 1000),
+                ("GET", name),
+                ("PUBLISH", name, ""),
+                ("EVAL", "return redis.call('GET', KEYS[1])", 1, name),
+            ):
+                await self._execute(client, *words)
+            async with client.pubsub() as channels:
+                async with asyncio.timeout(self._timeout_s):
+                    await channels.subscribe(name)
+                    await channels.get_message(timeout=None)
+        except (TimeoutError, ConnectTimeout):
+            return RedisCheck(f"no answer within {self._timeout_s:g} s", RedisFault.TIMEOUT)
+        except (AuthenticationError, ResponseError) as error:
+            return RedisCheck(f"Redis answered: {error}", RedisFault.REFUSED)
+        except self._errors as error:
+            return RedisCheck(str(error) or type(error).__name__, RedisFault.UNREACHABLE)
+        return RedisCheck(ping_s=ping_s)
+
     async def aclose(self) -> None:
         """Close all connections."""
         if self._client is not None:
@@ -145,6 +203,10 @@ class RedisLink:
         """Return counts of failures and messages, and whether messages arrive (1) or not (0)."""
         counts = {"failures": self._failures, "messages": self._received}
         return {**UNUSED, "listening": float(self._listening), **counts}
+
+    async def _execute(self, client: Redis, *words: str | bytes | float) -> Any:
+        async with asyncio.timeout(self._timeout_s):
+            return await client.execute_command(*words)  # type: ignore[no-untyped-call]
 
     async def _open_once(self) -> Redis:
         async with self._opening:

@@ -124,6 +124,13 @@ class Settings(Section):
         return self.server.processes or max(1, cores // _CORES_PER_PROCESS)
 
     @property
+    def renders_once(self) -> bool:
+        """Whether processes agree on who renders: `cluster.render_once` with "auto" resolved."""
+        wanted = self.cluster.render_once
+        automatic = bool(self.cluster.redis_url) or self.process_count > 1
+        return automatic if wanted == "auto" else wanted
+
+    @property
     def data_path(self) -> Path:
         """Absolute path of the data directory."""
         return Path(self.data_dir).absolute()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,25 @@ def write_probe(root: str) -> None:
             file.replace(str(target))
     finally:
         target.unlink(missing_ok=True)
+
+
+def local_lock_mount(root: str, mounts: str = "/proc/self/mountinfo") -> str:
+    """Return the type of the file system, if its mount keeps locks from other machines; else "".
+
+    Raises:
+        OSError: there is no directory, or the table of mounts cannot be read.
+    """
+    device = Path(root).stat().st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    for line in Path(mounts).read_text(encoding="utf-8", errors="replace").splitlines():
+        # proc_pid_mountinfo(5): id, parent, device, ... - type, source, options.
+        place, _, system = line.partition(" - ")
+        if place.split()[2] == number:
+            kind, _, options = system.split(" ", 2)
+            # nfs(5): "none" or nothing is the default.
+            local = re.search(r"\b(?:nolock|local_lock=(?:all|flock|posix))\b", options)
+            return kind if kind.startswith("nfs") and local else ""
+    return ""
 
 
 def inspect_disk(root: str) -> RenditionDisk:

@@ -11,19 +11,24 @@ import fcntl
 import os
 import struct
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import NamedTuple
 
 import xxhash
 
 from proxy.domain.variant import Variant
+from proxy.runtime.tempfiles import tempfile_name
 from proxy.storage.renditions.disk_state import RenditionPaths
 
+_FILE = "locks"
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _FLOCK = struct.Struct("hhqqi0q")
 """struct flock of a 64-bit Linux: type, whence, start, length, pid."""
 _SLOTS = 4096
 _SLOT_BYTES = 8
+_UNUSED_NUMBER = 1 << 62
+"""Beyond the numbers of all renders."""
 _HELD_ELSEWHERE = (BlockingIOError, PermissionError)
 """fcntl(2): EAGAIN or EACCES."""
 
@@ -58,7 +63,7 @@ class RenderLocks:
 
     def __init__(self, root: str) -> None:
         self._paths = RenditionPaths(root)
-        self._path = f"{root}/locks"
+        self._path = f"{root}/{_FILE}"
         self._file: int | None = None
 
     def attempt(self, keys: Sequence[RenderKey]) -> list[LockAttempt]:
@@ -110,6 +115,33 @@ class RenderLocks:
         if self._file is None:
             self._file = os.open(self._path, _FLAGS, 0o640)
         return self._file
+
+
+def probe_locks(root: str) -> bool:
+    """Lock a byte in one open file; return whether another open file is refused it.
+
+    Raises:
+        OSError: there is no directory, its file `locks` cannot be opened, or the file system has no
+            locks.
+    """
+    # A file of this process's user would be closed to the server, if that is another one.
+    path = Path(root, _FILE)
+    temporary = None if os.path.lexists(path) else Path(root, tempfile_name())
+    flags = _FLAGS if temporary else _FLAGS & ~os.O_CREAT
+    with ExitStack() as stack:
+        if temporary:
+            stack.callback(temporary.unlink, missing_ok=True)
+        files = []
+        for _ in range(2):
+            files.append(os.open(temporary or path, flags, 0o640))
+            stack.callback(os.close, files[-1])
+        for file in files:
+            try:
+                _set(file, fcntl.F_WRLCK, _UNUSED_NUMBER)
+            except _HELD_ELSEWHERE:
+                # By the first file, or by another process that probes.
+                return True
+    return False
 
 
 def _number(key: RenderKey) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from proxy.storage.renditions import diagnostics
-from proxy.storage.renditions.diagnostics import inspect_disk, write_probe
+from proxy.storage.renditions.diagnostics import inspect_disk, local_lock_mount, write_probe
 from proxy.storage.renditions.disk_state import SHARDS, cost
 
 
@@ -45,3 +46,27 @@ def test_shards_that_are_not_counted_in_time_are_extrapolated(
     store(tmp_path, 0, 5000)
     monkeypatch.setattr(diagnostics, "_COUNT_S", -1.0)
     assert inspect_disk(str(tmp_path)).files == SHARDS, "the first shard stands for all"
+
+
+@pytest.mark.parametrize(
+    ("system", "expected"),
+    [
+        ("nfs4 server:/a rw,vers=4.2,hard,local_lock=none", ""),
+        ("nfs server:/a rw,vers=3,nolock,local_lock=all", "nfs"),
+        ("nfs4 server:/a rw,vers=4.2,local_lock=posix", "nfs4"),
+        ("ext4 /dev/sda1 rw", ""),
+    ],
+)
+def test_a_mount_that_keeps_locks_to_itself_is_recognised(
+    system: str, expected: str, tmp_path: Path
+) -> None:
+    device = tmp_path.stat().st_dev
+    here = f"36 35 {os.major(device)}:{os.minor(device)} / /mnt rw shared:1 - {system}"
+    other = "37 35 0:999 / /other rw - nfs server:/b rw,nolock"
+    table = tmp_path / "mountinfo"
+    table.write_text(f"{other}\n{here}\n")
+    assert local_lock_mount(str(tmp_path), str(table)) == expected
+
+
+def test_a_local_directory_shares_its_locks(tmp_path: Path) -> None:
+    assert local_lock_mount(str(tmp_path)) == ""

@@ -9,7 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from proxy.storage.renditions.render_locks import LockAttempt, RenderKey, RenderLocks
+from proxy.storage.renditions.render_locks import (
+    LockAttempt,
+    RenderKey,
+    RenderLocks,
+    probe_locks,
+)
 from tests.storage.renditions.variants import variant
 from tests.support.waiting import wait_until
 
@@ -133,3 +138,17 @@ def test_the_locks_of_a_process_that_is_killed_are_free(mine: RenderLocks, share
         assert locked(mine, 1) == [False]
         process.kill()
     wait_until(lambda: locked(mine, 1) == [True])
+
+
+def test_a_probe_locks_no_render_and_leaves_no_file(shared: Path) -> None:
+    assert probe_locks(str(shared))
+    assert list(shared.iterdir()) == []
+
+
+def test_a_probe_succeeds_while_the_file_is_used(
+    mine: RenderLocks, theirs: RenderLocks, shared: Path
+) -> None:
+    assert locked(mine, 1) == [True]
+    assert probe_locks(str(shared))
+    assert locked(theirs, 1, 2) == [False, True], "the probe has released nothing"
+    assert [one.name for one in shared.iterdir()] == ["locks"]
