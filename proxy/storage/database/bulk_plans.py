@@ -224,16 +224,9 @@ class BulkPlanTable:
 
     async def cancel(self, plan_id: int) -> bool:
         """End a plan; what is done stays. Return False if it has ended already."""
-
-        async def work(connection: AsyncConnection) -> None:
-            await connection.execute(sa.delete(bulk_parts).where(_parts.plan_id == plan_id))
-
-        changed = await self._change(
+        return await self._change(
             plan_id, {*_OPEN}, status=PlanStatus.CANCELLED, finished_at=DatabaseClock()
         )
-        if changed:
-            await self._database.run(work)
-        return changed
 
     async def find(self, plan_id: int) -> BulkPlan | None:
         """Return a plan, or None if there is no such plan."""
@@ -253,10 +246,16 @@ class BulkPlanTable:
         )
         return {row.media_id: row.error for row in await self._database.read(query)}
 
-    async def _change(self, plan_id: int, among: set[PlanStatus], **values: Any) -> bool:
+    async def _change(
+        self, plan_id: int, among: set[PlanStatus], *, status: PlanStatus, **values: Any
+    ) -> bool:
         async def work(connection: AsyncConnection) -> bool:
+            # The plan first, as `claim` does: two orders could block each other.
             change = sa.update(bulk_plans).where(_plans.id == plan_id, _plans.status.in_(among))
-            return bool((await connection.execute(change.values(values))).rowcount)
+            done = await connection.execute(change.values(status=status, **values))
+            if done.rowcount and status is PlanStatus.CANCELLED:
+                await connection.execute(sa.delete(bulk_parts).where(_parts.plan_id == plan_id))
+            return bool(done.rowcount)
 
         return await self._database.run(work)
 

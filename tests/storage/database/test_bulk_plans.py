@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from proxy.domain.bulk import BulkPlan, BulkTask, LeasedPart, PartProgress, PlanStatus
-from proxy.domain.errors import LeaseLost
+from proxy.domain.errors import DatabaseUnavailable, LeaseLost
 from proxy.domain.media import MediaFacts
 from proxy.storage.database import NewMedia
 from proxy.storage.database.bulk_plans import BulkPlanTable
@@ -164,6 +164,21 @@ async def test_the_workers_of_a_cancelled_plan_lose_their_parts(
     with pytest.raises(LeaseLost):
         await plans.renew(part, PartProgress(ids[0], done=1))
     assert await plans.claim(plan_id) == (PlanStatus.CANCELLED, None)
+
+
+async def test_a_cancellation_that_fails_halfway_changes_nothing(
+    plans: BulkPlanTable, ids: list[int], backend: Backend, url: str
+) -> None:
+    plan_id = await plans.start(BulkTask.WARM, part_size=5, rate=None)
+    part = await claimed(plans, plan_id)
+    # The second statement fails, as it does if the process is killed before it.
+    backend.run(url, "ALTER TABLE bulk_parts RENAME TO moved; SELECT 1")
+    with pytest.raises(DatabaseUnavailable):
+        await plans.cancel(plan_id)
+    backend.run(url, "ALTER TABLE moved RENAME TO bulk_parts; SELECT 1")
+    assert (await plans.renew(part, PartProgress(ids[0], done=1))).status == PlanStatus.RUNNING
+    assert await plans.cancel(plan_id)
+    assert (await shown(plans, plan_id)).workers == 0
 
 
 async def test_many_workers_lease_each_id_once(plans: BulkPlanTable, ids: list[int]) -> None:
