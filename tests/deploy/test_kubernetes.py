@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import kubernetes_validate
 import pytest
 import yaml
 
 from proxy.settings import Settings, access_faults, load_settings
-from tests.deploy.programs import DEPLOY, run
+from proxy.web.routes import describe
+from tests.deploy.programs import DEPLOY, replaced, run
 
 FOLDER = DEPLOY / "kubernetes"
 OVERLAYS = ("small", "production")
@@ -20,16 +23,28 @@ _VERSIONS = ("1.33", "1.37")
 _DRAINED_S = 5
 """Time after the drain: for the last connections, the workers and the interpreter."""
 
+_EXAMPLES = {
+    "database-url": "mysql+aiomysql://smartserve:password@db.example.org:3306/oaf_media",
+    "redis-url": "redis://:password@redis.example.org:6379/0",
+    "s3-access-key-id": "id",
+    "s3-secret-access-key": "key",
+}
+"""The keys of the Secret, as the comment of the overlay creates them."""
+
 Manifest = dict[str, Any]
+
+
+def kustomize(folder: Path) -> tuple[Manifest, ...]:
+    # Debian has no package, and building it needs Go: without it the manifests are not tested.
+    program = shutil.which("kustomize") or pytest.skip("kustomize is not to be had here")
+    text = run(program, "build", folder)
+    assert "Warning" not in text, text
+    return tuple(yaml.safe_load_all(text))
 
 
 @cache
 def built(overlay: str) -> tuple[Manifest, ...]:
-    # Debian has no package, and building it needs Go: without it the manifests are not tested.
-    kustomize = shutil.which("kustomize") or pytest.skip("kustomize is not to be had here")
-    text = run(kustomize, "build", FOLDER / "overlays" / overlay)
-    assert "Warning" not in text, text
-    return tuple(yaml.safe_load_all(text))
+    return kustomize(FOLDER / "overlays" / overlay)
 
 
 def one_of_kind(overlay: str, kind: str) -> Manifest:
@@ -45,6 +60,14 @@ def pod(overlay: str, kind: str = "Deployment") -> Manifest:
 def container(overlay: str, kind: str = "Deployment") -> Manifest:
     (found,) = pod(overlay, kind)["containers"]
     return dict(found)
+
+
+def variables(overlay: str) -> dict[str, str]:
+    """Return the variables of the server; those of the Secret have example values."""
+    return {
+        one["name"]: one.get("value") or _EXAMPLES[one["valueFrom"]["secretKeyRef"]["key"]]
+        for one in container(overlay)["env"]
+    }
 
 
 def settings_of(overlay: str, folder: Path) -> Settings:
@@ -181,7 +204,7 @@ def test_a_node_drain_is_never_blocked(overlay: str) -> None:
 def test_no_secret_is_in_the_manifests(overlay: str) -> None:
     assert "Secret" not in {manifest["kind"] for manifest in built(overlay)}
     for variable in container(overlay)["env"]:
-        assert "valueFrom" in variable or not variable["name"].endswith(("KEY", "URL"))
+        assert "valueFrom" in variable or not variable["name"].endswith(("KEY", "KEY_ID", "URL"))
 
 
 def test_the_autoscaler_uses_a_recorded_metric() -> None:
@@ -194,6 +217,106 @@ def test_the_autoscaler_uses_a_recorded_metric() -> None:
     recorded = (DEPLOY / "prometheus" / "recording.yml").read_text()
     assert f"record: {adapter['seriesQuery'].partition('{')[0]}\n" in recorded
     assert "replicas" not in one_of_kind("production", "Deployment")["spec"]
+
+
+def test_production_has_three_servers_spread_over_nodes_and_zones() -> None:
+    assert one_of_kind("production", "HorizontalPodAutoscaler")["spec"]["minReplicas"] == 3
+    labels = one_of_kind("production", "Deployment")["spec"]["template"]["metadata"]["labels"]
+    rules = pod("production")["topologySpreadConstraints"]
+    assert {one["topologyKey"] for one in rules} == {
+        "kubernetes.io/hostname",
+        "topology.kubernetes.io/zone",
+    }
+    for one in rules:
+        assert one["labelSelector"]["matchLabels"].items() <= labels.items()
+        # A cluster of one node, or with full nodes, still runs all.
+        assert one["whenUnsatisfiable"] == "ScheduleAnyway"
+
+
+def test_production_uses_mysql_redis_and_s3(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (FOLDER / "overlays" / "production" / "kustomization.yaml").read_text()
+    for name, value in variables("production").items():
+        if name != "SMARTSERVE_CONFIG":
+            monkeypatch.setenv(name, value)
+    # Fails for a variable that is no setting, and for a value that is not valid.
+    settings = settings_of("production", tmp_path)
+    assert settings.database_url == _EXAMPLES["database-url"]
+    assert settings.cluster.redis_url == _EXAMPLES["redis-url"]
+    assert settings.renders_once
+    assert settings.s3.access_key_id
+    assert settings.s3.buckets
+    assert settings.s3.renditions
+    assert not settings.database.upgrade_on_start
+    for one in pod("production", "Job")["containers"][0]["env"]:
+        assert f"--from-literal={one['valueFrom']['secretKeyRef']['key']}=" in text
+    assert [key for key in _EXAMPLES if f"--from-literal={key}=" not in text] == []
+
+
+def test_the_network_policy_admits_what_production_connects_to(tmp_path: Path) -> None:
+    rules = one_of_kind("production", "NetworkPolicy")["spec"]["egress"]
+    ports = {one["port"] for rule in rules if "to" not in rule for one in rule["ports"]}
+    endpoint = urlsplit(settings_of("production", tmp_path).s3.endpoint)
+    assert endpoint.scheme == "https"
+    assert ports == {3306, 6379, endpoint.port or 443}
+
+
+def test_the_ingress_publishes_no_route_that_needs_a_key(tmp_path: Path) -> None:
+    settings = settings_of("production", tmp_path)
+    (rule,) = one_of_kind("production", "Ingress")["spec"]["rules"]
+    assert f"https://{rule['host']}" == settings.server.public_url
+    published = [one["path"] for one in rule["http"]["paths"]]
+    reached = {
+        path: methods
+        for path, methods in describe(settings)["paths"].items()
+        if any(path == one or path.startswith(f"{one}/") for one in published)
+    }
+    assert {"/serve/{name}", "/api/images/{name}", "/info/{id}", "/info"} <= reached.keys()
+    for path, methods in reached.items():
+        assert methods.keys() <= {"get", "head", "options", "post", "parameters"}
+        assert "post" not in methods or path == "/info"
+        assert [one for one in methods.values() if "key" in str(one.get("security"))] == []
+
+
+def test_the_ingress_hashes_consistently_and_repeats_as_nginx_does() -> None:
+    manifest = one_of_kind("production", "Ingress")
+    prefix = "nginx.ingress.kubernetes.io/"
+    notes = {
+        name.removeprefix(prefix): value
+        for name, value in manifest["metadata"]["annotations"].items()
+    }
+    assert notes.pop("upstream-hash-by") == "$uri"
+    written = (DEPLOY / "nginx" / "proxy.conf").read_text()
+    assert len(notes) == 4
+    for name, value in notes.items():
+        assert re.search(rf"^{name.replace('-', '_')} {value}s?;$", written, re.MULTILINE), name
+    (port,) = one_of_kind("production", "Service")["spec"]["ports"]
+    for path in manifest["spec"]["rules"][0]["http"]["paths"]:
+        assert path["backend"]["service"] == {"name": "smartserve", "port": {"name": port["name"]}}
+
+
+@pytest.mark.parametrize("version", _VERSIONS)
+def test_originals_may_be_on_a_volume(version: str, tmp_path: Path) -> None:
+    folder = tmp_path / "kubernetes"
+    shutil.copytree(FOLDER, folder)
+    file = folder / "overlays" / "production" / "kustomization.yaml"
+    lines = "components:\n#   - ../../components/originals-volume"
+    file.write_text(replaced(file.read_text(), f"# {lines}", lines.replace("#", "")))
+    manifests = kustomize(file.parent)
+    for manifest in manifests:
+        kubernetes_validate.validate(manifest, version, strict=True)
+    (deployment,) = (one for one in manifests if one["kind"] == "Deployment")
+    spec = deployment["spec"]["template"]["spec"]
+    (one,) = spec["containers"]
+    root = {variable["name"]: variable.get("value") for variable in one["env"]}
+    (mount,) = (mount for mount in one["volumeMounts"] if mount["name"] == "originals")
+    assert mount["mountPath"] == root["SMARTSERVE_STORAGE__ROOT"]
+    assert mount["readOnly"] is True
+    claims = {
+        volume.get("persistentVolumeClaim", {}).get("claimName") for volume in spec["volumes"]
+    }
+    assert "smartserve-originals" in claims
 
 
 def test_two_servers_never_share_a_small_volume() -> None:
