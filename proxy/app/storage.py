@@ -150,9 +150,9 @@ async def open_storage(
             stack.push_async_callback(wake_up.aclose)
         epochs = PurgeEpochs()
 
-        heard = [on_change, None if wake_up is None else wake_up.send]
-        # None if nobody hears it: nothing is called then.
-        announce = _caller([one for one in heard if one is not None])
+        on_commit: list[Callable[[], object]] = [] if on_change is None else [on_change]
+        if wake_up is not None:
+            on_commit.append(wake_up.send)
         purger = PurgeService(
             rows=database,
             catalogue=repository,
@@ -160,9 +160,8 @@ async def open_storage(
             journal=journal,
             store=renditions,
             epochs=epochs,
+            on_commit=on_commit,
         )
-        if announce is not None:
-            purger.announce = announce
         stack.push_async_callback(purger.aclose)
         feed = PurgeFeed(
             table=table,
@@ -196,9 +195,10 @@ async def open_storage(
             http_originals=http_originals,
             renditions=renditions,
             invalidators=database.invalidators,
-            changed=database.changed
-            if announce is None
-            else partial(_change, database.changed, announce),
+            # Without other servers, one module less is crossed.
+            changed=partial(_change, database.changed, on_commit)
+            if on_commit
+            else database.changed,
             epochs=epochs,
             purger=purger,
             purge_feed=feed,
@@ -212,19 +212,12 @@ async def open_storage(
         )
 
 
-def _caller(functions: Sequence[Callable[[], object]]) -> Callable[[], None] | None:
-    """Return a function that calls all of them; None if there are none."""
-
-    def call() -> None:
-        for one in functions:
-            one()
-
-    return call if functions else None
-
-
-def _change(changed: Callable[[int], None], announce: Callable[[], None], media_id: int) -> None:
+def _change(
+    changed: Callable[[int], None], on_commit: Sequence[Callable[[], object]], media_id: int
+) -> None:
     changed(media_id)
-    announce()
+    for call in on_commit:
+        call()
 
 
 def redis_link(section: ClusterSettings) -> RedisLink:

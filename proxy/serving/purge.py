@@ -63,13 +63,13 @@ class PurgeService:
         journal: PurgeJournal,
         store: TieredStore,
         epochs: PurgeEpochs | None = None,
-        announce: Callable[[], None] = lambda: None,
+        on_commit: Sequence[Callable[[], object]] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Use parts that the caller closes. ``epochs`` are those of the planner.
 
-        ``announce`` is called after each transaction that other servers should read at once. It
-        must return at once.
+        Each of ``on_commit`` is called after a transaction that other servers should read at once.
+        It must return at once.
         """
         self._rows = rows
         self._catalogue = catalogue
@@ -77,7 +77,7 @@ class PurgeService:
         self._journal = journal
         self._store = store
         self._epochs = epochs or PurgeEpochs()
-        self.announce = announce
+        self._on_commit = on_commit
         self.resets: list[Callable[[], None]] = []
         """Called after the epoch of a user or of all media has changed, on any server: what was
         derived from earlier plans is out of date."""
@@ -205,13 +205,17 @@ class PurgeService:
         for reset in self.resets:
             reset()
 
+    def _committed(self) -> None:
+        for call in self._on_commit:
+            call()
+
     async def _advance(self, user_id: int) -> bool:
         try:
             recorded = await self._table.advance(user_id)
         except DatabaseUnavailable as error:
             log.warning("purges_not_recorded", user_id=user_id, cause=repr(error.__cause__))
             return False
-        self.announce()
+        self._committed()
         self.advanced([recorded])
         return True
 
@@ -235,7 +239,7 @@ class PurgeService:
             return await write
         finally:
             # Also after an error: the outcome of a commit may be unknown.
-            self.announce()
+            self._committed()
             if renditions:
                 await self.apply_recorded(media_id)
             else:
@@ -341,7 +345,7 @@ class PurgeService:
 
     async def _write(self, entries: Sequence[PurgeEntry]) -> None:
         await self._table.record(entries)
-        self.announce()
+        self._committed()
         for entry in entries:
             if entry.shapes is None:
                 self._rows.facts_deleted(entry.media_id)
@@ -410,7 +414,7 @@ class PurgeService:
     async def _purge_user_again(self, purge: UserPurge) -> None:
         if not purge.boxes:
             self.advanced([await self._table.advance(purge.user_id)])
-            self.announce()
+            self._committed()
         # Nobody has the id `EVERYONE`: that purge was applied here, and has no pages.
         async for page in self._pages(purge.user_id):
             for result in await self._purge(page, purge.boxes):
