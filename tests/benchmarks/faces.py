@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -24,6 +22,7 @@ from proxy.settings import Settings
 from tests.benchmarks.originals import kodak, large
 from tests.benchmarks.report import Row, Table
 from tests.support.faces import ADMIRAL, GIRL, PEOPLE_FREE, images, models
+from tests.support.memory_files import memory_file
 from tests.support.server import SAMPLES
 
 TARGETS: Mapping[str, float] = {"header": 0.78, "thumbnail": 0.97}
@@ -70,7 +69,7 @@ def finder() -> Find:
     model = FaceModel(path)
 
     def find(content: bytes) -> Sequence[Face]:
-        with _opened(content) as descriptor:
+        with memory_file(content) as descriptor:
             return detect(FaceJob(_LIMITS), descriptor, model).faces
 
     return find
@@ -113,7 +112,7 @@ def without_people() -> Iterator[bytes]:
 
 def described(content: bytes, find: Find) -> MediaFacts:
     """Return the facts of a file with its faces."""
-    with _opened(content) as descriptor:
+    with memory_file(content) as descriptor:
         facts = to_facts(probe(ProbeJob(_LIMITS), descriptor), "it")
     return replace(facts, faces=tuple(find(content)))
 
@@ -140,16 +139,6 @@ def _milliseconds(find: Find, contents: Sequence[bytes]) -> float:
     for content in contents:
         find(content)
     return (time.process_time() - began) / len(contents) * 1000
-
-
-@contextmanager
-def _opened(content: bytes) -> Iterator[int]:
-    descriptor = os.memfd_create("image")
-    try:
-        os.write(descriptor, content)
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _loaded(path: Path) -> Image.Image:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 from proxy.domain.formats import Format
@@ -17,6 +16,7 @@ from proxy.settings import EncoderSettings, LimitSettings, WorkerSettings
 from tests.benchmarks.processes import peak_bytes
 from tests.benchmarks.report import Row, Table
 from tests.benchmarks.servers import Unmeasurable
+from tests.support.memory_files import memory_file
 from tests.support.photos import SHARED
 
 LIMIT, LIMIT_MIB = 4.0, 250.0
@@ -54,7 +54,7 @@ async def _measure() -> Table:
                 (pid,) = pool.pids
                 profile = EncoderSettings().profiles()[Format.AVIF]
                 job = RenditionSet(limits, (RenderOutput(_GEOMETRY, profile),))
-                with _opened(contents[name]) as source:
+                with memory_file(contents[name]) as source:
                     before = _cpu_ms(pid)
                     # The clock has ticks of 10 ms.
                     for _ in range(_RENDERS):
@@ -68,16 +68,6 @@ async def _measure() -> Table:
         Row("worker with the HEIC, MiB", [peaks["HEIC"]], [LIMIT_MIB], limit=1.0),
     ]
     return Table(f"heic, 12 megapixels, draft of 1200 x 1600, {_TURNS} turns", rows)
-
-
-@contextmanager
-def _opened(content: bytes) -> Iterator[int]:
-    descriptor = os.memfd_create("image")
-    try:
-        os.write(descriptor, content)
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _cpu_ms(pid: int) -> float:

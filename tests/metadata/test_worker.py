@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -24,18 +22,9 @@ from proxy.metadata.extraction import join_bulk
 from proxy.metadata.worker import MetadataWorker
 from proxy.runtime.deferred_json import parsed
 from tests.metadata.files import gif, jpeg, ztxt_bomb
+from tests.support.memory_files import memory_file
 
 SECRET = "text of a stranger"
-
-
-@contextmanager
-def file_of(content: bytes = b"") -> Iterator[int]:
-    descriptor = os.memfd_create("test")
-    try:
-        os.write(descriptor, content)
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def run(
@@ -47,9 +36,9 @@ def run(
 ) -> tuple[Any, Any]:
     """Return the reply and the output of a step."""
     with (
-        file_of(content) as source,
-        file_of() as target,
-        file_of(b"".join(attachments)) as attached,
+        memory_file(content) as source,
+        memory_file() as target,
+        memory_file(b"".join(attachments)) as attached,
     ):
         given = (attached,) if attachments else ()
         job = MetadataJob(step, name, advanced)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-import os
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -20,6 +18,7 @@ from proxy.domain.worker_protocol import ProbeJob, RenderOutput, RenditionSet
 from proxy.rendering.pool.on_demand import OnDemandPool
 from proxy.rendering.pool.pool import DECODERS, WorkerPool
 from proxy.settings import LimitSettings, WorkerSettings
+from tests.support.memory_files import memory_file
 from tests.support.photos import case
 
 LIMITS = LimitSettings().to_limits()
@@ -28,16 +27,6 @@ SETTINGS = WorkerSettings.model_validate({"count": 1})
 
 def pool_of(settings: WorkerSettings = SETTINGS, **options: Any) -> WorkerPool:
     return WorkerPool(settings, source_types=LIMITS.source_types, max_output_bytes=10**8, **options)
-
-
-@contextmanager
-def descriptor(content: bytes) -> Iterator[int]:
-    opened = os.memfd_create("source")
-    try:
-        os.write(opened, content)
-        yield opened
-    finally:
-        os.close(opened)
 
 
 def saved(fmt: str) -> bytes:
@@ -65,7 +54,7 @@ async def pool(decoders: WorkerPool) -> AsyncIterator[WorkerPool]:
 async def test_no_process_is_started_for_images_that_libvips_decodes(
     pool: WorkerPool, decoders: WorkerPool
 ) -> None:
-    with descriptor(saved("PNG")) as source:
+    with memory_file(saved("PNG")) as source:
         assert (await pool.run(ProbeJob(LIMITS), source)).source_type == "png"
     assert decoders.statistics()["jobs"] == 0
     assert not decoders.pids
@@ -76,7 +65,7 @@ async def test_the_first_job_starts_the_decoders(
     pool: WorkerPool, decoders: WorkerPool, fmt: str
 ) -> None:
     assert not decoders.pids
-    with descriptor(saved(fmt)) as source:
+    with memory_file(saved(fmt)) as source:
         found = await pool.run(ProbeJob(LIMITS, strict=True), source)
     assert found.source_type == {"BMP": "bmp", "ICO": "ico", "JPEG2000": "jp2"}[fmt]
     assert decoders.pids
@@ -88,33 +77,33 @@ async def test_a_rendition_comes_from_the_decoders(pool: WorkerPool) -> None:
     profile = EncoderProfile(Format.JPEG, (("Q", 90),))
     job = RenditionSet(LIMITS, (RenderOutput(Geometry(16, 12, 16, 12), profile),))
     sent = bytearray()
-    with descriptor(saved("BMP")) as source:
+    with memory_file(saved("BMP")) as source:
         await pool.run(job, source, sent.extend)
     assert Image.open(io.BytesIO(sent)).size == (16, 12)
 
 
 async def test_an_animated_avif_is_decoded_in_the_sandbox(pool: WorkerPool) -> None:
-    with descriptor(case("N08-anim.avif").read_bytes()) as source:
+    with memory_file(case("N08-anim.avif").read_bytes()) as source:
         assert (await pool.run(ProbeJob(LIMITS, strict=True), source)).pages == 5
 
 
 async def test_a_jpeg_xl_is_decoded_in_the_sandbox(pool: WorkerPool) -> None:
     encoder = pytest.importorskip("pyjpegxl")
     content = encoder.encode(bytes(16 * 16 * 3), 16, 16, num_channels=3)
-    with descriptor(content) as source:
+    with memory_file(content) as source:
         assert (await pool.run(ProbeJob(LIMITS, strict=True), source)).source_type == "jxl"
 
 
 async def test_the_decoders_are_confined_as_other_workers(
     pool: WorkerPool, decoders: WorkerPool
 ) -> None:
-    with descriptor(saved("BMP")) as source:
+    with memory_file(saved("BMP")) as source:
         await pool.run(ProbeJob(LIMITS), source)
     assert dict(decoders.hello.sandbox) == dict(pool.hello.sandbox)
 
 
 async def test_a_damaged_file_costs_no_worker(pool: WorkerPool, decoders: WorkerPool) -> None:
-    with descriptor(saved("BMP")[:100]) as source:
+    with memory_file(saved("BMP")[:100]) as source:
         with pytest.raises(UndecodableSource):
             await pool.run(ProbeJob(LIMITS, strict=True), source)
         first = decoders.pids
@@ -124,7 +113,7 @@ async def test_a_damaged_file_costs_no_worker(pool: WorkerPool, decoders: Worker
 
 
 async def test_concurrent_jobs_start_them_once(pool: WorkerPool, decoders: WorkerPool) -> None:
-    with descriptor(saved("BMP")) as source:
+    with memory_file(saved("BMP")) as source:
         jobs = [pool.run(ProbeJob(LIMITS), source) for _ in range(5)]
         found = await asyncio.gather(*jobs)
     assert len(found) == 5
@@ -136,13 +125,13 @@ async def test_decoders_that_do_not_start_are_a_fault_of_the_server() -> None:
     plain = pool_of()
     plain.pass_on_to(OnDemandPool(pool_of(settings, extra=DECODERS), idle_s=3600))
     async with plain:
-        with descriptor(saved("BMP")) as source, pytest.raises(RenderFault, match="workers"):
+        with memory_file(saved("BMP")) as source, pytest.raises(RenderFault, match="workers"):
             await plain.run(ProbeJob(LIMITS), source)
 
 
 async def test_a_pool_without_decoders_refuses_the_type() -> None:
     async with pool_of() as plain:
-        with descriptor(saved("BMP")) as source, pytest.raises(UnsupportedSource):
+        with memory_file(saved("BMP")) as source, pytest.raises(UnsupportedSource):
             await plain.run(ProbeJob(LIMITS), source)
 
 
@@ -150,7 +139,7 @@ async def test_they_end_with_the_pool(decoders: WorkerPool) -> None:
     plain = pool_of()
     plain.pass_on_to(OnDemandPool(decoders, idle_s=3600))
     async with plain:
-        with descriptor(saved("BMP")) as source:
+        with memory_file(saved("BMP")) as source:
             await plain.run(ProbeJob(LIMITS), source)
         assert decoders.pids
     assert not decoders.pids

@@ -48,6 +48,7 @@ from proxy.rendering.worker.imaging import libvips
 from proxy.runtime.supervised_task import BackgroundTask
 from proxy.settings import EncoderSettings, LimitSettings, WorkerSettings
 from tests.benchmarks.processes import family
+from tests.support.memory_files import memory_file
 from tests.support.photos import photo
 from tests.support.restarts import Restarts
 from tests.support.waiting import eventually
@@ -170,12 +171,8 @@ async def test_a_probe_returns_the_facts(shared_pool: WorkerPool, source: int) -
 @shared
 async def test_a_heic_is_decoded_in_the_sandbox(shared_pool: WorkerPool) -> None:
     pytest.importorskip("pi_heif")
-    descriptor = os.memfd_create("heic")
-    os.write(descriptor, libvips._HEIC_SAMPLE)
-    try:
+    with memory_file(libvips._HEIC_SAMPLE) as descriptor:
         result = await shared_pool.run(ProbeJob(LIMITS, strict=True), descriptor)
-    finally:
-        os.close(descriptor)
     assert (result.source_type, result.width, result.height) == ("heic", 16, 16)
 
 

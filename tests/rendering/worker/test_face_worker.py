@@ -20,6 +20,7 @@ from proxy.settings import Settings
 from tests.fuzz.mutants import mutant
 from tests.rendering.worker.imaging import studio
 from tests.support.faces import GIRL, models
+from tests.support.memory_files import memory_file
 from tests.support.photos import photo
 from tests.support.server import make_settings
 
@@ -40,7 +41,7 @@ async def pool(settings: Settings) -> AsyncIterator[WorkerPool]:
 
 
 async def detect(pool: WorkerPool, source: studio.Source) -> FacesFound:
-    with studio.descriptor(source) as opened:
+    with memory_file(source) as opened:
         return await pool.run(FaceJob(studio.LIMITS), opened)
 
 

@@ -24,6 +24,7 @@ from proxy.domain.worker_protocol import (
 from proxy.rendering.worker.__main__ import run
 from tests.rendering.worker.imaging import studio
 from tests.rendering.worker.sandbox.processes import OPTIONS, inside
+from tests.support.memory_files import memory_file
 
 
 def test_a_worker_whose_loaders_leak_is_not_fit() -> None:
@@ -37,7 +38,7 @@ SOURCE = studio.saved(Image.new("RGB", (40, 30), "teal"))
 
 def test_each_kind_of_job_has_its_result() -> None:
     render = studio.job_of(Geometry(20, 15, 20, 15), studio.PROFILES[Format.PNG])
-    with studio.descriptor(SOURCE) as source, studio.descriptor(b"") as target:
+    with memory_file(SOURCE) as source, memory_file(b"") as target:
         assert isinstance(run(ProbeJob(studio.LIMITS), source, -1), ProbeResult)
         assert isinstance(run(AnalyseJob(studio.LIMITS), source, -1), AnalysisResult)
         assert isinstance(run(render, source, target), RenditionSetResult)

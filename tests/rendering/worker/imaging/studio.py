@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +30,7 @@ from proxy.rendering.worker.imaging.libvips import answered
 from proxy.rendering.worker.imaging.probe import probe
 from proxy.rendering.worker.imaging.render import render_set
 from proxy.settings import EncoderSettings, LimitSettings
+from tests.support.memory_files import memory_file
 
 Source = bytes | Path
 Pixels = NDArray[np.uint8]
@@ -45,17 +44,6 @@ WHOLE = SizeSpec("whole", 16383, 16383)
 """The picture at its own size."""
 
 
-@contextmanager
-def descriptor(source: Source) -> Iterator[int]:
-    """A seekable descriptor, its offset not at the start."""
-    opened = os.memfd_create("source")
-    try:
-        os.write(opened, source if isinstance(source, bytes) else source.read_bytes())
-        yield opened
-    finally:
-        os.close(opened)
-
-
 def looked_at(source: Source, *, limits: Limits = LIMITS, strict: bool = False) -> ProbeResult:
     """The facts of a source that has some."""
     result = refused_or_known(source, limits=limits, strict=strict)
@@ -67,7 +55,7 @@ def refused_or_known(
     source: Source, *, limits: Limits = LIMITS, strict: bool = False
 ) -> ProbeResult | JobFailure:
     """What a probe says."""
-    with descriptor(source) as opened:
+    with memory_file(source) as opened:
         return probed(opened, limits=limits, strict=strict)
 
 
@@ -107,7 +95,7 @@ def attempt(
     """What a render says, and the bytes that it wrote."""
     profile = fmt if isinstance(fmt, EncoderProfile) else PROFILES[fmt]
     job = job_of(plan or geometry(source, box), profile, **options)
-    with descriptor(source) as opened, descriptor(b"") as target:
+    with memory_file(source) as opened, memory_file(b"") as target:
         result = render(job, opened, target)
         return result, os.pread(target, os.fstat(target).st_size, 0)
 
@@ -200,7 +188,7 @@ def attempted(
 ) -> tuple[RenditionSetResult | JobFailure, list[bytes]]:
     """What a set says, and its frames."""
     job = RenditionSet(LIMITS, outputs, notice, framed=True)
-    with descriptor(source) as opened, descriptor(b"") as target:
+    with memory_file(source) as opened, memory_file(b"") as target:
         result = answer(job, opened, target)
         return result, split(os.pread(target, os.fstat(target).st_size, 0))
 

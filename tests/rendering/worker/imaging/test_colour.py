@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from proxy.domain.worker_protocol import JobFailure, RenderResult
 from proxy.rendering.worker.imaging import colour, load
 from proxy.settings import EncoderSettings
 from tests.rendering.worker.imaging import crafted, studio
+from tests.support.memory_files import memory_file
 from tests.support.photos import case, photo
 
 Floats = NDArray[np.float64]
@@ -489,7 +489,7 @@ def test_a_profile_of_srgb_is_not_converted(exponent: float | None) -> None:
     profile = made.tobytes() if exponent is None else grey_profile(exponent)
     picture = chart() if exponent is None else chart("L")
     source = studio.saved(picture, icc_profile=profile)
-    with studio.descriptor(source) as opened:
+    with memory_file(source) as opened:
         found = load.open_source(opened, studio.LIMITS).header.colour
     assert found.profiled is (exponent is not None)
 
@@ -515,7 +515,7 @@ def lab_tiff(photometric: int, order: str) -> bytes:
 def test_encodings_of_lab_that_libvips_cannot_read_are_found(
     photometric: int, name: str | None, order: str
 ) -> None:
-    with studio.descriptor(lab_tiff(photometric, order)) as source:
+    with memory_file(lab_tiff(photometric, order)) as source:
         assert colour.unreadable_lab(source) == name
 
 
@@ -544,12 +544,8 @@ def test_damage_of_any_kind_raises_nothing(kind: str) -> None:
     for at in range(400):
         for damaged in (source[:at], source[:at] + b"\0" + source[at + 1 :]):
             for value in (damaged, damaged[:at] + b"\xff\xff" + damaged[at + 2 :]):
-                descriptor = os.memfd_create("damaged")
-                try:
-                    os.write(descriptor, value)
+                with memory_file(value) as descriptor:
                     colour.read(image, descriptor, kind)
-                finally:
-                    os.close(descriptor)
 
 
 # Display P3 as the gamut of the result.

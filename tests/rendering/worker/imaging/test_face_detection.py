@@ -16,6 +16,7 @@ from proxy.domain.worker_protocol import FaceJob
 from proxy.rendering import face_model
 from tests.rendering.worker.imaging import studio
 from tests.support.faces import ADMIRAL, GIRL, PEOPLE_FREE, images, models
+from tests.support.memory_files import memory_file
 from tests.support.server import SAMPLES
 
 PORTRAITS = (GIRL, ADMIRAL)
@@ -32,7 +33,7 @@ def find() -> Callable[[studio.Source], Sequence[Face]]:
     model = FaceModel(path)
 
     def faces(source: studio.Source) -> Sequence[Face]:
-        with studio.descriptor(source) as opened:
+        with memory_file(source) as opened:
             return detect(FaceJob(studio.LIMITS), opened, model).faces
 
     return faces

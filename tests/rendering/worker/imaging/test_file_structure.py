@@ -20,6 +20,7 @@ from proxy.domain.variant import SizeSpec
 from proxy.domain.worker_protocol import JobFailure, RenderResult
 from proxy.rendering.worker.imaging.file_structure import _blank, gif_frames, repaired
 from tests.rendering.worker.imaging import studio
+from tests.support.memory_files import memory_file
 from tests.support.photos import case
 
 SCREENS = [(2000, 4000), (640, 480), (800, 600), (1600, 1200), (100, 120), (3000, 90)]
@@ -63,7 +64,7 @@ def gif(screen: tuple[int, int], offsets: Sequence[tuple[int, int]]) -> bytes:
     made = bytearray(saved(pictures, "GIF", loop=0, optimize=False))
     made[6:10] = struct.pack("<HH", *screen)
     with (
-        studio.descriptor(bytes(made)) as opened,
+        memory_file(bytes(made)) as opened,
         mmap.mmap(opened, 0, prot=mmap.PROT_READ) as file,
     ):
         for at, offset in zip(list(gif_frames(file)), offsets, strict=True):
@@ -144,7 +145,7 @@ def test_a_webp_that_lacks_only_its_metadata_is_accepted() -> None:
 
 def test_a_webp_that_claims_gigabytes_costs_no_memory() -> None:
     claimed = b"RIFF" + struct.pack("<I", 0xFFFFFF00) + b"WEBPVP8 " + struct.pack("<I", 0xFFFF0000)
-    with studio.descriptor(claimed + bytes(100)) as opened:
+    with memory_file(claimed + bytes(100)) as opened:
         assert repaired(opened, "webp", max_side=9, max_pixels=9) is None
     refused = studio.refused_or_known(claimed + bytes(100))
     assert isinstance(refused, JobFailure)
@@ -157,7 +158,7 @@ def test_a_webp_that_claims_gigabytes_costs_no_memory() -> None:
 @pytest.mark.parametrize("extra", [b"", b"\0", bytes(1000)])
 def test_a_complete_file_is_decoded_as_it_is(source: bytes, extra: bytes) -> None:
     kind = "avif" if source[4:8] == b"ftyp" else "webp"
-    with studio.descriptor(source + extra) as opened:
+    with memory_file(source + extra) as opened:
         assert repaired(opened, kind, max_side=9999, max_pixels=10**8) is None
 
 
@@ -210,7 +211,7 @@ def test_the_frames_are_shown_if_the_screen_exceeds_a_limit() -> None:
 
 def test_a_frame_that_covers_its_screen_or_more_needs_no_repair() -> None:
     for screen in ((21, 21), (10, 10), (0, 0)):
-        with studio.descriptor(gif(screen, [(0, 0)])) as opened:
+        with memory_file(gif(screen, [(0, 0)])) as opened:
             assert repaired(opened, "gif", max_side=9999, max_pixels=10**8) is None
         facts = studio.looked_at(gif(screen, [(0, 0)]))
         assert (facts.width, facts.height) == (21, 21)
@@ -238,6 +239,6 @@ def test_the_blank_frame_is_complete_and_transparent(size: tuple[int, int]) -> N
 
 def test_the_file_itself_is_not_changed() -> None:
     source = gif((2000, 4000), [(0, 0)])
-    with studio.descriptor(source) as opened:
+    with memory_file(source) as opened:
         assert repaired(opened, "gif", max_side=9999, max_pixels=10**8) is not None
         assert os.pread(opened, len(source) + 1, 0) == source

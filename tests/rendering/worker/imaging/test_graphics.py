@@ -19,6 +19,7 @@ from proxy.rendering.worker.imaging.ssimulacra2 import Reference
 from proxy.settings import EncoderSettings
 from tests.rendering.worker.imaging import studio
 from tests.support.drawing import draw_badge, draw_logo
+from tests.support.memory_files import memory_file
 from tests.support.photos import case, photo
 
 
@@ -88,7 +89,7 @@ def test_a_draft_of_a_graphic_keeps_its_chroma(name: str, fmt: Format, width: in
 
 @pytest.mark.parametrize("fmt", LOSSY)
 def test_a_draft_of_a_photograph_is_encoded_as_the_profile_says(fmt: Format) -> None:
-    with studio.descriptor(photo("kodak-23.png")) as source:
+    with memory_file(photo("kodak-23.png")) as source:
         page = shrunk(open_source(source, studio.LIMITS), (300, 200)).copy_memory()
     profile = studio.PROFILES[fmt]
     plain = encode.to_bytes(page, profile, copyright_notice=None)
@@ -116,7 +117,7 @@ def test_a_final_of_a_graphic_keeps_its_chroma_and_is_no_larger_for_it(
 
 
 def loaded(name: str, width: int, height: int) -> pyvips.Image:
-    with studio.descriptor(photo(name)) as source:
+    with memory_file(photo(name)) as source:
         return shrunk(open_source(source, studio.LIMITS), (width, height)).copy_memory()
 
 

@@ -27,6 +27,7 @@ from tests.rendering.worker.imaging.heif_bombs import (
     tiled,
 )
 from tests.support.heif import encoded_heic
+from tests.support.memory_files import memory_file
 
 
 @pytest.mark.parametrize("name", BOMBS)
@@ -112,7 +113,7 @@ def test_any_damage_of_the_items_is_refused_or_read() -> None:
         chance, damaged = Random(seed), bytearray(whole[: whole.index(b"mdat")])
         for _ in range(chance.randrange(1, 4)):
             damaged[chance.randrange(24, len(damaged))] = chance.choice((0, 1, 255, seed % 256))
-        with studio.descriptor(bytes(damaged)) as opened:
+        with memory_file(bytes(damaged)) as opened:
             try:
                 heif_items.check(opened, studio.LIMITS)
             except (pyvips.Error, libvips.SourceRefused):
@@ -149,7 +150,7 @@ def test_ten_bits_are_kept_until_the_pixels_are_converted() -> None:
     levels = np.linspace(0, 65_535, 256)
     ramp = np.tile(levels[None, :, None], (64, 1, 3))
     source = encoded_heic(ramp, options=("-q", "90", "-b", "10"))
-    with studio.descriptor(source) as opened:
+    with memory_file(source) as opened:
         assert load.open_source(opened, studio.LIMITS).header.band_bytes == 2
     found = studio.pixels(studio.rendered(source, studio.LOSSLESS))
     assert studio.difference(found, np.tile(np.arange(256)[None, :, None], (64, 1, 3))) < 2

@@ -22,6 +22,7 @@ from proxy.domain.worker_protocol import JobFailure, RenderResult, RenditionSet
 from proxy.rendering.worker.imaging import libvips
 from proxy.rendering.worker.imaging.libvips import configure, hello, lock_loaders
 from tests.rendering.worker.imaging import studio
+from tests.support.memory_files import memory_file
 from tests.support.photos import case, photo
 
 
@@ -188,7 +189,7 @@ def small_job(fmt: Format = Format.JPEG) -> RenditionSet:
 )
 def test_what_is_not_an_image_is_distinguished_from_a_broken_one(source: bytes, kind: str) -> None:
     assert kind_of(studio.refused_or_known(source)) == kind
-    with studio.descriptor(source) as opened, studio.descriptor(b"") as target:
+    with memory_file(source) as opened, memory_file(b"") as target:
         assert kind_of(studio.render(small_job(), opened, target)) == kind
 
 
@@ -221,7 +222,7 @@ def test_a_source_that_cannot_be_read_is_unreadable(tmp_path: Path) -> None:
     path = tmp_path / "closed.png"
     path.write_bytes(studio.saved(Image.new("RGB", (8, 8))))
     writable_only = os.open(path, os.O_WRONLY)
-    with studio.descriptor(b"") as target:
+    with memory_file(b"") as target:
         assert kind_of(studio.render(small_job(), writable_only, target)) == "unreadable"
     assert kind_of(studio.probed(writable_only)) == "unreadable"
     os.close(writable_only)
@@ -237,13 +238,13 @@ def test_a_closed_pipe_is_a_fault_and_not_blamed_on_the_source(
     job = studio.job_of(plan, studio.PROFILES[fmt], notice=notice)
     reader, writer = os.pipe()
     os.close(reader)
-    with studio.descriptor(source) as opened:
+    with memory_file(source) as opened:
         assert kind_of(studio.render(job, opened, writer)) == "fault"
     os.close(writer)
 
 
 def test_a_target_that_is_not_open_is_a_fault() -> None:
-    with studio.descriptor(studio.saved(Image.new("RGB", (8, 8)))) as opened:
+    with memory_file(studio.saved(Image.new("RGB", (8, 8)))) as opened:
         assert kind_of(studio.render(small_job(), opened, 9999)) == "fault"
 
 

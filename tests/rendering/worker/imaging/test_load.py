@@ -42,6 +42,7 @@ from proxy.rendering.worker.imaging.load import (
 from proxy.rendering.worker.imaging.probe import probe
 from tests.rendering.worker.imaging import crafted, studio
 from tests.rendering.worker.imaging.crafted import gif_of
+from tests.support.memory_files import memory_file
 from tests.support.photos import photo
 
 BOMBS = {
@@ -72,7 +73,7 @@ def peak_bytes() -> int:
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
 def test_a_bomb_is_refused_at_once_and_costs_no_memory(bomb: bytes) -> None:
     job = studio.job_of(SMALL, studio.PROFILES[Format.WEBP], animated=True)
-    with studio.descriptor(bomb) as source, studio.descriptor(b"") as target:
+    with memory_file(bomb) as source, memory_file(b"") as target:
         resident, peak, start = resident_bytes(), peak_bytes(), time.process_time()
         answers = [
             studio.probed(source, strict=True),
@@ -373,7 +374,7 @@ def test_pages_of_a_tiff_are_not_frames() -> None:
 
 
 def counted(source: studio.Source, source_type: str, *, most: int = 1_000) -> int:
-    with studio.descriptor(source) as opened:
+    with memory_file(source) as opened:
         return count_frames(opened, source_type, most=most)
 
 
@@ -395,7 +396,7 @@ def test_frames_are_counted(kind: str, frames: int) -> None:
 @pytest.mark.parametrize("name", ["animated.gif", "animated.webp"])
 def test_a_real_animation_has_as_many_as_libvips_finds(name: str) -> None:
     source = photo(name)
-    with studio.descriptor(source) as opened:
+    with memory_file(source) as opened:
         found = open_source(opened, studio.LIMITS).header.pages
     assert counted(source, name.partition(".")[2]) == found > 1
 
@@ -473,7 +474,7 @@ def decoded(source: int) -> object:
 
 
 def rendered_set(job: RenditionSet, source: int) -> object:
-    with studio.descriptor(b"") as target:
+    with memory_file(b"") as target:
         return render.render_set(job, source, target)
 
 
@@ -483,7 +484,7 @@ def check_bands(bands: int, number_type: str, interpretation: str, *, searched: 
         content = banded(bands, number_type, interpretation)
     except pyvips.Error:
         return  # libvips writes no such TIFF
-    with studio.descriptor(content) as source:
+    with memory_file(content) as source:
         jobs = jobs_of(search=SEARCH if searched else None)
         failures = [one for job in jobs for one in failures_of(job, source)]
         assert not any(one.traceback for one in failures), (number_type, failures)
@@ -507,7 +508,7 @@ def test_bands_of_any_number_and_type_raise_nothing(bands: int, interpretation: 
 @pytest.mark.parametrize(("interpretation", "colours"), [("b-w", 1), ("srgb", 3), ("cmyk", 4)])
 @pytest.mark.parametrize("extra", range(4))
 def test_a_page_has_one_alpha_at_most(interpretation: str, colours: int, extra: int) -> None:
-    with studio.descriptor(banded(colours + extra, "uchar", interpretation)) as source:
+    with memory_file(banded(colours + extra, "uchar", interpretation)) as source:
         page = shrunk(open_source(source, MANY_BANDS), (15, 15))
         assert page.bands <= 4
         assert to_srgb(page).bands == 3 + min(extra, 1)

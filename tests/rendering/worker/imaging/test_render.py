@@ -26,6 +26,7 @@ from proxy.domain.worker_protocol import (
 from proxy.rendering.worker.imaging.load import open_source
 from proxy.rendering.worker.imaging.render import DecodeCache, crop
 from tests.rendering.worker.imaging import studio
+from tests.support.memory_files import memory_file
 from tests.support.photos import photo
 
 TOO_WIDE = Geometry(16384, 2, 16384, 2)
@@ -93,7 +94,7 @@ def test_a_closed_target_is_a_failure_of_the_whole() -> None:
     job = studio.framed(studio.output(source, studio.contain(300, 300)))
     reader, writer = os.pipe()
     os.close(reader)
-    with studio.descriptor(source) as opened:
+    with memory_file(source) as opened:
         result = studio.answer(job, opened, writer)
     os.close(writer)
     assert isinstance(result, JobFailure)
@@ -143,7 +144,7 @@ def test_frames_go_through_a_pipe_that_is_smaller_than_they_are() -> None:
 
     thread = threading.Thread(target=read)
     thread.start()
-    with studio.descriptor(source) as opened:
+    with memory_file(source) as opened:
         assert isinstance(studio.answer(job, opened, writer), RenditionSetResult)
     os.close(writer)
     thread.join()
@@ -172,7 +173,7 @@ def ends(reader: int) -> bool:
 def test_the_reader_sees_the_end_once_the_caller_closes_its_own(source: bytes, fmt: Format) -> None:
     job = studio.job_of(Geometry(20, 20, 20, 20), studio.PROFILES[fmt], notice="me")
     reader, writer = os.pipe()
-    with studio.descriptor(source) as opened:
+    with memory_file(source) as opened:
         before = open_descriptors()
         studio.render(job, opened, writer)
         assert open_descriptors() == before
@@ -189,7 +190,7 @@ def test_only_a_baseline_jpeg_leaves_the_encoder_while_the_source_is_decoded(
     plan = studio.geometry(photo("photo-6mp.jpg"), studio.contain(2400, 2400))
     profile = EncoderProfile(Format.JPEG, (("Q", 90), ("interlace", progressive)))
     reader, writer = os.pipe()
-    with studio.descriptor(photo("photo-6mp.jpg")) as source:
+    with memory_file(photo("photo-6mp.jpg")) as source:
         started = time.process_time()
         job = studio.job_of(plan, profile)
         thread = threading.Thread(target=studio.render, args=(job, source, writer), daemon=True)
@@ -286,9 +287,9 @@ def test_the_size_is_the_planned_one_to_the_pixel(name: str, fmt: Format) -> Non
 def test_the_offset_of_the_source_descriptor_does_not_matter() -> None:
     source = studio.saved(quadrants(20, 20))
     job = studio.job_of(studio.geometry(source), studio.PROFILES[Format.PNG])
-    with studio.descriptor(source) as descriptor:
+    with memory_file(source) as descriptor:
         for _ in range(2):
-            with studio.descriptor(b"") as target:
+            with memory_file(b"") as target:
                 assert isinstance(studio.render(job, descriptor, target), RenderResult)
 
 
@@ -352,7 +353,7 @@ def test_shared_pixels_are_near_to_those_of_the_whole_source(name: str, side: in
 
 def test_each_size_is_decoded_once_and_its_cost_is_known_afterwards() -> None:
     plan = studio.geometry(photo("kodak-23.png"), studio.contain(100, 100))
-    with studio.descriptor(photo("kodak-23.png")) as source:
+    with memory_file(photo("kodak-23.png")) as source:
         cache = DecodeCache(open_source(source, studio.LIMITS), shared=True)
         first, before_s = cache.page(plan, base=None)
         second, after_s = cache.page(plan, base=None)
@@ -362,7 +363,7 @@ def test_each_size_is_decoded_once_and_its_cost_is_known_afterwards() -> None:
 
 def test_pages_that_are_not_shared_are_decoded_when_they_are_read() -> None:
     plan = studio.geometry(photo("kodak-23.png"), studio.contain(100, 100))
-    with studio.descriptor(photo("kodak-23.png")) as source:
+    with memory_file(photo("kodak-23.png")) as source:
         cache = DecodeCache(open_source(source, studio.LIMITS), shared=False)
         first, _ = cache.page(plan, base=None)
         second, _ = cache.page(plan, base=None)

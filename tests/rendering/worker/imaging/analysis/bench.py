@@ -16,6 +16,7 @@ from proxy.domain.worker_protocol import AnalyseJob, JobFailure
 from proxy.rendering.worker.imaging.analysis.analyse import analyse
 from proxy.rendering.worker.imaging.libvips import answered
 from tests.rendering.worker.imaging import studio
+from tests.support.memory_files import memory_file
 from tests.support.photos import photo
 
 PHOTOGRAPHS = ("kodak-03.png", "kodak-05.png", "kodak-15.png", "kodak-23.png", "photo-6mp.jpg")
@@ -24,7 +25,7 @@ Picture = Image.Image
 
 def attempted(source: studio.Source) -> AnalysisResult | JobFailure:
     """What an analysis says."""
-    with studio.descriptor(source) as opened:
+    with memory_file(source) as opened:
         return answered(partial(analyse, AnalyseJob(studio.LIMITS), opened))
 
 

@@ -31,6 +31,7 @@ from tests.rendering.worker.imaging.analysis.bench import (
     stretched,
 )
 from tests.support.drawing import draw_logo
+from tests.support.memory_files import memory_file
 
 
 def test_luma_has_one_band_and_transparency_is_white() -> None:
@@ -43,14 +44,14 @@ def test_the_detail_is_the_middle_of_the_image_aligned_to_jpeg_blocks() -> None:
     levels = np.zeros((1200, 1300), np.uint8)
     left, top = (1300 - 512) // 2 // 8 * 8, (1200 - 512) // 2 // 8 * 8
     levels[top : top + 512, left : left + 512] = 200
-    with studio.descriptor(studio.saved(Image.fromarray(levels))) as source:
+    with memory_file(studio.saved(Image.fromarray(levels))) as source:
         detail = quality.detail(open_source(source, studio.LIMITS))
     assert (detail.width, detail.height) == (512, 512)
     assert detail.min() == detail.max() == 200
 
 
 def test_the_detail_of_a_small_image_is_all_of_it() -> None:
-    with studio.descriptor(studio.saved(Image.new("L", (30, 20), 9))) as source:
+    with memory_file(studio.saved(Image.new("L", (30, 20), 9))) as source:
         detail = quality.detail(open_source(source, studio.LIMITS))
     assert (detail.width, detail.height, detail.avg()) == (30, 20, 9)
 
