@@ -14,15 +14,9 @@ from statistics import median
 from tests.benchmarks import stills
 from tests.benchmarks.client import Connection
 from tests.benchmarks.report import Row, Table
-from tests.benchmarks.servers import (
-    Smartserve,
-    Unmeasurable,
-    free_port,
-    listening,
-    program,
-    smartserve,
-)
+from tests.benchmarks.servers import Smartserve, Unmeasurable, listening, program, smartserve
 from tests.benchmarks.turns import in_turns
+from tests.support.ports import free_port
 
 LIMIT_MS = 5.0
 """Of a lone miss, more than without leases (issue 17)."""

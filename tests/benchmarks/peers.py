@@ -18,7 +18,8 @@ from hashlib import blake2b
 from pathlib import Path
 
 from proxy.domain.formats import Format
-from tests.benchmarks.servers import Address, Unmeasurable, free_port, listening, program
+from tests.benchmarks.servers import Address, Unmeasurable, listening, program
+from tests.support.ports import free_port
 
 IMGPROXY_BINARY = "SMARTSERVE_BENCH_IMGPROXY"
 IMAGOR_BINARY = "SMARTSERVE_BENCH_IMAGOR"

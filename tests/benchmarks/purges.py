@@ -12,15 +12,9 @@ from statistics import median
 
 from tests.benchmarks.client import Connection
 from tests.benchmarks.report import Row, Table
-from tests.benchmarks.servers import (
-    Smartserve,
-    Unmeasurable,
-    free_port,
-    listening,
-    program,
-    smartserve,
-)
+from tests.benchmarks.servers import Smartserve, Unmeasurable, listening, program, smartserve
 from tests.benchmarks.turns import in_turns
+from tests.support.ports import free_port
 
 LIMITS_MS = {"the table": 2000.0, "Redis": 100.0}
 """Until both other servers have applied a purge (issue 17)."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.benchmarks.processes import family
+from tests.support.ports import free_port
 
 Address = tuple[str, int]
 
@@ -196,14 +197,6 @@ def _announced(process: subprocess.Popen[str], log: Path) -> Address:
     if match is None:
         raise Unmeasurable(f"smartserve did not start: {log.read_text()[-2000:]}")
     return match[1], int(match[2])
-
-
-def free_port() -> int:
-    """Return a free port of this machine."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _await_listening(address: Address, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from types import FrameType
 import proxy
 from proxy.cli import main as smartserve
 from tests.benchmarks.servers import command
+from tests.support.ports import free_port
 
 _ROOT = f"{Path(proxy.__file__).parent}{os.sep}"
 _ACCEPT = "Accept: image/avif,image/webp,*/*"
@@ -86,13 +86,6 @@ class Recorder:
             dict(by_module.most_common()),
             list(self._path),
         )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class _Visitor:
@@ -191,7 +184,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.walk", description=__doc__)
     parser.add_argument("--json", action="store_true", help="one JSON object for each walk")
     arguments = parser.parse_args()
-    recorder, port = Recorder(), _free_port()
+    recorder, port = Recorder(), free_port()
     data_dir = Path(tempfile.mkdtemp(prefix="smartserve-walk-"))
     threading.setprofile(recorder)
     sys.setprofile(recorder)

@@ -15,10 +15,11 @@ from structlog.testing import capture_logs
 from typer.testing import CliRunner, Result
 
 from proxy.cli import app, load
-from tests.benchmarks.servers import bare_environment, free_port, smartserve
+from tests.benchmarks.servers import bare_environment, smartserve
 from tests.deploy.front import nginx
 from tests.doctor.test_table import names
 from tests.support.mariadb import MariaDB
+from tests.support.ports import free_port
 from tests.support.server import Library
 
 load("doctor")

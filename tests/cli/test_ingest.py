@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from proxy.cli.ingest import ingest_urls
-from tests.benchmarks.servers import free_port
 from tests.cli.conftest import Invoke
+from tests.support.ports import free_port
 from tests.support.server import make_settings
 
 

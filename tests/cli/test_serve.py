@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks.processes import family
-from tests.benchmarks.servers import free_port
 from tests.cli.conftest import Invoke
 from tests.support.commands import KEY, SMARTSERVE, fetch, run, running, started
+from tests.support.ports import free_port
 from tests.support.server import SAMPLES
 from tests.support.waiting import wait_until
 

@@ -14,11 +14,13 @@ from pathlib import Path
 import aiohttp
 
 from tests.benchmarks.processes import family
-from tests.benchmarks.servers import environment, free_port
+from tests.benchmarks.servers import environment
 from tests.deploy import container
 from tests.deploy.programs import run
-from tests.faults.responses import fetch, unavailable
+from tests.faults.responses import fetch
+from tests.support.ports import free_port
 from tests.support.server import ROOT
+from tests.support.unavailable import unavailable
 from tests.support.waiting import eventually
 
 
@@ -72,7 +74,7 @@ def contained(
     """
     tried = subprocess.run(["unshare", "--mount", "--pid", "--fork", "true"], check=False)
     if os.geteuid() != 0 or tried.returncode:
-        unavailable("a namespace of mounts and processes")
+        unavailable("a namespace of mounts and processes cannot be created here")
     port = free_port()
     (folder / "root").mkdir()
     run("chown", "-R", f"{container.UID}:{container.UID}", data_dir)

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.benchmarks.servers import free_port, listening
+from tests.benchmarks.servers import listening
 from tests.deploy.programs import DEPLOY, program, replaced, run
+from tests.support.ports import free_port
 
 _AROUND = """
 daemon off;

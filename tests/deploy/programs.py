@@ -9,8 +9,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.faults.responses import unavailable
 from tests.support.server import ROOT
+from tests.support.unavailable import unavailable
 
 DEPLOY = ROOT / "deploy"
 _TIMEOUT_S = 60
@@ -23,7 +23,7 @@ def program(name: str) -> str:
     """
     own = Path(sys.executable).parent
     path = f"{own}:{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-    return shutil.which(name, path=path) or unavailable(name)
+    return shutil.which(name, path=path) or unavailable(f"{name} is not installed")
 
 
 def run(

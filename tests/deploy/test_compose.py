@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from proxy.settings import Settings, access_faults, load_settings
-from tests.benchmarks.servers import free_port
 from tests.deploy.front import installed
 from tests.deploy.programs import DEPLOY, program, replaced, run
+from tests.support.ports import free_port
 
 FOLDER = DEPLOY / "compose"
 COMPOSE: dict[str, Any] = yaml.safe_load((FOLDER / "compose.yaml").read_text())

@@ -15,12 +15,12 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.benchmarks.servers import free_port
 from tests.deploy import container
 from tests.deploy.contained import contained
 from tests.deploy.origin import Origin
 from tests.deploy.programs import DEPLOY, program, run
 from tests.faults.responses import fetch
+from tests.support.ports import free_port
 from tests.support.server import ROOT, Library
 
 DOCKERFILE = DEPLOY / "docker" / "Dockerfile"

@@ -8,9 +8,9 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from tests.benchmarks.servers import free_port
 from tests.deploy.accepts import BROWSERS, CORNERS, faults, random_headers
 from tests.deploy.front import nginx
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.slow
 

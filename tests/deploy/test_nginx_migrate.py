@@ -18,9 +18,10 @@ from PIL import Image
 from yarl import URL
 
 from tests.benchmarks.servers import command as smartserve_command
-from tests.benchmarks.servers import environment, free_port, smartserve
+from tests.benchmarks.servers import environment, smartserve
 from tests.deploy.front import installed, started
 from tests.deploy.programs import DEPLOY, replaced
+from tests.support.ports import free_port
 from tests.support.server import SAMPLES, Library
 
 pytestmark = pytest.mark.slow

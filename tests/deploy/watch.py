@@ -15,8 +15,9 @@ from typing import Any
 
 import aiohttp
 
-from tests.benchmarks.servers import free_port, listening
+from tests.benchmarks.servers import listening
 from tests.deploy.programs import DEPLOY, program, replaced
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "smartserve.json"

@@ -10,9 +10,9 @@ import pytest
 from proxy.doctor.check import Verdict
 from proxy.settings import Settings
 from proxy.storage.database.schema import MEDIA, main_schema, upgrade
-from tests.benchmarks.servers import free_port
 from tests.doctor.conftest import problems, run_area
 from tests.support.mariadb import MariaDB
+from tests.support.ports import free_port
 from tests.support.server import make_settings
 
 pytestmark = pytest.mark.slow

@@ -19,8 +19,8 @@ from multidict import CIMultiDict
 from proxy.doctor.probe import ACCEPT, HttpProbe, ProbeResponse, allowed_types, request_image
 from proxy.domain.errors import NoAnswer
 from proxy.domain.media import Media
-from tests.benchmarks.servers import free_port
 from tests.doctor.conftest import FakeProbe, response
+from tests.support.ports import free_port
 from tests.support.server import make_settings
 
 COMPRESSED = gzip.compress(b"an image")

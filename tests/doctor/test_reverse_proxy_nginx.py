@@ -14,12 +14,13 @@ from proxy.doctor.reverse_proxy import check_proxy
 from proxy.doctor.server import check_server
 from proxy.domain.media import Media
 from proxy.settings import Settings
-from tests.benchmarks.servers import free_port, smartserve
+from tests.benchmarks.servers import smartserve
 from tests.deploy.conftest import TWO_STAGES
 from tests.deploy.front import Change, nginx
 from tests.deploy.origin import Origin
 from tests.doctor.conftest import Findings, problems
 from tests.faults.server import variables
+from tests.support.ports import free_port
 from tests.support.server import Library, make_settings
 
 pytestmark = pytest.mark.slow

@@ -12,9 +12,9 @@ import pytest
 
 from proxy.doctor.check import Verdict
 from proxy.settings import Settings
-from tests.benchmarks.servers import free_port
 from tests.doctor.conftest import run_area
 from tests.ingest.fake_main_api import KEY, FakeMainApi, fake_main_api
+from tests.support.ports import free_port
 from tests.support.server import make_settings
 
 

@@ -7,10 +7,8 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import aiohttp
-import pytest
 
 _TIMEOUT_S = 30.0
 
@@ -56,14 +54,6 @@ def bodies(answers: Mapping[str, Answer]) -> dict[str, bytes]:
 def statuses(answers: Mapping[str, Answer]) -> dict[str, int]:
     """Return the status of each response that is not an image."""
     return {target: answer.status for target, answer in answers.items() if answer.status != 200}
-
-
-def unavailable(what: str) -> NoReturn:
-    """Skip a test because something is missing; fail if CI requires it."""
-    reason = f"{what} is not to be had here"
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 def cpu_s(pid: int) -> float:

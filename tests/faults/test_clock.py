@@ -14,11 +14,12 @@ import aiohttp
 import pytest
 
 from tests.faults.conftest import Launch
-from tests.faults.responses import Answer, bodies, fetch, fetch_all, unavailable
+from tests.faults.responses import Answer, bodies, fetch, fetch_all
 from tests.faults.server import Sections, Server
 from tests.faults.table import Figure, Record
 from tests.faults.test_kill import draw, fill, import_all
 from tests.support.server import Library
+from tests.support.unavailable import unavailable
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.slow
@@ -41,7 +42,7 @@ class WallClock:
 
     def __init__(self, place: Path) -> None:
         if not _LIBRARIES:
-            unavailable("libfaketime")
+            unavailable("libfaketime is not installed")
         self._stamp = place / "clock"
         self.jump(0)
         self.variables = {

@@ -20,11 +20,12 @@ from aiohttp import ClientSession
 from proxy.storage.renditions.rendition_file import TRAILER_BYTES, trailer_of
 from tests.benchmarks.servers import command, environment
 from tests.faults.conftest import Launch
-from tests.faults.responses import bodies, fetch, fetch_all, statuses, unavailable
+from tests.faults.responses import bodies, fetch, fetch_all, statuses
 from tests.faults.server import Sections, Server
 from tests.faults.table import Figure, Record
 from tests.support.mounts import Mount, remount
 from tests.support.server import Library
+from tests.support.unavailable import unavailable
 from tests.support.waiting import eventually, wait_until
 
 pytestmark = pytest.mark.slow
@@ -318,7 +319,7 @@ async def test_system_calls_that_fail_randomly_cost_no_response(
     kind: str,
 ) -> None:
     if shutil.which("fiu-run") is None:
-        unavailable("fiu-run")
+        unavailable("fiu-run is not installed")
     fiu = Fiu(tmp_path)
     server = await launch(_DISK_ONLY, prefix=fiu.prefix)
     right = await undisturbed(server, library)
@@ -371,7 +372,7 @@ async def test_files_that_cannot_be_published_cost_no_response(
     launch: Launch, library: Library, record: Record
 ) -> None:
     if shutil.which("strace") is None:
-        unavailable("strace")
+        unavailable("strace is not installed")
     server = await launch(_DISK_ONLY)
     right = await undisturbed(server, library)
     counted = await failures_without_loss(server, right, lambda: failing_links(server), "io")

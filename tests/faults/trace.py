@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import shutil
 import signal
@@ -12,8 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import pytest
-
+from tests.support.unavailable import unavailable
 from tests.support.waiting import eventually
 
 _OPENED = re.compile(r"\bopen(?:at|at2)?\(.*\) = \d+<(.*?)(?:<char [\d:]+>)?>$", re.MULTILINE)
@@ -48,13 +46,11 @@ async def traced(pid: int, output: Path) -> AsyncIterator[Trace]:
 
 
 def _strace() -> str:
-    """Return the program; without it skip the test, or fail if ``CI=true``."""
+    """Return the program; without it skip the test, or fail if ``CI`` is set."""
     found = shutil.which("strace")
-    if found is not None:
-        return found
-    if os.environ.get("CI") == "true":
-        pytest.fail("strace is not installed")
-    pytest.skip("strace is not installed")
+    if found is None:
+        unavailable("strace is not installed")
+    return found
 
 
 async def _attached(pid: int) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import struct
 import zlib
 from io import BytesIO
 
-import pytest
 from PIL import ExifTags, Image
+
+from tests.support.unavailable import unavailable
 
 MAKE, MODEL = "Canon", "Canon EOS R5"
 
@@ -21,7 +21,7 @@ def exiftool_missing() -> str:
 
 def require_exiftool() -> None:
     if reason := exiftool_missing():
-        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
+        unavailable(reason)
 
 
 def jpeg(

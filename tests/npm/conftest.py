@@ -14,10 +14,11 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, Request, async_playwright
 
-from tests.benchmarks.servers import Smartserve, free_port, listening, smartserve
+from tests.benchmarks.servers import Smartserve, listening, smartserve
 from tests.deploy.programs import program
 from tests.npm.installed import HERE, PACKAGE, built
 from tests.page.conftest import PATIENCE_MS, QUIET, SETTINGS, chromium, until
+from tests.support.ports import free_port
 from tests.support.server import Library
 
 BASE = "http://img.test"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -19,6 +18,7 @@ from playwright.async_api import Browser, Page, async_playwright, expect
 
 from tests.benchmarks.servers import Smartserve, smartserve
 from tests.support.server import SAMPLES, Library
+from tests.support.unavailable import unavailable
 
 QUIET = (
     *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
@@ -115,14 +115,11 @@ async def tab(browser: Browser, base: str, **options: Any) -> AsyncIterator[Visi
 
 
 def chromium() -> str:
-    """Return the path of Chromium. Without it tests are skipped, or fail if ``CI=true``."""
+    """Return the path of Chromium. Without it tests are skipped, or fail if ``CI`` is set."""
     found = shutil.which("chromium")
-    if found is not None:
-        return found
-    reason = "chromium is not installed: the browser tests cannot run"
-    if os.environ.get("CI", "").lower() in {"1", "true"}:
-        pytest.fail(reason)
-    pytest.skip(reason)
+    if found is None:
+        unavailable("chromium is not installed: the browser tests cannot run")
+    return found
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

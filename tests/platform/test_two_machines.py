@@ -13,12 +13,12 @@ import aiohttp
 import pytest
 from PIL import Image
 
-from tests.benchmarks.servers import free_port
 from tests.faults.server import Server
 from tests.platform.ledger import MariaLedger, SqliteLedger
 from tests.platform.sending import SECRET, token
 from tests.platform.test_document import BASE, KEY, PENDING_IMAGES, PROFILES, USER, jpeg
 from tests.support.mariadb import MariaDB
+from tests.support.ports import free_port
 from tests.support.server import CHROME, Library
 from tests.support.waiting import eventually
 

@@ -13,7 +13,8 @@ from contextlib import ExitStack
 from http import HTTPStatus
 from pathlib import Path
 
-from tests.benchmarks.servers import ended, environment, free_port
+from tests.benchmarks.servers import ended, environment
+from tests.support.ports import free_port
 from tests.support.server import ROOT
 
 _PATIENCE_S = 90

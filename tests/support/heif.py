@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,21 +14,20 @@ import pytest
 import pyvips
 from PIL import Image
 
+from tests.support.unavailable import unavailable
+
 
 def encoded_heic(
     *images: Image.Image | np.ndarray[Any, Any], options: tuple[str, ...] = ()
 ) -> bytes:
     """Encode images, of which the first is the primary one; arrays have 16 bits.
 
-    Without the program the test is skipped, or fails if ``CI=true``.
+    Without the program the test is skipped, or fails if ``CI`` is set.
     """
     pytest.importorskip("pi_heif")
     program = shutil.which("heif-enc")
     if program is None:
-        reason = "heif-enc is not installed: install libheif-examples, or run make test-all"
-        if os.environ.get("CI", "").lower() in {"1", "true"}:
-            pytest.fail(reason)
-        pytest.skip(reason)
+        unavailable("heif-enc is not installed: install libheif-examples, or run make test-all")
     with TemporaryDirectory() as directory:
         target = Path(directory) / "made.heic"
         files = [Path(directory) / f"{number}.png" for number in range(len(images))]

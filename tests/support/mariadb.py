@@ -8,16 +8,17 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
+from tests.support.pausing import PausableServer
+from tests.support.ports import free_port
+from tests.support.unavailable import unavailable
 
 _PROGRAMS = ("mariadbd", "mariadb-install-db", "mariadb")
-_START_TIMEOUT_S = 20.0
+_START_TIMEOUT_S = 60.0
 _SMALL = (
     "--innodb-buffer-pool-size=8M",
     "--innodb-log-file-size=4M",
@@ -41,7 +42,7 @@ def private_mariadb() -> Iterator[MariaDB]:
     """
     missing = [name for name in _PROGRAMS if shutil.which(name) is None]
     if missing:
-        _unavailable(f"{', '.join(missing)} not installed: nothing is tested against MariaDB")
+        unavailable(f"{', '.join(missing)} not installed: nothing is tested against MariaDB")
     with tempfile.TemporaryDirectory(prefix="mariadb-") as folder:
         server = MariaDB(Path(folder))
         server.install()
@@ -52,25 +53,13 @@ def private_mariadb() -> Iterator[MariaDB]:
             server.stop()
 
 
-def _unavailable(reason: str) -> None:
-    if os.environ.get("CI", "").lower() in {"1", "true"}:
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
-class MariaDB:
+class MariaDB(PausableServer):
     """One server; port and data stay the same after a restart."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        super().__init__(folder)
         self._socket = folder / "s"
-        self._process: subprocess.Popen[bytes] | None = None
-        self.port = _free_port()
-
-    @property
-    def running(self) -> bool:
-        """Return whether its process exists, paused or not."""
-        return self._process is not None
+        self.port = free_port()
 
     def install(self) -> None:
         """Create the system tables, once, before the first start."""
@@ -89,43 +78,25 @@ class MariaDB:
 
     def start(self) -> None:
         """Start, and wait until the server answers."""
-        with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [
-                    "mariadbd",
-                    "--no-defaults",
-                    f"--datadir={self._folder / 'data'}",
-                    f"--socket={self._socket}",
-                    f"--port={self.port}",
-                    "--bind-address=127.0.0.1",
-                    *_SMALL,
-                    *_as_root(),
-                ],
-                stdout=log,
-                stderr=log,
-            )
-        self._wait_until_it_greets()
+        self._run(
+            [
+                "mariadbd",
+                "--no-defaults",
+                f"--datadir={self._folder / 'data'}",
+                f"--socket={self._socket}",
+                f"--port={self.port}",
+                "--bind-address=127.0.0.1",
+                *_SMALL,
+                *_as_root(),
+            ],
+            answers=self._greets,
+            timeout_s=_START_TIMEOUT_S,
+        )
 
     def stop(self) -> None:
         """Stop it in order."""
         self.resume()
         self._end(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """Kill it with SIGKILL."""
-        self._end(signal.SIGKILL)
-
-    def pause(self) -> None:
-        """Pause it with SIGSTOP: connections stay open and get no answer."""
-        self._signal(signal.SIGSTOP)
-        assert self._process is not None
-        state = Path(f"/proc/{self._process.pid}/stat")
-        while state.read_text().rpartition(")")[2].split()[0] != "T":
-            time.sleep(0.01)
-
-    def resume(self) -> None:
-        """Continue after `pause`."""
-        self._signal(signal.SIGCONT)
 
     def execute(self, statements: str, *, database: str = "") -> str:
         """Run statements with MariaDB's own client; return the tab-separated result."""
@@ -155,37 +126,12 @@ class MariaDB:
         """Return the SQLAlchemy URL of a database."""
         return f"mysql+aiomysql://root@127.0.0.1:{self.port}/{database}"
 
-    def _signal(self, number: signal.Signals) -> None:
-        if self._process is not None:
-            self._process.send_signal(number)
-
-    def _end(self, number: signal.Signals) -> None:
-        self._signal(number)
-        if self._process is not None:
-            self._process.wait(_START_TIMEOUT_S)
-            self._process = None
-
-    def _wait_until_it_greets(self) -> None:
-        deadline = time.monotonic() + _START_TIMEOUT_S
-        while not self._greets():
-            running = self._process is not None and self._process.poll() is None
-            if not running or time.monotonic() > deadline:
-                pytest.fail((self._folder / "log").read_text(errors="replace"))
-            time.sleep(0.02)
-
     def _greets(self) -> bool:
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
                 return bool(connection.recv(1))
         except OSError:
             return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _as_root() -> list[str]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-import pytest
+from tests.support.unavailable import unavailable
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 PHOTOS = SHARED / "photos"
@@ -42,7 +41,7 @@ NAMES = (
 
 
 def photo(name: str) -> Path:
-    """Return the path of a photograph; skip the test without it, or fail if ``CI=true``."""
+    """Return the path of a photograph; skip the test without it, or fail if ``CI`` is set."""
     return _existing(PHOTOS / name)
 
 
@@ -52,9 +51,6 @@ def case(name: str) -> Path:
 
 
 def _existing(path: Path) -> Path:
-    if path.exists():
-        return path
-    reason = f"{path} is missing: this test needs the shared pictures"
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
+    if not path.exists():
+        unavailable(f"{path} is missing: this test needs the shared pictures")
+    return path

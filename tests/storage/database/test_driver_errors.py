@@ -20,9 +20,9 @@ from proxy.settings import DatabaseSettings
 from proxy.storage.database.driver_errors import DatabaseAddress, driver_text, unavailable
 from proxy.storage.database.schema import main_schema, upgrade
 from proxy.storage.database.transactions import SqlDatabase
-from tests.benchmarks.servers import free_port
 from tests.support.mariadb import MariaDB
 from tests.support.mounts import Mount
+from tests.support.ports import free_port
 
 _ADDRESS = DatabaseAddress("db:3306/media", "main.url")
 

@@ -16,7 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1 import trace_pb2
 
-from tests.benchmarks.servers import free_port
+from tests.support.ports import free_port
 from tests.support.waiting import eventually
 
 _WITHIN_S = 100.0

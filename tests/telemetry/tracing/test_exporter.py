@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from proxy.domain.errors import ConfigurationError
 from proxy.settings import TracingSettings
 from proxy.telemetry.tracing.exporter import Exporter
-from tests.benchmarks.servers import free_port
+from tests.support.ports import free_port
 from tests.support.server import Library, Serving
 from tests.support.waiting import eventually
 from tests.telemetry.tracing.collector import Collector

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from tests.rendering.worker.imaging import studio
 from tests.rendering.worker.imaging.calibrate import true_score
 from tests.support.drawing import draw_logo
 from tests.support.photos import photo
+from tests.support.unavailable import unavailable
 
 WORST = 1.0
 """Points; the docstring of the module states 0.76 for 483 encodings."""
@@ -41,13 +41,9 @@ def fidelity(picture: Any, saver: str, quality: int) -> Fidelity:
 
 @pytest.fixture
 def _package() -> None:
-    """Skip without the package, or fail where ``CI=true``."""
-    if importlib.util.find_spec("ssimulacra2"):
-        return
-    reason = "the package ssimulacra2 is missing: the stated error is not checked"
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
+    """Skip without the package, or fail where ``CI`` is set."""
+    if not importlib.util.find_spec("ssimulacra2"):
+        unavailable("the package ssimulacra2 is missing: the stated error is not checked")
 
 
 @pytest.mark.usefixtures("_package")
