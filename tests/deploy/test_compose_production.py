@@ -20,8 +20,9 @@ import yaml
 
 from proxy.app.object_storage import bucket_faults
 from proxy.settings import Settings, access_faults, load_settings
-from tests.benchmarks.servers import ended, free_port, listening
+from tests.benchmarks.servers import ended, listening
 from tests.deploy.programs import DEPLOY, program, replaced, run
+from tests.support.ports import free_port
 from tests.support.seaweedfs import weed
 from tests.support.waiting import eventually
 
