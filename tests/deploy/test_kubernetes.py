@@ -19,7 +19,7 @@ from tests.deploy.programs import DEPLOY, replaced, run
 
 FOLDER = DEPLOY / "kubernetes"
 OVERLAYS = ("small", "production")
-_VERSIONS = ("1.33", "1.37")
+VERSIONS = ("1.33", "1.37")
 _DRAINED_S = 5
 """Time after the drain: for the last connections, the workers and the interpreter."""
 
@@ -95,7 +95,7 @@ def test_files_are_on_disk_while_their_metadata_is_read(overlay: str) -> None:
     assert volume["emptyDir"]["sizeLimit"].endswith("Gi")
 
 
-@pytest.mark.parametrize("version", _VERSIONS)
+@pytest.mark.parametrize("version", VERSIONS)
 def test_workers_of_bulk_work_are_an_indexed_job(version: str) -> None:
     job = yaml.safe_load((FOLDER / "bulk.yaml").read_text())
     kubernetes_validate.validate(job, version, strict=True)
@@ -108,7 +108,7 @@ def test_workers_of_bulk_work_are_an_indexed_job(version: str) -> None:
     assert "PLAN" in {variable["name"] for variable in one["env"]}
 
 
-@pytest.mark.parametrize("version", _VERSIONS)
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_each_manifest_is_valid_by_its_schema(overlay: str, version: str) -> None:
     for manifest in built(overlay):
@@ -262,6 +262,19 @@ def test_the_network_policy_admits_what_production_connects_to(tmp_path: Path) -
     assert ports == {3306, 6379, endpoint.port or 443}
 
 
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_network_policy_admits_dns(overlay: str) -> None:
+    """kustomize adds its labels to selectors of other programs' pods, too."""
+    rules = one_of_kind(overlay, "NetworkPolicy")["spec"]["egress"]
+    (dns,) = (one for rule in rules for one in rule.get("to", ()))
+    assert dns == {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
+        "podSelector": {
+            "matchExpressions": [{"key": "k8s-app", "operator": "In", "values": ["kube-dns"]}]
+        },
+    }
+
+
 def test_the_ingress_publishes_no_route_that_needs_a_key(tmp_path: Path) -> None:
     settings = settings_of("production", tmp_path)
     (rule,) = one_of_kind("production", "Ingress")["spec"]["rules"]
@@ -296,7 +309,7 @@ def test_the_ingress_hashes_consistently_and_repeats_as_nginx_does() -> None:
         assert path["backend"]["service"] == {"name": "smartserve", "port": {"name": port["name"]}}
 
 
-@pytest.mark.parametrize("version", _VERSIONS)
+@pytest.mark.parametrize("version", VERSIONS)
 def test_originals_may_be_on_a_volume(version: str, tmp_path: Path) -> None:
     folder = tmp_path / "kubernetes"
     shutil.copytree(FOLDER, folder)
