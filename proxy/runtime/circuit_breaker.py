@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from math import inf
 
 import structlog
@@ -13,8 +14,8 @@ log = structlog.get_logger(__name__)
 class CircuitBreaker:
     """Opens for ``pause_s`` seconds after each failure.
 
-    Callers check `failing`, and if it is set `open`, before a call. They report a failure with
-    `trip`, and a success with `succeed` if the breaker is failing.
+    Callers check `failing`, and if it is set `open`, before a call, which runs within `trial`. They
+    report a failure with `trip`, and a success with `succeed` if the breaker is failing.
     """
 
     def __init__(self, name: str, *, pause_s: float, clock: Callable[[], float]) -> None:
@@ -27,15 +28,29 @@ class CircuitBreaker:
         self.failing = False
         """Whether the last reported result was a failure. A plain attribute: while nothing fails,
         the request path calls no method of the breaker."""
-        self.trial = False
-        """Set it during the first call after the pause: no other call is made meanwhile
-        (half-open)."""
+        self._half_open = False
+        """Whether the first call after the pause is being made."""
 
     @property
     def open(self) -> bool:
         """Return whether calls are to be refused now."""
         # The result of the trial decides for all other calls.
-        return self.failing and (self.trial or self._clock() < self.open_until)
+        return self.failing and (self._half_open or self._clock() < self.open_until)
+
+    @contextmanager
+    def trial(self) -> Iterator[None]:
+        """Context manager for a call: if the breaker is failing, others are refused meanwhile.
+
+        Not needed while nothing fails.
+        """
+        # A call that began before the first failure must not end the trial of another one.
+        trial = self.failing
+        self._half_open |= trial
+        try:
+            yield
+        finally:
+            if trial:
+                self._half_open = False
 
     def trip(self, reason: str) -> None:
         """Report a failure. Only the first one in a row is logged."""

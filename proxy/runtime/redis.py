@@ -105,16 +105,14 @@ class RedisLink:
         breaker = self._breaker
         if breaker.open:
             return fallback
-        breaker.trial = breaker.failing
         try:
-            client = self._client or await self._open_once()
-            reply = await self._execute(client, *words)
+            with breaker.trial():
+                client = self._client or await self._open_once()
+                reply = await self._execute(client, *words)
         except self._errors as error:
             self._failures += 1
             breaker.trip(str(error) or type(error).__name__)
             return fallback
-        finally:
-            breaker.trial = False
         if breaker.failing:
             breaker.succeed()
         return reply

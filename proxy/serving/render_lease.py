@@ -253,10 +253,10 @@ class DirectoryLeases:
         breaker = self._breaker
         if breaker.failing and breaker.open:
             return None
-        breaker.trial = breaker.failing
         try:
-            work = partial(self._locks.attempt, keys)
-            attempts = await self._threads.run(work, shielded=True)
+            with breaker.trial():
+                work = partial(self._locks.attempt, keys)
+                attempts = await self._threads.run(work, shielded=True)
         except OSError as error:
             # After a timeout the thread may get the locks late.
             self._release(keys)
@@ -265,8 +265,6 @@ class DirectoryLeases:
         except asyncio.CancelledError:
             self._release(keys)
             raise
-        finally:
-            breaker.trial = False
         if breaker.failing:
             breaker.succeed()
         return [LeaseState(one.locked, stored=one.stored, sign=one.sign) for one in attempts]

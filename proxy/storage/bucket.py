@@ -251,13 +251,10 @@ class Bucket:
     @asynccontextmanager
     async def _request(self, limit_s: float) -> AsyncIterator[None]:
         breaker = self.breaker
-        if breaker.failing:
-            if breaker.open:
-                raise BucketUnavailable("the storage failed a moment ago")
-            # The others wait for the result of this one.
-            breaker.trial = True
+        if breaker.open:
+            raise BucketUnavailable("the storage failed a moment ago")
         try:
-            with _named_errors():
+            with breaker.trial(), _named_errors():
                 async with asyncio.timeout(limit_s):
                     yield
         except (BucketUnavailable, BucketOverdue) as error:
@@ -269,8 +266,6 @@ class Bucket:
             raise
         else:
             self._succeed()
-        finally:
-            breaker.trial = False
 
     def _succeed(self) -> None:
         if self.breaker.failing:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import pytest
 from structlog.testing import capture_logs
 
@@ -59,11 +61,23 @@ def test_a_success_closes_it(breaker: CircuitBreaker) -> None:
 def test_during_the_trial_after_the_pause_it_is_open(breaker: CircuitBreaker, clock: Clock) -> None:
     breaker.trip("timeout")
     clock.now += 5
-    breaker.trial = True
-    assert breaker.open
-    breaker.trial = False
+    with breaker.trial():
+        assert breaker.open
     assert not breaker.open
     assert breaker.failing
+
+
+def test_a_call_that_began_before_the_failure_does_not_end_the_trial(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
+    with ExitStack() as before:
+        before.enter_context(breaker.trial())
+        breaker.trip("timeout")
+        clock.now += 5
+        with breaker.trial():
+            before.close()
+            assert breaker.open
+        assert not breaker.open
 
 
 def test_only_the_change_of_state_is_logged(breaker: CircuitBreaker) -> None:

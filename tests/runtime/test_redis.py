@@ -108,6 +108,30 @@ async def test_after_the_pause_one_command_tries_for_all_others(redis: RedisServ
         assert [await one for one in others] == ["down"] * 5
 
 
+async def test_an_earlier_command_does_not_end_the_trial_of_another_one(
+    redis: RedisServer,
+) -> None:
+    clock = Clock()
+    async with linked(redis, clock) as link:
+        earlier = asyncio.create_task(link.command("BLPOP", "earlier", 0))
+        await eventually(lambda: _blocked(redis) == 1)
+        await link.command("NONSENSE")
+        clock.now += 60
+        trial = asyncio.create_task(link.command("BLPOP", "trial", 0))
+        await eventually(lambda: _blocked(redis) == 2)
+        earlier.cancel()
+        await asyncio.gather(earlier, return_exceptions=True)
+        assert await link.command("PING", fallback="refused") == "refused"
+        redis.execute("RPUSH", "trial", "value")
+        assert await trial
+        assert await link.command("PING") is True
+
+
+def _blocked(redis: RedisServer) -> int:
+    """Return how many clients wait in a command that blocks."""
+    return int(redis.execute("INFO", "clients")["blocked_clients"])
+
+
 async def test_a_wrong_command_and_a_wrong_password_give_the_fallback(redis: RedisServer) -> None:
     async with linked(redis) as link:
         assert await link.command("NONSENSE", fallback="refused") == "refused"

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import chain, islice
 from typing import Any, TypeVar
@@ -413,16 +413,14 @@ class CachedMediaRepository:
     @contextmanager
     def _attempt(self, breaker: CircuitBreaker) -> Iterator[None]:
         # A plain attribute: while the database works, the breaker is not called.
-        trial = breaker.failing
-        if trial:
-            if breaker.open:
-                raise DatabaseUnavailable(
-                    "The database has just failed. Retry later.",
-                    retry_after_s=self._settings.retry_after_s,
-                )
-            breaker.trial = True
+        if breaker.failing and breaker.open:
+            raise DatabaseUnavailable(
+                "The database has just failed. Retry later.",
+                retry_after_s=self._settings.retry_after_s,
+            )
         try:
-            yield
+            with breaker.trial() if breaker.failing else nullcontext():
+                yield
         # Other errors and a cancellation do not show whether the database works.
         except DatabaseUnavailable as error:
             breaker.trip(type(error).__name__)
@@ -430,10 +428,6 @@ class CachedMediaRepository:
         else:
             if breaker.failing:
                 breaker.succeed()
-        finally:
-            # A call that began before the first failure must not end the trial of another one.
-            if trial:
-                breaker.trial = False
 
     def _set_facts(self, media_id: int, facts: MediaFacts | None) -> None:
         """Change the cached row; unregister a running query, which may have read the old one."""

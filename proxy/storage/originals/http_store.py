@@ -350,24 +350,18 @@ class HttpOriginals:
             raise failure.kind(failure.detail) from failure.cause
         url = self._parse(path)
         host = self._host(url)
-        breaker = host.breaker
-        trial = breaker.failing
-        if trial:
-            if breaker.open:
-                wait_s = max(1, round(breaker.open_until - self._clock()))
-                raise SourceUnavailable(_AWAY, retry_after_s=wait_s)
-            breaker.trial = True
+        if host.breaker.open:
+            wait_s = max(1, round(host.breaker.open_until - self._clock()))
+            raise SourceUnavailable(_AWAY, retry_after_s=wait_s)
         try:
-            answer = await self._attempt(path, url, known, host)
+            with host.breaker.trial():
+                answer = await self._attempt(path, url, known, host)
         except (SourceError, SourceTooLarge) as error:
             lasting = isinstance(error, SourceMissing | SourceTooLarge)
             until = self._clock() + (_MISSING_S if lasting else _FAILED_S)
             cause = error.__cause__ if isinstance(error.__cause__, _Forbidden) else None
             self._failed[path] = _Failure(type(error), error.detail, cause, until)
             raise
-        finally:
-            if trial:
-                breaker.trial = False
         self._failed.pop(path, None)
         if answer.copy is not None:
             self._keep(path, answer.copy)
