@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 import structlog
 
 from proxy.app.object_storage import open_bucket
+from proxy.library.import_files import BUCKET_SCHEMES
 from proxy.settings import Settings
 from proxy.storage.originals import OriginalReader, Originals
 from proxy.storage.originals.local_store import LocalOriginals
@@ -53,6 +54,14 @@ def on_web_servers(originals: Originals) -> HttpOriginals | None:
         return None
     reader = cast("RoutedOriginals", originals).remote.get("https")
     return cast("HttpOriginals | None", reader)
+
+
+def in_buckets(originals: Originals) -> Mapping[str, OriginalReader]:
+    """Return what reads objects, by the scheme of their addresses."""
+    if isinstance(originals, LocalOriginals):
+        return {}
+    remote = cast("RoutedOriginals", originals).remote
+    return {scheme: reader for scheme, reader in remote.items() if scheme in BUCKET_SCHEMES}
 
 
 def _on_hosts(settings: Settings, fetcher: SourceFetcher) -> Mapping[str, OriginalReader]:

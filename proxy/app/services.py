@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from proxy.app.metadata import MetadataServices, open_metadata_services
+from proxy.app.originals import in_buckets
 from proxy.app.rendering import RenderingServices, open_rendering
 from proxy.app.serving import ServingServices, open_serving
 from proxy.app.storage import StorageServices, open_storage
@@ -110,6 +111,7 @@ async def open_services(
                 originals=storage.local_originals,
                 checker=checker,
                 remote=storage.http_originals,
+                buckets=in_buckets(storage.originals),
             ),
             fallback_renderer=FallbackRenderer(
                 database=storage.repository, planner=serving.planner, finals=serving.finals

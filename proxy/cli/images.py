@@ -42,7 +42,8 @@ async def import_(
         list[str] | None,
         typer.Argument(
             metavar="PATH|URL...",
-            help="Files, folders to search recursively, and addresses of images (see \\[http]).",
+            help="Files, folders to search recursively, and addresses of images (see \\[http] and"
+            " \\[s3]).",
         ),
     ] = None,
     urls: Annotated[
@@ -55,10 +56,11 @@ async def import_(
     ] = DataType.PRODUCT,
     as_json: JsonLinesOption = False,
 ) -> int:
-    """Add images to the database and the storage, also those of other web servers.
+    """Add images to the database and the storage, also those of other web servers and of buckets.
 
-    Decodes each image completely. A file whose content is already stored is not added again. Prints
-    the reason for each file that is skipped, and exits with 1 if there is one.
+    An object of a bucket (s3://BUCKET/KEY) stays there; everything else is copied. Decodes each
+    image completely. A file whose content is already stored is not added again. Prints the reason
+    for each file that is skipped, and exits with 1 if there is one.
     """
     known: list[bool] = []
     # In a thread: on a file system that does not respond, Ctrl-C would have no effect.

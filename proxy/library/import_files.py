@@ -1,4 +1,4 @@
-"""Imports files of this machine and of other web servers as media, after a full check."""
+"""Imports files of this machine, of other web servers and of buckets, after a full check."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -27,6 +27,10 @@ from proxy.storage.database import NewMedia
 from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.storage.originals import OriginalReader
 from proxy.storage.originals.local_store import HASH_DIGITS, LocalOriginals, readable
+
+BUCKET_SCHEMES = ("s3", "gs", "az")
+_MAX_PATH = 500
+"""Characters of `media_files.bulk_path`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,8 @@ class FileImporter:
     checker: SourceChecker
     remote: OriginalReader | None = None
     """Reads addresses of other web servers; None if that is disabled."""
+    buckets: Mapping[str, OriginalReader] = field(default_factory=dict)
+    """Reads addresses of objects, by scheme."""
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     _adding: WeakValueDictionary[str, asyncio.Lock] = field(
         default_factory=WeakValueDictionary, init=False
@@ -113,8 +119,12 @@ class FileImporter:
     ) -> ImportedFile | RejectedFile:
         """Import a file of another web server, by the rules of `[http]`; its bytes are copied.
 
-        Raises as `import_file` does.
+        An object of a bucket stays there: the medium has its address as its path. Raises as
+        `import_file` does.
         """
+        scheme = url.partition("://")[0].lower()
+        if scheme in BUCKET_SCHEMES:
+            return await self._import_object(scheme, url, user_id=user_id, data_type=data_type)
         if self.remote is None:
             return RejectedFile(url, "http.hosts is empty; add the host of this address")
         try:
@@ -133,21 +143,43 @@ class FileImporter:
         except FILE_FAULTS as error:
             return RejectedFile(url, error.detail)
         except SourceError as error:
-            return RejectedFile(
-                url, f"{error.detail} ({error.__cause__})" if error.__cause__ else error.detail
-            )
+            return _unreadable(url, error)
+
+    async def _import_object(
+        self, scheme: str, url: str, *, user_id: int, data_type: DataType
+    ) -> ImportedFile | RejectedFile:
+        reader = self.buckets.get(scheme)
+        if reader is None:
+            return RejectedFile(url, "s3.buckets does not contain the bucket of this address")
+        if url.endswith("/"):
+            return RejectedFile(url, "is no object; list objects with the tool of the storage")
+        if len(url) > _MAX_PATH:
+            return RejectedFile(url, f"is longer than {_MAX_PATH} characters")
+        try:
+            with await reader.open(url) as source:
+                result = await self.checker.check(source.descriptor)
+        except FILE_FAULTS as error:
+            return RejectedFile(url, error.detail)
+        except SourceError as error:
+            return _unreadable(url, error)
+        # Keys are not escaped: they may contain %, ? and #.
+        name = url.rpartition("/")[2]
+        return await self._store(url, None, name, result, user_id=user_id, data_type=data_type)
 
     async def _store(
         self,
         path: Path | str,
-        file: Path | int,
+        file: Path | int | None,
         name: str,
         result: ProbeResult,
         *,
         user_id: int,
         data_type: DataType,
     ) -> ImportedFile | RejectedFile:
-        """Add a file that was checked, unless its content is known."""
+        """Add a file that was checked, unless its content is known.
+
+        Without ``file`` it is not copied, and ``path`` is the path of the medium.
+        """
         # Of two equal files, the second must find the row of the first. Others are stored at the
         # same time: a commit and a synchronisation take as long as the check of an image.
         lock = self._adding.setdefault(result.content_hash, asyncio.Lock())
@@ -156,7 +188,18 @@ class FileImporter:
             if known is not None:
                 return ImportedFile(path, known.id, known=True)
             try:
-                media_id = await self._add(file, name, result, user_id=user_id, data_type=data_type)
+                if file is None:
+                    new = NewMedia(
+                        user_id=user_id,
+                        data_type=data_type,
+                        original_name=name[-255:],
+                        bulk_path=str(path),
+                    )
+                    media_id = await self.catalogue.insert(new, to_facts(result, str(path)))
+                else:
+                    media_id = await self._add(
+                        file, name, result, user_id=user_id, data_type=data_type
+                    )
             except OSError as error:
                 # Removed or made unreadable after the check.
                 return RejectedFile(path, error.strerror or "cannot be read")
@@ -190,6 +233,12 @@ class FileImporter:
             if added:
                 await self.originals.remove(bulk_path)
             raise
+
+
+def _unreadable(url: str, error: SourceError) -> RejectedFile:
+    """Return the error with its cause, which clients of a server do not get."""
+    cause = f" ({error.__cause__})" if error.__cause__ else ""
+    return RejectedFile(url, f"{error.detail}{cause}")
 
 
 def name_in(url: str) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,8 @@ from proxy.domain.media import DataType, Media, MediaFacts
 from proxy.library.import_files import FileImporter, ImportedFile, RejectedFile, name_in, walk
 from proxy.storage.database import NewMedia
 from proxy.storage.database.media_repository import SqlMediaRepository
+from tests.storage.buckets import s3_settings
+from tests.support.seaweedfs import SeaweedFS
 from tests.support.server import SAMPLES, Serve, Serving
 from tests.support.web_origin import PRIVATE, PUBLIC, web_origin
 
@@ -116,6 +120,64 @@ async def test_without_hosts_an_address_is_rejected_with_what_to_set(server: Ser
     )
     assert isinstance(taken, RejectedFile)
     assert "http.hosts is empty" in taken.reason
+
+
+@pytest.mark.slow
+async def test_an_object_of_a_bucket_is_imported_and_stays_there(
+    serve: Serve, seaweedfs: SeaweedFS
+) -> None:
+    name = seaweedfs.create_bucket()
+    address = f"s3://{name}/2026/Red Bicycle 100%.jpg"
+    # Other bytes than those of the library.
+    content = (SAMPLES / "kodak-23.jpg").read_bytes() + b"2"
+    seaweedfs.bucket(name).put("2026/Red Bicycle 100%.jpg", content)
+    server = await serve(s3=bucket_section(seaweedfs, name))
+    before = originals(server)
+    taken = await take_url(server, address)
+    assert isinstance(taken, ImportedFile)
+    assert not taken.known
+    assert await take_url(server, address) == ImportedFile(address, taken.media_id, known=True)
+    media = await server.services.storage.database.find(taken.media_id)
+    assert media is not None
+    assert (media.bulk_path, media.original_name) == (address, "Red Bicycle 100%.jpg")
+    assert media.known_facts is not None
+    assert originals(server) == before
+    assert (await server.client.get(f"/serve/{taken.media_id}")).status == 200
+
+
+@pytest.mark.slow
+async def test_an_object_that_cannot_be_imported_is_rejected_with_the_reason(
+    serve: Serve, seaweedfs: SeaweedFS
+) -> None:
+    name = seaweedfs.create_bucket()
+    seaweedfs.bucket(name).put("text.jpg", b"no image")
+    server = await serve(s3=bucket_section(seaweedfs, name))
+    for url, reason in (
+        (f"s3://{name}/text.jpg", "not an image"),
+        (f"s3://{name}/missing.jpg", "missing"),
+        (f"s3://{name}/2026/", "is no object"),
+        (f"s3://{name}/{'a' * 500}.jpg", "longer than 500 characters"),
+        ("s3://other/a.jpg", "s3.buckets does not contain the bucket"),
+        ("gs://other/a.jpg", "s3.buckets does not contain the bucket"),
+    ):
+        taken = await take_url(server, url)
+        assert isinstance(taken, RejectedFile)
+        assert reason in taken.reason
+
+
+async def test_without_buckets_an_object_is_rejected_with_what_to_set(server: Serving) -> None:
+    taken = await take_url(server, "s3://photos/a.jpg")
+    assert isinstance(taken, RejectedFile)
+    assert "s3.buckets does not contain" in taken.reason
+
+
+def bucket_section(server: SeaweedFS, name: str) -> Mapping[str, Any]:
+    section = s3_settings(server, buckets=[f"s3://{name}"])
+    return section.model_dump(exclude_defaults=True)
+
+
+async def take_url(server: Serving, url: str) -> ImportedFile | RejectedFile:
+    return await server.services.importer.import_url(url, user_id=3, data_type=DataType.EVENT)
 
 
 @pytest.mark.parametrize(
