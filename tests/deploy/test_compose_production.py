@@ -165,6 +165,8 @@ def test_nginx_hashes_consistently_over_the_servers(merged: dict[str, Any]) -> N
     start = "map $uri"
     assert file.read_text().partition(start)[2] == expected.partition(start)[2]
     assert set(merged["services"]["nginx"]["depends_on"]) == set(NODES)
+    timeout = Path(merged["configs"]["nginx_read_timeout"]["file"])
+    assert timeout.name == "cluster_read_timeout.conf"
 
 
 def test_prometheus_scrapes_each_server(merged: dict[str, Any]) -> None:

@@ -300,7 +300,8 @@ def test_the_ingress_hashes_consistently_and_repeats_as_nginx_does() -> None:
         for name, value in manifest["metadata"]["annotations"].items()
     }
     assert notes.pop("upstream-hash-by") == "$uri"
-    written = (DEPLOY / "nginx" / "proxy.conf").read_text()
+    files = ("proxy.conf", "cluster_read_timeout.conf")
+    written = "\n".join((DEPLOY / "nginx" / name).read_text() for name in files)
     assert len(notes) == 4
     for name, value in notes.items():
         assert re.search(rf"^{name.replace('-', '_')} {value}s?;$", written, re.MULTILINE), name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import aiohttp
@@ -29,6 +29,9 @@ class Node:
 
     def __init__(self, number: int) -> None:
         self._number = number
+        self.received = 0
+        self.fault = ""
+        """"hangs" or "closes": what it does instead of an answer, after it has read the request."""
         self._port: int | None = None
         self._server: TestServer | None = None
 
@@ -45,7 +48,14 @@ class Node:
         if self._server is not None:
             await self._server.close()
 
-    async def _answer(self, _request: web.Request) -> web.Response:
+    async def _answer(self, request: web.Request) -> web.Response:
+        await request.read()
+        self.received += 1
+        if self.fault == "hangs":
+            await asyncio.Event().wait()
+        if self.fault == "closes":
+            assert request.transport is not None
+            request.transport.abort()
         return web.Response(text=str(self._number))
 
 
@@ -60,7 +70,15 @@ async def nodes() -> AsyncIterator[list[Node]]:
 
 @pytest.fixture
 async def client(nodes: list[Node], tmp_path: Path) -> AsyncIterator[aiohttp.ClientSession]:
-    """Return a client of an nginx with ``cluster.conf`` as its ``upstream.conf``."""
+    async with in_front(nodes, tmp_path) as session:
+        yield session
+
+
+@asynccontextmanager
+async def in_front(
+    nodes: list[Node], folder: Path, *, read_timeout_s: int = 20
+) -> AsyncIterator[aiohttp.ClientSession]:
+    """Start nginx with ``cluster.conf`` as its ``upstream.conf``; yield a client of it."""
     cluster = (DEPLOY / "nginx" / "cluster.conf").read_text()
     for example, node in zip(PORTS, nodes, strict=True):
         cluster = cluster.replace(f"127.0.0.1:{example}", f"127.0.0.1:{await node.start()}")
@@ -68,8 +86,11 @@ async def client(nodes: list[Node], tmp_path: Path) -> AsyncIterator[aiohttp.Cli
     unused = 9
     single = (DEPLOY / "nginx" / "upstream.conf").read_text()
     single = single.replace("127.0.0.1:8080", f"127.0.0.1:{unused}")
-    changes = [("upstream.conf", single, cluster)]
-    with nginx(tmp_path / "front", "files", upstream=unused, changes=changes) as front:
+    changes = [
+        ("upstream.conf", single, cluster),
+        ("read_timeout.conf", "proxy_read_timeout 40s;", f"proxy_read_timeout {read_timeout_s}s;"),
+    ]
+    with nginx(folder / "front", "files", upstream=unused, changes=changes) as front:
         async with aiohttp.ClientSession(front.base) as session:
             yield session
 
@@ -116,3 +137,31 @@ async def test_only_the_images_of_a_dead_node_move_and_they_come_back(
         return await placed(client) == before
 
     await eventually(back, interval_s=0.5)
+
+
+async def test_an_image_of_a_node_that_hangs_is_served_by_another(
+    nodes: list[Node], tmp_path: Path
+) -> None:
+    async with in_front(nodes, tmp_path, read_timeout_s=1) as client:
+        own = await node_of(client, "/serve/1")
+        nodes[own].fault = "hangs"
+        assert await node_of(client, "/serve/1") != own
+
+
+async def test_an_upload_goes_to_another_node_if_one_cannot_be_reached(
+    client: aiohttp.ClientSession, nodes: list[Node]
+) -> None:
+    await nodes[1].stop()
+    for _ in range(30):
+        async with client.patch("/users/me", data=b"upload") as answer:
+            assert answer.status == 200
+
+
+async def test_an_upload_that_a_node_has_received_is_never_repeated(
+    client: aiohttp.ClientSession, nodes: list[Node]
+) -> None:
+    for node in nodes:
+        node.fault = "closes"
+    async with client.patch("/users/me", data=b"upload") as answer:
+        assert answer.status == 502
+    assert sum(node.received for node in nodes) == 1
