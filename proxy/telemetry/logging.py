@@ -199,7 +199,8 @@ def _pieces(text: bytes, piece_bytes: int) -> Iterator[bytes]:
             yield piece
             piece = b""
         piece += line
-    yield piece if piece_bytes else text
+    if last := piece if piece_bytes else text:
+        yield last
 
 
 def _write_all(descriptor: int, text: bytes) -> None:

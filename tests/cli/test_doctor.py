@@ -120,7 +120,8 @@ def test_a_sound_installation_behind_nginx_passes(
     assert (done.returncode, list(found), of(found, "fail")) == (0, names(), [])
     # A busy machine may be slow, and this data directory has no model.
     assert set(of(found, "warn")) <= {"worker", "server", "database", "face detector"}
-    not_used = ["http originals", "http originals safety", "object storage", "main API"]
+    not_used = ["http originals", "http originals safety", "object storage", "redis"]
+    not_used += ["render locks", "main API"]
     assert of(found, "skipped") == not_used
     whole = json.loads(done.stdout)
     assert whole["healthy"] is True

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from proxy.domain.formats import TRAITS, Format, sniff
 from proxy.domain.media import MediaFacts
@@ -73,6 +73,8 @@ def _fault_of_picture(answer: Answer, size: tuple[int, int] | None) -> str | Non
 
 def _decoded(body: bytes) -> tuple[str, tuple[int, int]]:
     """Return format and size, after another decoder has read every pixel of every frame."""
+    # The decoder of a worker, which other tests run in this process, may have set it.
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
     with warnings.catch_warnings(), Image.open(io.BytesIO(body)) as picture:
         warnings.simplefilter("error")
         for frame in range(getattr(picture, "n_frames", 1)):

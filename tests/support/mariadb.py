@@ -84,6 +84,8 @@ class MariaDB(PausableServer):
                 "--no-defaults",
                 f"--datadir={self._folder / 'data'}",
                 f"--socket={self._socket}",
+                # Another server that starts deletes temporary tables in a folder that they share.
+                f"--tmpdir={self._folder}",
                 f"--port={self.port}",
                 "--bind-address=127.0.0.1",
                 *_SMALL,

@@ -466,7 +466,8 @@ class WorkerPool:
     def statistics(self) -> Mapping[str, float]:
         """Return counts of workers by state, jobs, caught exceptions, and restarts by reason."""
         restarts = {f"restarts_{reason}": self._restarts[reason] for reason in RESTART_REASONS}
-        up = sum(worker.alive for worker in self._workers)
+        # A copy: tests read the metrics in another thread.
+        up = sum(worker.alive for worker in tuple(self._workers))
         idle = len(self._idle)
         counts = {"up": up, "idle": idle, "busy": len(self._workers) - idle}
         jobs = {"waiting": len(self._waiting), "jobs": self._jobs, "exceptions": self._exceptions}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -120,6 +121,7 @@ async def test_concurrent_jobs_start_them_once(pool: WorkerPool, decoders: Worke
     assert len(decoders.pids) == 1
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be told not to become another user")
 async def test_decoders_that_do_not_start_are_a_fault_of_the_server() -> None:
     settings = WorkerSettings.model_validate({"count": 1, "uid": 0, "require_sandbox": True})
     plain = pool_of()
