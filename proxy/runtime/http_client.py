@@ -141,7 +141,6 @@ def guarded_connector(
     *,
     limit: int = 100,
     limit_per_host: int = 0,
-    force_close: bool = False,
 ) -> aiohttp.TCPConnector:
     """Return a connector that opens connections to allowed addresses only.
 
@@ -161,10 +160,7 @@ def guarded_connector(
         return socket.socket(family, kind, protocol)
 
     return aiohttp.TCPConnector(
-        socket_factory=checked_socket,
-        limit=limit,
-        limit_per_host=limit_per_host,
-        force_close=force_close,
+        socket_factory=checked_socket, limit=limit, limit_per_host=limit_per_host
     )
 
 

@@ -211,19 +211,11 @@ class JobDispatcher:
             return times.job_result(result)
 
     async def run_on(
-        self,
-        descriptor: int,
-        job: Job[Result],
-        sink: Sink = lambda _: None,
-        *,
-        on_start: Callable[[float], None] = lambda _: None,
-        deadline_s: float | None = None,
+        self, descriptor: int, job: Job[Result], sink: Sink = lambda _: None
     ) -> JobResult[Result]:
         """Run a job on an open file, which remains the caller's, without the failure cache."""
-        async with self._admitted(job, on_start) as times:
-            result = await self._pool.run(
-                job, descriptor, sink, on_start=times.start, deadline_s=deadline_s
-            )
+        async with self._admitted(job) as times:
+            result = await self._pool.run(job, descriptor, sink, on_start=times.start)
         return times.job_result(result)
 
     async def run_file(
@@ -246,7 +238,7 @@ class JobDispatcher:
 
     @asynccontextmanager
     async def _admitted(
-        self, job: Job[Any], on_start: Callable[[float], None]
+        self, job: Job[Any], on_start: Callable[[float], None] = lambda _: None
     ) -> AsyncIterator[_JobTimes]:
         """Context manager: wait for admission, and hold the place while the block runs a job.
 

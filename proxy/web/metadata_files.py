@@ -26,7 +26,6 @@ from proxy.web.request_input import ID, whole_number
 
 _NO_UPLOAD = "There is no such upload of yours."
 _NO_MEDIA = "There is no such image of yours."
-_ANALYZE = "analyze"
 _SOURCES = ("imagePath", "mediaId", "uploadId")
 
 

@@ -12,19 +12,10 @@ from proxy.domain.errors import BadParameter, ExtractionFailed
 from proxy.metadata import progress as progress_module
 from proxy.metadata.extraction import PROGRESS
 from proxy.metadata.progress import ProgressHub, ProgressSubscription, check_session_id
+from tests.support.clock import Clock
 
 SESSION = "session-0123456789"
 QUALITY = {"confidence_score": 1.0}
-
-
-class Clock:
-    """A clock that the test sets."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def run(hub: ProgressHub, session_id: str | None = SESSION) -> None:
@@ -78,7 +69,7 @@ async def test_a_subscriber_waits_for_a_state_that_arrives_later() -> None:
 
 
 async def test_the_last_state_is_kept_for_a_minute() -> None:
-    clock = Clock()
+    clock = Clock(0.0)
     hub = ProgressHub(clock=clock)
     run(hub)
     clock.now = 59.0

@@ -8,20 +8,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy.runtime.circuit_breaker import CircuitBreaker
-
-
-class Clock:
-    """A clock that is set by hand."""
-
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.clock import Clock
 
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(100.0)
 
 
 @pytest.fixture

@@ -12,19 +12,9 @@ from itertools import count
 import pytest
 
 from proxy.runtime.redis import RedisLink
+from tests.support.clock import Clock
 from tests.support.redis import RedisServer
 from tests.support.waiting import eventually
-
-
-class Clock:
-    """A clock that the test sets."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        """Return the set time."""
-        return self.now
 
 
 @asynccontextmanager

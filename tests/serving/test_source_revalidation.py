@@ -8,6 +8,7 @@ import pytest
 
 from proxy.serving.source_revalidation import SourceRevalidator
 from tests.app.test_http_originals import JPEG, add_row, fetch, section
+from tests.support.clock import Clock
 from tests.support.server import Serve, Serving
 from tests.support.waiting import eventually
 from tests.support.web_origin import WebOrigin, web_origin
@@ -19,13 +20,6 @@ INTERVAL_S = 100.0
 async def origin() -> AsyncIterator[WebOrigin]:
     async with web_origin(body=JPEG + b"1", headers={"ETag": '"1"'}) as running:
         yield running
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def revalidator(

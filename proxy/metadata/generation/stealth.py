@@ -7,7 +7,7 @@ compressed with gzip. It is in the alpha channel, or in red, green and blue.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 MAX_BYTES = 1 << 20
 """Of the hidden data, and of the text after inflating."""
@@ -100,10 +100,3 @@ class _Bits:
                 return None
             hidden = inflated
         return hidden.decode("utf-8", "replace")
-
-
-def columns_of(transposed: bytes, height: int, bands: int) -> Iterator[bytes]:
-    """Yield the columns of an image from its transposed pixels: its rows are the columns."""
-    size = height * bands
-    for at in range(0, len(transposed) - size + 1, size):
-        yield transposed[at : at + size]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.metadata.generation.detect import detect
-from proxy.metadata.generation.stealth import MAX_BYTES, columns_of, read
+from proxy.metadata.generation.stealth import MAX_BYTES, read
 from tests.support.containers import walked
 from tests.support.golden import golden
 
@@ -99,7 +99,9 @@ def test_the_golden_file_has_its_prompt() -> None:
     path = golden("sd-parsers/tests__resources__parsers__AUTOMATIC1111__automatic1111_stealth.png")
     with pillow.open(path) as image:
         transposed = image.transpose(pillow.Transpose.TRANSPOSE).tobytes()
-        text = read(columns_of(transposed, image.height, 4), 4)
+        size = 4 * image.height
+        columns = (transposed[at : at + size] for at in range(0, len(transposed), size))
+        text = read(columns, 4)
     found, _ = detect(walked(path.read_bytes()), hidden_text=text)
     assert (found["source"], found["prompt"], found["steps"]) == (
         "stable_diffusion",

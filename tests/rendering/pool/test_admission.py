@@ -20,6 +20,7 @@ from proxy.domain.errors import (
 from proxy.rendering.pool.admission import Admission, FailureCache
 from proxy.rendering.pool.process import WorkerDied
 from proxy.settings import WorkerSettings
+from tests.support.clock import Clock
 from tests.support.waiting import eventually
 
 
@@ -260,14 +261,6 @@ async def test_the_number_of_jobs_that_wait_is_limited_however_quick_they_are() 
         admission.check()
     assert admission.statistics()["rejected_queue_full"] == 1
     await leave(tasks)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

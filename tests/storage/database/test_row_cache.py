@@ -13,6 +13,7 @@ from proxy.domain.media import Media, MediaFacts
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import MediaRepository
 from proxy.storage.database.row_cache import CachedMediaRepository
+from tests.support.clock import Clock
 from tests.support.waiting import eventually
 
 
@@ -57,14 +58,6 @@ class FakeDatabase:
     def _answer(self, *, refuse: bool) -> None:
         if refuse:
             raise DatabaseUnavailable("down", retry_after_s=7)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -32,6 +32,7 @@ from proxy.runtime.byte_budget import ByteBudget
 from proxy.storage.originals.fetched import SourceFetcher
 from proxy.storage.originals.http_store import HttpOriginals
 from proxy.storage.originals.local_store import OpenSource
+from tests.support.clock import Clock
 from tests.support.waiting import eventually
 from tests.support.web_origin import PRIVATE, PUBLIC, Answers, WebOrigin, named, web_origin
 
@@ -56,13 +57,6 @@ NAMES: dict[str, Answers] = {
     "linklocal.example.org": ["169.254.5.8"],
 }
 HOSTS = [*(name for name in NAMES if name != "other.example.com"), "*.img.example.org", PRIVATE]
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @asynccontextmanager

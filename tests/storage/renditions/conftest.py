@@ -5,16 +5,7 @@ import pytest
 
 from proxy.storage.renditions.disk_store import DiskStore
 from tests.storage.renditions.variants import MIB, settings
-
-
-class Clock:
-    """A clock that stands until it is moved."""
-
-    def __init__(self, now: float) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.clock import Clock
 
 
 @pytest.fixture

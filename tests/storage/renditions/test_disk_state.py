@@ -25,8 +25,8 @@ from proxy.storage.renditions.disk_state import (
     failure_kind,
     shard_of,
 )
-from tests.storage.renditions.conftest import Clock
 from tests.storage.renditions.variants import MIB, settings, variant
+from tests.support.clock import Clock
 
 PATHS = RenditionPaths("/cache")
 

@@ -10,9 +10,9 @@ import pytest
 
 from proxy.domain.errors import StorageError
 from proxy.storage.renditions.disk_store import DiskStore
-from tests.storage.renditions.conftest import Clock
 from tests.storage.renditions.test_disk_store import counts
 from tests.storage.renditions.variants import KIB, MIB, body, get, put, read, settings, variant
+from tests.support.clock import Clock
 from tests.support.mounts import Mount, remount
 
 

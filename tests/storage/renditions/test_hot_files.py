@@ -14,7 +14,6 @@ import pytest
 from proxy.storage.renditions import hot_files
 from proxy.storage.renditions.disk_store import DiskStore
 from proxy.storage.renditions.rendition_file import TRAILER_BYTES
-from tests.storage.renditions.conftest import Clock
 from tests.storage.renditions.variants import (
     KIB,
     body,
@@ -24,6 +23,7 @@ from tests.storage.renditions.variants import (
     supports_nowait,
     variant,
 )
+from tests.support.clock import Clock
 from tests.support.waiting import eventually
 
 BODY = body(22 * KIB)

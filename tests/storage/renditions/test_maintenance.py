@@ -10,7 +10,6 @@ import pytest
 
 from proxy.storage.renditions.disk_store import DiskStore
 from proxy.storage.renditions.tiered_store import TieredStore
-from tests.storage.renditions.conftest import Clock
 from tests.storage.renditions.test_disk_store import HOUR, counts, file_of
 from tests.storage.renditions.variants import (
     KIB,
@@ -22,6 +21,7 @@ from tests.storage.renditions.variants import (
     variant,
     writing,
 )
+from tests.support.clock import Clock
 from tests.support.mounts import Mount
 from tests.support.restarts import Restarts
 from tests.support.waiting import eventually

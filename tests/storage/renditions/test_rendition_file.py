@@ -24,9 +24,9 @@ from proxy.storage.renditions.rendition_file import (
     trailer_of,
     write_file,
 )
-from tests.storage.renditions.conftest import Clock
 from tests.storage.renditions.test_disk_store import HOUR, file_of
 from tests.storage.renditions.variants import KIB, MIB, body, put, read, variant
+from tests.support.clock import Clock
 
 
 class Target:

@@ -51,7 +51,6 @@ _CURVES: Mapping[int, tuple[Curve, float]] = MappingProxyType(
     | {4: ("power", 2.2), 5: ("power", 2.8), 8: ("power", 1.0), 17: ("power", 2.6)}
     | {16: ("pq", 1.0), 18: ("hlg", 1.0)}
 )
-_UNSPECIFIED = 2
 _GAMUTS: Mapping[Gamut, tuple[float, ...]] = MappingProxyType(
     {Gamut.SRGB: _SRGB, Gamut.P3: _PRIMARIES[12]}
 )
