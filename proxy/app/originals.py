@@ -65,7 +65,8 @@ def in_buckets(originals: Originals) -> Mapping[str, OriginalReader]:
 
 
 def _on_hosts(settings: Settings, fetcher: SourceFetcher) -> Mapping[str, OriginalReader]:
-    from proxy.storage.originals.http_store import SCHEMES, HttpOriginals  # noqa: PLC0415
+    from proxy.storage.originals.http_addresses import SCHEMES  # noqa: PLC0415
+    from proxy.storage.originals.http_store import HttpOriginals  # noqa: PLC0415
 
     if networks := settings.http.allow_private:
         advice = "list only networks that contain nothing but servers of images"

@@ -18,7 +18,8 @@ from proxy.domain.errors import SmartserveError
 from proxy.domain.media import Media
 from proxy.serving.source_facts import SourceFactsService
 from proxy.storage.database.row_cache import CachedMediaRepository
-from proxy.storage.originals.http_store import HttpOriginals, is_address
+from proxy.storage.originals.http_addresses import is_address
+from proxy.storage.originals.http_store import HttpOriginals
 
 _BATCH = 500
 _CONCURRENCY = 4

@@ -1,8 +1,7 @@
 """Originals on other web servers: fetched from allowed hosts only, into sealed memory files.
 
-Rows may come from people who want to reach servers in the private network (server-side request
-forgery). So each request and each redirect must be for a host and a port of the settings, and each
-connection is checked by its address when it is opened; see `guarded_connector`.
+Only allowed addresses are requested (`proxy.storage.originals.http_addresses`), and each connection
+is checked by its IP address when it is opened (`guarded_connector`).
 
 Fetched files are kept for a while: all sizes of an image are usually rendered within seconds, and
 its server should be asked once. Then they are revalidated with conditional requests.
@@ -21,7 +20,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
-from ipaddress import ip_address
 
 import aiohttp
 import structlog
@@ -47,9 +45,8 @@ from proxy.runtime.http_client import (
 from proxy.runtime.single_flight import SharedResults
 from proxy.settings import HttpSettings
 from proxy.storage.originals.fetched import SourceFetcher
+from proxy.storage.originals.http_addresses import SCHEMES, AllowedAddresses, ForbiddenAddress
 from proxy.storage.originals.local_store import OpenSource
-
-SCHEMES = ("https", "http")
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 5
@@ -80,15 +77,6 @@ _OVERDUE = "the server of the original did not send it in time"
 _BUSY = "too many originals are being fetched"
 
 log = structlog.get_logger(__name__)
-
-
-def is_address(path: str) -> bool:
-    """Return whether the path of a row is an address of another web server."""
-    return path.partition("://")[0].lower() in SCHEMES
-
-
-class _Forbidden(ValueError):
-    """The settings do not allow an address; the cause of a `SourceMissing`, for operators."""
 
 
 class _HostFault(Exception):
@@ -220,7 +208,7 @@ class HttpOriginals:
         self._max_bytes = min(max_bytes, settings.max_bytes)
         self._clock = clock
         self._allowed = public_or_in(settings.allow_private)
-        self._patterns = frozenset(settings.hosts)
+        self._addresses = AllowedAddresses(settings)
         self._session: aiohttp.ClientSession | None = None
         self._shared: SharedResults[_Copy] = SharedResults()
         self._kept: OrderedDict[str, _Copy] = OrderedDict()
@@ -348,7 +336,10 @@ class HttpOriginals:
         if failure is not None and self._clock() < failure.until:
             # A new instance: the traceback of the first one would keep its frames alive.
             raise failure.kind(failure.detail) from failure.cause
-        url = self._parse(path)
+        try:
+            url = self._addresses.parse(path)
+        except ForbiddenAddress as error:
+            raise self._refused(error) from error
         host = self._host(url)
         if host.breaker.open:
             wait_s = max(1, round(host.breaker.open_until - self._clock()))
@@ -359,7 +350,7 @@ class HttpOriginals:
         except (SourceError, SourceTooLarge) as error:
             lasting = isinstance(error, SourceMissing | SourceTooLarge)
             until = self._clock() + (_MISSING_S if lasting else _FAILED_S)
-            cause = error.__cause__ if isinstance(error.__cause__, _Forbidden) else None
+            cause = error.__cause__ if isinstance(error.__cause__, ForbiddenAddress) else None
             self._failed[path] = _Failure(type(error), error.detail, cause, until)
             raise
         self._failed.pop(path, None)
@@ -427,7 +418,8 @@ class HttpOriginals:
                     ) as response:
                         if response.status not in _REDIRECTS:
                             return await self._answer(path, response, known)
-                        url = self._redirected(url, response)
+                        location = response.headers.get("Location", "")
+                        url = self._addresses.redirected(url, location)
         except TimeoutError as error:
             raise _HostFault(SourceTimeout(_OVERDUE)) from error
         except aiohttp.ClientConnectorError as error:
@@ -435,11 +427,14 @@ class HttpOriginals:
             cause = getattr(error, "os_error", None)
             if isinstance(cause, PermissionError):
                 reason = f"{url.raw_host}: {cause.strerror}; see http.allow_private"
-                raise SourceMissing(_FORBIDDEN) from self._forbidden(reason)
+                forbidden = ForbiddenAddress(reason)
+                raise self._refused(forbidden) from forbidden
             raise _HostFault(SourceUnavailable(_AWAY), whole_host=url.raw_host == first) from error
+        except ForbiddenAddress as error:
+            raise self._refused(error) from error
         except (aiohttp.InvalidURL, ValueError):
-            reason = f"{url.raw_host}: not a valid address"
-            raise SourceMissing(_FORBIDDEN) from self._forbidden(reason)
+            forbidden = ForbiddenAddress(f"{url.raw_host}: not a valid address")
+            raise self._refused(forbidden) from forbidden
         except (aiohttp.ClientError, OSError) as error:
             raise _HostFault(SourceUnavailable(_INCOMPLETE)) from error
         raise SourceUnavailable("the server of the original redirects too often")
@@ -521,53 +516,14 @@ class HttpOriginals:
         age = ages.get("s-maxage", ages.get("max-age", _FRESH_S))
         return min(max(age, _MIN_FRESH_S), self._settings.revalidate_s or _MAX_FRESH_S)
 
-    def _parse(self, path: str) -> URL:
-        try:
-            url = URL(path).with_fragment(None)
-        except ValueError:
-            raise SourceMissing(_FORBIDDEN) from self._forbidden("not a valid address")
-        self._check(url)
-        return url
-
-    def _redirected(self, url: URL, response: aiohttp.ClientResponse) -> URL:
-        try:
-            target = url.join(URL(response.headers.get("Location", ""))).with_fragment(None)
-        except ValueError:
-            reason = f"{url.raw_host}: redirects to no valid address"
-            raise SourceMissing(_FORBIDDEN) from self._forbidden(reason)
-        if url.scheme == "https" and target.scheme != "https":
-            reason = f"{url.raw_host}: redirects from https to {target.scheme}"
-            raise SourceMissing(_FORBIDDEN) from self._forbidden(reason)
-        self._check(target)
-        return target
-
-    def _check(self, url: URL) -> None:
-        """Raise SourceMissing if the settings do not allow an address."""
-        host = url.raw_host or ""
-        with suppress(ValueError):
-            host = str(ip_address(host))
-        labels = host.split(".")
-        parents = (".".join(labels[count:]) for count in range(1, len(labels)))
-        listed = host in self._patterns or any(f"*.{one}" in self._patterns for one in parents)
-        reason = ""
-        if url.scheme not in SCHEMES:
-            reason = f"scheme {url.scheme}"
-        elif "@" in url.raw_authority:
-            reason = "the address contains a user name or password"
-        elif not listed:
-            reason = "not in http.hosts"
-        elif url.port not in self._settings.ports:
-            reason = f"port {url.port} is not in http.ports"
-        if reason:
-            raise SourceMissing(_FORBIDDEN) from self._forbidden(f"{host}: {reason}")
-
-    def _forbidden(self, reason: str) -> _Forbidden:
+    def _refused(self, reason: ForbiddenAddress) -> SourceMissing:
+        """Count and log an address that is not allowed; return the error for clients."""
         self._counts["refused"] += 1
         # Once a second: any number of rows may have such addresses.
         if self._clock() - self._logged_at >= _LOG_EVERY_S:
             self._logged_at = self._clock()
-            log.warning("http_original_refused", reason=reason)
-        return _Forbidden(reason)
+            log.warning("http_original_refused", reason=str(reason))
+        return SourceMissing(_FORBIDDEN)
 
     def _client(self) -> aiohttp.ClientSession:
         """Return the session; the first request opens it."""
