@@ -84,6 +84,7 @@ class BulkWorker:
         """Process parts until the plan has ended, or ``max_parts``; return its status.
 
         While the plan is paused, and while other workers have its last parts, the worker waits.
+        ``on_progress`` is called every few seconds; a SmartserveError of it is ignored.
 
         Raises:
             KeyError: there is no such plan.
@@ -99,8 +100,7 @@ class BulkWorker:
                 parts += 1
                 with suppress(LeaseLost):
                     await self._process(claim.part, on_progress)
-            if on_progress is not None:
-                await on_progress()
+            await _report(on_progress)
         return PlanStatus.RUNNING
 
     async def _process(
@@ -121,8 +121,7 @@ class BulkWorker:
                     running = await self._renew(part, progress)
                     progress = PartProgress(part.position)
                     renew_at = self._clock() + self._renew_s
-                    if on_progress is not None:
-                        await on_progress()
+                    await _report(on_progress)
                     if not running:
                         return
                 while not complete and len(window) < _AHEAD * self._concurrency:
@@ -204,6 +203,13 @@ def _collect(window: deque[tuple[int, asyncio.Task[str]]], progress: PartProgres
         else:
             progress.done += 1
         progress.position = media_id
+
+
+async def _report(on_progress: Callable[[], Awaitable[object]] | None) -> None:
+    if on_progress is not None:
+        # Work that continues after an outage of the database must not end by reporting during it.
+        with suppress(SmartserveError):
+            await on_progress()
 
 
 async def _repeated(call: Callable[[], Awaitable[T]]) -> T:

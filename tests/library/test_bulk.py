@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from proxy.domain.bulk import BulkPlan, BulkTask, PlanStatus
-from proxy.domain.errors import QueueFull, SourceMissing
+from proxy.domain.errors import DatabaseUnavailable, QueueFull, SourceMissing
 from proxy.domain.media import DataType, MediaStatus
 from proxy.library import bulk
 from proxy.library.bulk import BulkWorker
@@ -102,6 +102,15 @@ async def test_two_workers_process_each_image_once(bench: Bench) -> None:
     assert sum(one.processed for one in workers) == IMAGES
     plan = await bench.plan(plan_id)
     assert (plan.done, plan.failed) == (IMAGES, 0)
+
+
+async def test_a_progress_that_cannot_be_reported_does_not_end_the_work(bench: Bench) -> None:
+    async def fail() -> None:
+        raise DatabaseUnavailable("the database is away")
+
+    plan_id = await bench.start()
+    assert await bench.worker().run(plan_id, on_progress=fail) is PlanStatus.DONE
+    assert (await bench.plan(plan_id)).done == IMAGES
 
 
 async def test_an_image_that_fails_is_listed_and_costs_only_itself(bench: Bench) -> None:
