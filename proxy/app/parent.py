@@ -322,11 +322,14 @@ class ServerParent:
             self._reloading.clear()
             self._manager.notify("RELOADING=1")
             try:
-                self._settings = self._acceptable(await asyncio.to_thread(self._reload))
+                new = self._acceptable(await asyncio.to_thread(self._reload))
             except ConfigurationError as error:
                 log.error("reload_refused", faults=error.faults)  # noqa: TRY400 - not a defect
             else:
-                await self._replace_all()
+                before, self._settings = self._settings, new
+                if not await self._replace_all():
+                    # Processes that crash later must not start with settings that have failed.
+                    self._settings = before
             self._manager.notify("READY=1")
 
     def _acceptable(self, new: Settings) -> Settings:
@@ -342,17 +345,19 @@ class ServerParent:
             log.warning("restart_required", settings=changed, detail="they are not changed now")
         return new.model_copy(update={"server": new.server.model_copy(update=fixed)})
 
-    async def _replace_all(self) -> None:
+    async def _replace_all(self) -> bool:
+        """Replace all processes; return False if a new one could not start."""
         for slot in range(len(self._slots)):
             new = await self._start(slot)
             if await self._serves(new) is not None:
                 log.error("reload_failed", slot=slot, cause=_cause(new.code))
-                return
+                return False
             old, self._slots[slot] = self._slots[slot], new
             self._backoff_s[slot] = _FIRST_BACKOFF_S
             if old is not None and not old.done.is_set():
                 await self._retire(old)
         log.info("reloaded", processes=len(self._slots))
+        return True
 
     async def _retire(self, old: _Child) -> None:
         """Have a process pass its connections on; return when it has ended."""

@@ -44,6 +44,8 @@ try:
 except FileNotFoundError:
     mode = ""
 note("started")
+with open(os.path.join(place, "settings"), "w") as file:
+    json.dump(order["settings"], file)
 if mode == "fails":
     sys.exit(2)
 link = socket.socket(fileno=order["link"])
@@ -268,6 +270,24 @@ async def test_a_new_process_that_fails_ends_the_reload_and_the_old_ones_stay(
             await eventually(lambda: any(one["event"] == "reload_failed" for one in logs))
             await parents.serving()
             assert parents.events("replaced") == []
+
+
+async def test_after_a_reload_that_failed_processes_start_with_the_old_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = make_settings(tmp_path / "data", server={"processes": 2, "port": 0, "drain_s": 2})
+    with capture_logs() as logs:
+        async with running(tmp_path, monkeypatch, reload=lambda: new) as parents:
+            await eventually(lambda: parents.lines)
+            ready = parents.events("ready")
+            parents.mode("fails")
+            parents.parent.reload()
+            await eventually(lambda: any(one["event"] == "reload_failed" for one in logs))
+            parents.mode("")
+            os.kill(ready[0][2], signal.SIGKILL)
+            await eventually(partial(parents.more_than, len(ready)))
+            settings = json.loads((tmp_path / "settings").read_text())
+    assert settings["server"]["drain_s"] == 1
 
 
 async def test_settings_that_are_refused_replace_nothing(
