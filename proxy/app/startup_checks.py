@@ -96,6 +96,7 @@ def installation_faults(settings: Settings) -> list[str]:
     # Imported here: `serve` checks its settings before it imports the database and HTTP clients.
     from proxy.analysis.providers.factory import provider_faults  # noqa: PLC0415
     from proxy.storage.database.engine import parse_url  # noqa: PLC0415
+    from proxy.storage.database.mysql_tls import split_tls  # noqa: PLC0415
 
     faults = [*access_faults(settings), *_package_faults()]
     urls = {"database.url": settings.database_url, "main.url": settings.main.url}
@@ -103,7 +104,7 @@ def installation_faults(settings: Settings) -> list[str]:
         # An empty main.url means the media database, which is checked already.
         try:
             if url:
-                parse_url(url, setting=setting)
+                split_tls(parse_url(url, setting=setting), setting=setting)
         except ConfigurationError as error:
             faults.extend(error.faults)
     for key, named in (

@@ -242,7 +242,9 @@ class DatabaseSettings(Section):
     url: str = Field("", repr=False)
     """SQLAlchemy URL: sqlite+aiosqlite:///FILE or mysql+aiomysql://USER:PASSWORD@HOST/NAME (MySQL
     8, MariaDB 10.6 or later). If empty, an SQLite file in data_dir. Set a URL with a password in
-    the environment (SMARTSERVE_DATABASE__URL); it is never printed."""
+    the environment (SMARTSERVE_DATABASE__URL); it is never printed. For TLS append ?ssl=true
+    (certificates of this machine) or ?ssl_ca=FILE; ssl_cert and ssl_key are the server's own, and
+    ssl_check_hostname=false accepts any name in the certificate of the database."""
     upgrade_on_start: bool = True
     """Migrates the schema at start. If false and the schema is outdated, the server does not start;
     run `smartserve db upgrade`."""

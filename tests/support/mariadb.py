@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,8 +35,10 @@ _SMALL = (
 
 
 @contextmanager
-def private_mariadb() -> Iterator[MariaDB]:
+def private_mariadb(*options: str) -> Iterator[MariaDB]:
     """Run a server for the scope of a fixture; each xdist worker has its own.
+
+    ``options`` are added to its command line.
 
     If MariaDB is not installed, the test is skipped, or fails if ``CI`` is set.
     """
@@ -44,7 +46,7 @@ def private_mariadb() -> Iterator[MariaDB]:
     if missing:
         unavailable(f"{', '.join(missing)} not installed: nothing is tested against MariaDB")
     with tempfile.TemporaryDirectory(prefix="mariadb-") as folder:
-        server = MariaDB(Path(folder))
+        server = MariaDB(Path(folder), options)
         server.install()
         server.start()
         try:
@@ -56,8 +58,9 @@ def private_mariadb() -> Iterator[MariaDB]:
 class MariaDB(PausableServer):
     """One server; port and data stay the same after a restart."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, options: Sequence[str] = ()) -> None:
         super().__init__(folder)
+        self._options = options
         self._socket = folder / "s"
         self.port = free_port()
 
@@ -89,6 +92,7 @@ class MariaDB(PausableServer):
                 f"--port={self.port}",
                 "--bind-address=127.0.0.1",
                 *_SMALL,
+                *self._options,
                 *_as_root(),
             ],
             answers=self._greets,

@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from proxy.domain.errors import ConfigurationError
 from proxy.settings import DatabaseSettings
 from proxy.storage.database.driver_errors import driver_errors, lost_connection
+from proxy.storage.database.mysql_tls import connect_tls, split_tls
 
 _ALLOWED = "must be sqlite+aiosqlite:///FILE or mysql+aiomysql://USER@HOST/NAME"
 _SQLITE, _MYSQL = "sqlite+aiosqlite", "mysql+aiomysql"
@@ -160,8 +161,10 @@ def _mysql_engine(url: str, settings: DatabaseSettings, isolation: str | None) -
     # InnoDB does not notice that a client disconnects while its write waits for a row lock. Each
     # such session would stay for 50 s by default, so the wait is limited to the query timeout.
     wait_s = math.ceil(settings.query_timeout_s)
+    plain, tls = split_tls(parse_url(url), setting="database.url")
+    encrypted = {} if tls is None else {"ssl": tls, "async_creator_fn": connect_tls}
     engine = create_async_engine(
-        parse_url(url),
+        plain,
         **_pool_options(settings),
         isolation_level=isolation,
         # With AUTOCOMMIT a query is one round trip.
@@ -170,6 +173,7 @@ def _mysql_engine(url: str, settings: DatabaseSettings, isolation: str | None) -
             "charset": "utf8mb4",
             "connect_timeout": settings.connect_timeout_s,
             "init_command": f"SET time_zone = '+00:00', innodb_lock_wait_timeout = {wait_s}",
+            **encrypted,
         },
     )
     event.listen(engine.sync_engine, "checkout", _ping_listener(settings))
