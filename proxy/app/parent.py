@@ -29,7 +29,7 @@ from proxy.web.server.inherited_sockets import SocketOwner
 MODULE = "proxy.cli.server_process"
 """The program of a server process."""
 WATCHDOG_S = 30.0
-"""Time without a sign of life after which a process is killed, as in systemd's unit."""
+"""Time without a heartbeat after which a process is killed, as in systemd's unit."""
 _START_S = 600.0
 """Time limit for the start: a schema upgrade may take minutes."""
 _TICK_S = 1.0
@@ -313,7 +313,7 @@ class ServerParent:
             "process_hangs", slot=child.slot, pid=child.process.pid, silent_s=self._watchdog_s
         )
         _signal(child, signal.SIGABRT)
-        # A stopped process only obeys this one.
+        # A stopped process reacts only to SIGKILL.
         asyncio.get_running_loop().call_later(_ABORT_S, _signal, child, signal.SIGKILL)
 
     async def _reload_forever(self) -> None:

@@ -29,7 +29,7 @@ class _Parent(ServiceManager):
     link: ProcessLink = field(kw_only=True)
 
     def notify(self, state: str) -> None:
-        """Send a sign of life; `ServerProcess.ready` reports the start."""
+        """Send a heartbeat; `ServerProcess.ready` reports the start."""
         if state == "WATCHDOG=1":
             self.link.send("alive")
 
@@ -63,14 +63,14 @@ class ServerProcess:
         """Handle a message of this kind; call it before `start`."""
         self._handlers[kind] = handler
 
-    def tell_others(self, kind: str, value: object = None) -> None:
+    def notify_others(self, kind: str, value: object = None) -> None:
         """Send a notice to the other processes, if the parent passes on notices of this kind."""
         if not self.link.send(kind, value):
             log.warning("process_notice_dropped", kind=kind)
 
     def announce_change(self) -> None:
         """Have the other processes read the table of purges and the changed rows now."""
-        self.tell_others("purged")
+        self.notify_others("purged")
 
     def start(self) -> None:
         """Handle the messages of the parent from now on, until `close`."""

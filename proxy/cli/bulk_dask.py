@@ -1,7 +1,7 @@
 """Runs the parts of a plan on an existing Dask cluster, whose machines have smartserve installed.
 
 Each task of Dask is one part, processed by the command ``smartserve bulk work`` on the machine of a
-worker, with the settings of that machine. Which part it is decides the database, so a task that
+worker, with the settings of that machine. The database decides which part it is, so a task that
 Dask repeats does nothing twice.
 """
 

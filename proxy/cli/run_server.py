@@ -145,7 +145,7 @@ def _join(process: ServerProcess, services: Services, signals: StopSignals) -> N
     process.on("purged", changed)
     if services.metadata is not None:
         # The WebSocket of a session may be open in another process than its upload.
-        services.metadata.progress.share(partial(process.tell_others, "progress"))
+        services.metadata.progress.share(partial(process.notify_others, "progress"))
         process.on("progress", services.metadata.progress.receive)
     process.start()
 

@@ -30,7 +30,7 @@ async def check_http_originals(installation: Installation) -> Findings:
     elif names:
         yield ok(f"{counted(len(names), 'host')} can be reached")
     else:
-        yield skip("http.hosts has only patterns: no host to ask")
+        yield skip("http.hosts has only patterns: there is no host to check")
     if section.allow_private:
         networks = ", ".join(section.allow_private)
         advice = "list only networks that contain nothing but servers of images"

@@ -113,7 +113,7 @@ class BulkWorker:
         places = asyncio.Semaphore(self._concurrency)
         ids = self._ids(part)
         complete = False
-        # The first renewal, at once, tells how fast this worker may be.
+        # The first renewal is at once: it returns the rate of this worker.
         renew_at = 0.0
         try:
             while True:

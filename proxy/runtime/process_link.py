@@ -133,7 +133,7 @@ def start_process(module: str, order: bytes, descriptors: Iterable[int]) -> subp
     with open(os.memfd_create("order"), "w+b") as file:  # noqa: PTH123 - a descriptor has no path
         file.write(order)
         file.seek(0)
-        # The service manager must not hear of this process. -P: no modules of the working
+        # Only the parent sends notifications to the service manager. -P: no modules of the working
         # directory.
         environment = {
             name: value

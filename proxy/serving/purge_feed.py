@@ -25,7 +25,7 @@ OVERLAP_S = 30.0
 """Minimum time that is read again. A purge becomes visible up to this long after its time."""
 
 _SYNC_EVERY_S = 1.0
-# Between two reads by wake-up: during a storm of purges the database answers at most 20 a second.
+# Between two reads by wake-up, so that many purges cause at most 20 reads a second.
 _REST_S = 0.05
 # What a wake-up is about was committed a moment ago. If its transaction took longer, `sync` has it.
 _RECENT_S = 2.0

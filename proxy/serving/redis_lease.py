@@ -14,11 +14,11 @@ from cachetools import TTLCache
 
 from proxy.runtime.redis import RedisLink
 from proxy.runtime.supervised_task import cancel
-from proxy.serving.render_lease import SILENCE_S, LeaseState
+from proxy.serving.render_lease import HEARTBEAT_TIMEOUT_S, LeaseState
 from proxy.storage.renditions.render_locks import RenderKey
 
-_EXPIRY_S = 0.8 * SILENCE_S
-"""Shorter than others wait: one of them then gets the lease, instead of all giving up."""
+_EXPIRY_S = 0.8 * HEARTBEAT_TIMEOUT_S
+"""Shorter than the timeout of waiting servers: one of them gets the lease before all give up."""
 _CHANNEL = "rendered"
 _RESULT_S = 3.0
 """How long a result is passed on: under load a server may only then begin with a request that
@@ -27,7 +27,7 @@ _MAX_BODY_BYTES = 4 * 1024 * 1024
 _MAX_PURGED = 100_000
 _CLOSE_S = 1.0
 
-# One key for each render. While it lasts: "L", the holder and a counter of its signs of life;
+# One key for each render. While it lasts: "L", the holder and a counter of its heartbeats;
 # afterwards: "D" and the rendition, or nothing if it is too long.
 
 _ATTEMPT = """
@@ -68,7 +68,7 @@ redis.call('PUBLISH', ARGV[4], KEYS[1])
 
 
 class RedisLeases:
-    """Leases that expire unless their holder gives signs of life.
+    """Leases that expire unless their holder sends heartbeats.
 
     Redis has what is being rendered, and each rendition for three seconds: the servers need not
     share a directory. If Redis fails, leases are unavailable.
@@ -84,9 +84,9 @@ class RedisLeases:
         """Subscribe to the notices of other servers: call this before the link listens."""
         self._redis = redis
         self._expiry_ms = round(1000 * expiry_s)
-        # Names the holder to people who look into Redis. Random, as containers have equal names.
+        # The host and the process are for operators. Random, as containers have equal names.
         self._holder = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(8)}"
-        self._signs = 0
+        self._heartbeats = 0
         self._waiters: dict[bytes, asyncio.Event] = {}
         self._purged: TTLCache[int, None] = TTLCache(_MAX_PURGED, 2 * _RESULT_S, clock)
         # asyncio keeps only weak references to tasks.
@@ -123,9 +123,9 @@ class RedisLeases:
 
     def renew(self, keys: Sequence[RenderKey]) -> None:
         """Extend leases, also those that have just expired."""
-        self._signs += 1
+        self._heartbeats += 1
         names = map(self._name, keys)
-        arguments = (self._holder, self._signs, self._expiry_ms)
+        arguments = (self._holder, self._heartbeats, self._expiry_ms)
         self._start(self._redis.command("EVAL", _RENEW, len(keys), *names, *arguments))
 
     def release(self, key: RenderKey, body: bytes | None) -> None:
@@ -165,5 +165,5 @@ def _state(value: bytes) -> LeaseState:
     if kind == b"D":
         return LeaseState(body=value[1:])
     if kind == b"L":
-        return LeaseState(sign=value)
+        return LeaseState(heartbeat=value)
     return LeaseState(held=True, stored=kind == b"S")

@@ -1,7 +1,7 @@
 """Leases on renders: of several processes one renders a variant, and the others use its result.
 
-A lease saves work and guarantees nothing. If leases are unavailable, or their holder does not get
-on with its work, the others render as well: no request waits for long, and nothing is lost.
+A lease saves work and guarantees nothing. If leases are unavailable, or their holder sends no
+heartbeat, the others render as well: no request waits for long, and nothing is lost.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from proxy.runtime.circuit_breaker import CircuitBreaker
 from proxy.runtime.thread_pool import ThreadPool
 from proxy.storage.renditions.render_locks import RenderKey, RenderLocks
 
-SILENCE_S = 1.5
-"""How long a process waits for a holder that gives no sign of life. Limits of 50 ms end in every
-herd of requests, because the event loops of all processes lag."""
+HEARTBEAT_TIMEOUT_S = 1.5
+"""Maximum time between two heartbeats of a holder. 50 ms are exceeded in every burst of requests,
+because the event loops of all processes lag."""
 _LIMIT_S = 10.0
-"""How long a process waits for a holder that gives signs of life."""
+"""Maximum wait for a holder that sends heartbeats."""
 _RENEW_EVERY_S = 0.25
 _FIRST_POLL_S, _LAST_POLL_S = 0.01, 0.05
 _DISK_TIMEOUT_S = 1.0
@@ -39,7 +39,7 @@ class WaitOutcome(StrEnum):
     TAKEN_OVER = auto()
     """It ended or failed, and this process renders."""
     TIMEOUT = auto()
-    """It did not get on with its work, and this process renders as well."""
+    """It sent no heartbeat, or took too long, and this process renders as well."""
     FAILED = auto()
     """Leases became unavailable, and this process renders as well."""
 
@@ -57,8 +57,8 @@ class LeaseState(NamedTuple):
     body: bytes | None = None
     """Without the lease: the rendition, if another process has passed it on. Then nobody renders
     it, otherwise another process does."""
-    sign: object = None
-    """Changes whenever that process gives a sign of life."""
+    heartbeat: object = None
+    """Changes with each heartbeat of that process."""
 
 
 class LeaseBackend(Protocol):
@@ -76,7 +76,7 @@ class LeaseBackend(Protocol):
         ...
 
     def renew(self, keys: Sequence[RenderKey]) -> None:
-        """Give a sign of life, without waiting."""
+        """Send a heartbeat for leases, without waiting."""
         ...
 
     def release(self, key: RenderKey, body: bytes | None) -> None:
@@ -113,13 +113,13 @@ class RenderLeases:
     def __init__(
         self,
         *backends: LeaseBackend,
-        silence_s: float = SILENCE_S,
+        heartbeat_timeout_s: float = HEARTBEAT_TIMEOUT_S,
         limit_s: float = _LIMIT_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Each backend is used if those before it are unavailable; they are owned from here on."""
         self._backends = backends
-        self._silence_s = silence_s
+        self._heartbeat_timeout_s = heartbeat_timeout_s
         self._limit_s = limit_s
         self._clock = clock
         self._leases: dict[str, RenderLease] = {}
@@ -130,16 +130,16 @@ class RenderLeases:
     async def acquire(self, variant: Variant, working: Callable[[], bool]) -> RenderLease:
         """Return a lease; before, wait within limits for another process that renders it."""
         key = RenderKey(variant)
-        began = silent_since = self._clock()
-        poll_s, sign = 0.0, None
+        began = heartbeat_at = self._clock()
+        poll_s, heartbeat = 0.0, None
         while True:
             (found,) = await self._attempt((key,), working)
             if isinstance(found, RenderLease):
                 break
             now = self._clock()
-            if found.sign != sign:
-                sign, silent_since = found.sign, now
-            if now - silent_since >= self._silence_s or now - began >= self._limit_s:
+            if found.heartbeat != heartbeat:
+                heartbeat, heartbeat_at = found.heartbeat, now
+            if now - heartbeat_at >= self._heartbeat_timeout_s or now - began >= self._limit_s:
                 self._waits[WaitOutcome.TIMEOUT] += 1
                 return RenderLease(key, working)
             poll_s = min(2 * poll_s, _LAST_POLL_S) or _FIRST_POLL_S
@@ -187,7 +187,7 @@ class RenderLeases:
             if other is None:
                 leases[one.text] = RenderLease(one, working)
             else:
-                found[one.text] = LeaseState(sign=other.working() and self._clock())
+                found[one.text] = LeaseState(heartbeat=other.working() and self._clock())
         # Before the request: the backend excludes other processes, and this dict a second request
         # of this one.
         self._leases |= leases
@@ -267,7 +267,9 @@ class DirectoryLeases:
             raise
         if breaker.failing:
             breaker.succeed()
-        return [LeaseState(one.locked, stored=one.stored, sign=one.sign) for one in attempts]
+        return [
+            LeaseState(one.locked, stored=one.stored, heartbeat=one.heartbeat) for one in attempts
+        ]
 
     async def wait(self, key: RenderKey, seconds: float) -> None:
         """Return after ``seconds``: locks give no notice."""

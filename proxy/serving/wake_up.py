@@ -11,7 +11,7 @@ _CHANNEL = "purges"
 
 
 class WakeUp:
-    """Sends and receives the message that something was committed; the table has what it was.
+    """Sends and receives the message that something was committed; the table contains what it is.
 
     Every method returns at once. A Redis that fails or hangs delays nobody: each server also reads
     the table every second.

@@ -53,6 +53,6 @@ class ClusterSettings(Section):
     render_once: bool | Literal["auto"] = "auto"
     """Of several servers, or server processes, that miss the same rendition, one renders it, and
     the others use its result: from Redis, from the rendition directory if they share it, or from
-    the object store. They wait 1.5 s for a server that gives no sign of life. "auto": with Redis,
+    the object store. They wait 1.5 s for a server that sends no heartbeat. "auto": with Redis,
     or with several processes. Set true for servers that share the rendition directory without
     Redis; its file system must have locks."""

@@ -81,7 +81,7 @@ class BucketOverdue(BucketError):
 
 
 class ConditionIgnored(BucketError):
-    """The storage replaces objects although it was asked not to."""
+    """The storage replaces objects although the request forbids it."""
 
     kind = "unavailable"
 
@@ -230,8 +230,8 @@ class Bucket:
     async def check(self) -> None:
         """Return if the bucket can be listed.
 
-        Only a list tells a missing bucket from a missing object, and a wrong secret from an object
-        that is not readable.
+        Only a list distinguishes a missing bucket from a missing object, and a wrong secret from an
+        object that is not readable.
         """
         await self.keys(f"{_PROBE_KEY}/")
 

@@ -74,7 +74,7 @@ _GAUGES = (
     _Row("ingest_renders_in_flight", "upload_usage", "busy", "Jobs for uploads in workers now."),
     _Row("ingest_steps_hanging", "step_timeouts", "hanging", "Overdue steps that do not end."),
     _Row("http_originals_kept_bytes", "http_originals", "kept_bytes", "Fetched originals kept."),
-    _Row("http_originals_open_circuits", "http_originals", "open_circuits", "Hosts not asked now."),
+    _Row("http_originals_open_circuits", "http_originals", "open_circuits", "Hosts paused."),
     _Row("metadata_engines", "metadata", "engines_up", "Running exiftool processes."),
     _Row("metadata_engines_expected", "metadata", "engines_expected", "Exiftools that should run."),
     _Row(

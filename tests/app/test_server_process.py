@@ -91,7 +91,7 @@ async def test_it_reports_its_start_its_life_and_its_last_figures() -> None:
         one.manager.notify("READY=1")
         one.manager.notify("WATCHDOG=1")
         one.ready(metrics, ["a line"])
-        one.tell_others("purged", 3)
+        one.notify_others("purged", 3)
         await eventually(lambda: len(parent.received) == 3)
         found = await link.request("snapshot", timeout_s=60)
         assert {entry["name"] for entry in found} == {

@@ -60,7 +60,7 @@ async def test_one_node_has_the_lease_of_a_rendition(nodes: Pair) -> None:
     found = await there.attempt([PHOTO, OTHER])
     assert found is not None
     assert [one.held for one in found] == [False, True]
-    assert found[0].sign is not None
+    assert found[0].heartbeat is not None
 
 
 async def test_who_waits_gets_the_notice_and_the_rendition(nodes: Pair) -> None:
@@ -117,7 +117,7 @@ async def test_long_renditions_are_read_from_the_store(nodes: Pair) -> None:
     assert await attempt(there) == LeaseState(held=True, stored=True)
 
 
-async def test_signs_of_life_are_seen_and_extend_a_lease(redis: RedisServer) -> None:
+async def test_heartbeats_are_seen_and_extend_a_lease(redis: RedisServer) -> None:
     async with AsyncExitStack() as stack:
         here, there = await node(stack, redis, 1.0), await node(stack, redis, LONG_S)
         await attempt(here)
@@ -125,7 +125,7 @@ async def test_signs_of_life_are_seen_and_extend_a_lease(redis: RedisServer) -> 
         here.renew([PHOTO])
 
         async def changed() -> bool:
-            return (await attempt(there)).sign != first.sign
+            return (await attempt(there)).heartbeat != first.heartbeat
 
         await eventually(changed)
 

@@ -69,7 +69,7 @@ class Scripted:
 
 
 def leases(*backends: Scripted) -> RenderLeases:
-    return RenderLeases(*backends, silence_s=1, limit_s=10, clock=backends[0].clock)
+    return RenderLeases(*backends, heartbeat_timeout_s=1, limit_s=10, clock=backends[0].clock)
 
 
 def waits(those: RenderLeases) -> dict[str, float]:
@@ -132,9 +132,9 @@ async def test_a_silent_holder_is_waited_for_briefly() -> None:
         assert waits(those) == {"waits_timeout": 1}
 
 
-async def test_a_holder_with_signs_of_life_is_waited_for_up_to_the_limit() -> None:
+async def test_a_holder_that_sends_heartbeats_is_waited_for_up_to_the_limit() -> None:
     backend = Scripted(TAKEN)
-    backend.answers = [lambda: LeaseState(sign=int(backend.now * 2))]
+    backend.answers = [lambda: LeaseState(heartbeat=int(backend.now * 2))]
     async with aclosing(leases(backend)) as those:
         lease = await acquired(those)
         assert (lease.backend, lease.stored) == (None, False)
@@ -195,7 +195,7 @@ async def test_only_what_is_free_is_claimed_and_nothing_is_waited_for() -> None:
         assert len(await those.claim([PHOTO, OTHER])) == 2, "without leases all is rendered"
 
 
-async def test_signs_of_life_are_given_while_a_render_runs_but_not_while_it_is_queued() -> None:
+async def test_heartbeats_are_sent_while_a_render_runs_but_not_while_it_is_queued() -> None:
     backend = Scripted(HELD)
     async with aclosing(leases(backend)) as those:
         queued, running = await acquired(those), await those.acquire(OTHER, lambda: True)

@@ -3,8 +3,8 @@
 Only allowed addresses are requested (`proxy.storage.originals.http_addresses`), and each connection
 is checked by its IP address when it is opened (`guarded_connector`).
 
-Fetched files are kept for a while: all sizes of an image are usually rendered within seconds, and
-its server should be asked once. Then they are revalidated with conditional requests.
+Fetched files are kept for a while, so that one request serves all sizes of an image, which are
+usually rendered within seconds. Then they are revalidated with conditional requests.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _KEPT_FILES = 256
 """Each one has a descriptor."""
 _MAX_KNOWN = 10_000
 _MIN_FRESH_S, _FRESH_S, _MAX_FRESH_S = 10.0, 60.0, 86_400.0
-"""A file is used without a request for as long as its server says, within these limits."""
+"""A file is used without a request for as long as its server allows, within these limits."""
 _MISSING_S, _FAILED_S = 60.0, 5.0
 _BREAK_S, _MAX_BREAK_S = 10.0, 300.0
 _FAILURES = 3
@@ -127,7 +127,7 @@ class _Copy:
         self._release = source.release
         self._loop = asyncio.get_running_loop()
         self._users = 1
-        # Who waits for it opens it in the next turns of the loop, unless all were cancelled.
+        # Callers that wait for it open it in the next turns of the loop, unless all were cancelled.
         self._loop.call_later(_HANDOVER_S, self._settle)
 
     @property
@@ -248,7 +248,7 @@ class HttpOriginals:
             return (await self._current(path)).byte_size
 
     async def changed(self, path: str, content_hash: str) -> bool:
-        """Request whether an original has another content by now; raises as `open` does.
+        """Send a request, and return whether the content has changed; raises as `open` does.
 
         The whole file is requested if nothing is known that would identify its version.
         """
@@ -372,7 +372,7 @@ class HttpOriginals:
     async def _attempt(
         self, path: str, url: URL, known: _Validators | None, host: _Host
     ) -> _Answer:
-        """Send a request, and tell the circuit breaker of the host how it ended."""
+        """Send a request, and report its outcome to the circuit breaker of the host."""
         breaker = host.breaker
         try:
             answer = await self._fetch(path, url, known)

@@ -81,7 +81,7 @@ def survey(
                 continue
             # A rendition that was never used again was used once.
             worth = worth_of(file.name, status, now=now)
-            # Most files are worth too much already: a look at the sketch costs more than the rest.
+            # Most files are worth too much already: reading the sketch costs more than the rest.
             if worth < plan.below:
                 plan.add(worth * (1 + frequency(file.name.partition(".")[0])), file.path, size)
         if empty:
@@ -109,7 +109,7 @@ class EvictionPlan:
     def __init__(self, need_bytes: int, need_files: int = 0) -> None:
         self._need_bytes = need_bytes
         self._need_files = need_files
-        self._dearest_first: list[tuple[float, EvictionCandidate]] = []
+        self._most_valuable_first: list[tuple[float, EvictionCandidate]] = []
         self._bytes = 0
         self.below = math.inf
         """Only files of less worth are selected from now on."""
@@ -118,11 +118,11 @@ class EvictionPlan:
         """Consider a file."""
         if worth >= self.below:
             return
-        heap = self._dearest_first
-        # heapq is a min-heap; the negated worth puts the dearest file on top.
+        heap = self._most_valuable_first
+        # heapq is a min-heap; the negated worth puts the most valuable file on top.
         heapq.heappush(heap, (-worth, EvictionCandidate(worth, path, size)))
         self._bytes += size
-        # The dearest file is dropped while the others suffice without it.
+        # The most valuable file is dropped while the others suffice without it.
         while heap and self._suffices(heap[0][1].cost, 1):
             self._bytes -= heapq.heappop(heap)[1].cost
         if self._suffices(0, 0):
@@ -130,7 +130,7 @@ class EvictionPlan:
 
     def _suffices(self, less_bytes: int, less_files: int) -> bool:
         enough = self._bytes - less_bytes >= self._need_bytes
-        return enough and len(self._dearest_first) - less_files >= self._need_files
+        return enough and len(self._most_valuable_first) - less_files >= self._need_files
 
     def candidates(
         self, need_bytes: int | None = None, need_files: int = 0
@@ -139,7 +139,7 @@ class EvictionPlan:
 
         With ``need_bytes``, return no more than these needs, which a survey found to be smaller.
         """
-        ranked = sorted(one for _, one in self._dearest_first)
+        ranked = sorted(one for _, one in self._most_valuable_first)
         if need_bytes is None:
             return ranked
         found: list[EvictionCandidate] = []

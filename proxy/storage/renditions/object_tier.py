@@ -30,7 +30,7 @@ from proxy.storage.renditions.disk_state import NO_OBJECT_TIER, shard_of
 from proxy.storage.renditions.rendition_file import WriteTicket, file_content, verified
 
 _MAX_READS = 64
-"""Concurrent reads. Above it a rendition counts as missing: waiting would only move the queue."""
+"""Concurrent reads. Above it a rendition counts as missing: renders have a queue already."""
 _WRITERS = 4
 _RETRY_PURGES_S = 5.0
 _DELETE_AT_ONCE = 1000
@@ -118,8 +118,8 @@ class ObjectTier:
 
         All are requested at the same time.
         """
-        failing = self._reads.breaker.failing and self._reads.breaker.open
-        if failing or self._reading >= _MAX_READS or variants[0].media_id in self._unpurged:
+        skipped = self._reads.breaker.open or self._reading >= _MAX_READS
+        if skipped or variants[0].media_id in self._unpurged:
             self._counts["reads_skipped"] += 1
             return None
         self._reading += 1
@@ -217,14 +217,14 @@ class ObjectTier:
 
     async def _retry_purges(self) -> None:
         for media_id in tuple(self._unpurged):
-            if self._writes.breaker.failing and self._writes.breaker.open:
+            if self._writes.breaker.open:
                 return
             if media_id in self._unpurged:
                 with suppress(StorageError):
                     await self._purge(media_id)
 
     async def _write(self) -> None:
-        """Work on the queue for ever."""
+        """Store and delete what is queued, until cancelled."""
         while True:
             while not self._queue:
                 self._filled.clear()

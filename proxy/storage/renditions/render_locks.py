@@ -38,7 +38,7 @@ class RenderKey(NamedTuple):
 
     variant: Variant
     background: bool = False
-    """A final that nobody waits for: a visitor's render does not wait for it, and is not its."""
+    """A final that no request waits for. A render for a request has another lock."""
 
     @property
     def text(self) -> str:
@@ -54,7 +54,7 @@ class LockAttempt(NamedTuple):
     """False: another process has the lock."""
     stored: bool = False
     """Whether the rendition has a file. Only reported with the lock."""
-    sign: bytes = b""
+    heartbeat: bytes = b""
     """Changes whenever the holder of the lock calls `renew`."""
 
 
@@ -80,17 +80,18 @@ class RenderLocks:
         try:
             _set(file, fcntl.F_WRLCK, number)
         except _HELD_ELSEWHERE:
-            return LockAttempt(locked=False, sign=os.pread(file, _SLOT_BYTES, _slot(number)))
+            heartbeat = os.pread(file, _SLOT_BYTES, _slot(number))
+            return LockAttempt(locked=False, heartbeat=heartbeat)
         # It may have been stored between the look-up of the caller and the lock.
         return LockAttempt(locked=True, stored=os.path.lexists(self._paths.rendition(key.variant)))
 
     def renew(self, keys: Iterable[RenderKey]) -> None:
-        """Show the processes that wait for these renders that this one works on them."""
+        """Write a heartbeat for the processes that wait for these renders."""
         with suppress(OSError):
             file = self._open()
             for one in keys:
-                # Renders may share a slot: then those who wait for one also see the other's sign,
-                # and wait longer, up to their limit.
+                # Renders may share a slot: then the processes that wait for one also see the
+                # heartbeats of the other, and wait longer, up to their limit.
                 os.pwrite(file, os.urandom(_SLOT_BYTES), _slot(_number(one)))
 
     def release(self, keys: Iterable[RenderKey]) -> None:

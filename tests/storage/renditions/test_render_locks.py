@@ -86,13 +86,13 @@ def test_the_lock_comes_with_whether_the_rendition_is_stored(
     ]
 
 
-def test_those_who_wait_see_whether_the_holder_gives_signs_of_life(
+def test_those_who_wait_see_the_heartbeats_of_the_holder(
     mine: RenderLocks, theirs: RenderLocks
 ) -> None:
     mine.attempt([HELD])
-    seen = [theirs.attempt([HELD])[0].sign for _ in range(2)]
+    seen = [theirs.attempt([HELD])[0].heartbeat for _ in range(2)]
     mine.renew([HELD])
-    seen.append(theirs.attempt([HELD])[0].sign)
+    seen.append(theirs.attempt([HELD])[0].heartbeat)
     assert seen[0] == seen[1] != seen[2]
 
 

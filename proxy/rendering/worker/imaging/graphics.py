@@ -202,7 +202,7 @@ class _FinalEncoder:
             return _smallest(within)
         if self._most == math.inf:
             return _smallest(passing) if passing else max(lossy, key=_score)
-        # Rather less than the target than more bytes: the plain encoding misses it by more.
+        # A score below the target is better than more bytes: the plain encoding scores even less.
         tried = (self._plain, *lossy, *map(self._within, self._profiles()))
         return max((one for one in tried if len(one.encoded) <= self._most), key=_score)
 

@@ -19,7 +19,7 @@ from proxy.domain.worker_protocol import Limits
 from proxy.rendering.worker.imaging.libvips import SourceRefused
 
 LIBVIPS_ITEMS = 256
-"""Items that libvips reads unless it is told to read any number. Panoramas of telephones have more:
+"""Items that libvips reads by default. Panoramas of telephones have more:
 each tile of 512 x 512 pixels is one."""
 # Default of libheif, which pi-heif has.
 _MAX_ITEMS = 1000
@@ -56,7 +56,7 @@ class ItemReference:
 
 @dataclass(frozen=True, slots=True)
 class HeifItems:
-    """What the meta box of a file says of its items."""
+    """The items that the meta box of a file describes."""
 
     count: int
     primary: int
