@@ -11,7 +11,10 @@ import pytest
 from proxy.settings import Settings
 from tests.support.server import ROOT, Serving
 
-PAGES = (ROOT / "deploy" / "OPERATING.md", ROOT / "deploy" / "README.md", ROOT / "README.md")
+PAGES = (
+    *(ROOT / "deploy" / f"{name}.md" for name in ("OPERATING", "README", "SIZING", "CLUSTER")),
+    ROOT / "README.md",
+)
 _SERIES = re.compile(r"smartserve_[a-z_]+(?:\{[^}]*\})?")
 _LABEL = re.compile(r'([a-z_]+)(=~|!=|=)"([^"]*)"')
 _SETTING = re.compile(r"`([a-z]+)\.([a-z_]+)(?: = [^`]*)?`")
