@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from cachetools import LRUCache
@@ -47,39 +48,6 @@ class JobResult(Generic[Result]):
     """Seconds from admission to the start of the job in a worker."""
     work_s: float
     """Seconds from the start to the reply."""
-
-
-class _JobTimes:
-    """Measures one job. While a worker has it, it is in the set of running jobs."""
-
-    def __init__(self, on_start: Callable[[float], None], running: set[_JobTimes]) -> None:
-        self._on_start = on_start
-        self._running = running
-        self._queued_at = time.perf_counter()
-        self._started_at: float | None = None
-        self._queue_s = self._work_s = 0.0
-        self.fetch_s = 0.0
-        """Seconds that the source took to arrive from another server."""
-
-    def start(self) -> None:
-        """Record that a worker starts the job, for the first time or again."""
-        self._running.add(self)
-        self._started_at = time.perf_counter()
-        self._on_start(self._started_at - self._queued_at)
-
-    def end(self) -> float:
-        """Record the end of the job; return its service time for the prediction of waits."""
-        ended_at = time.perf_counter()
-        started_at = ended_at if self._started_at is None else self._started_at
-        self._queue_s = started_at - self._queued_at
-        self._work_s = ended_at - started_at
-        # Two jobs per worker are admitted, so a fetch from another server delays the queue only if
-        # it takes longer than the work.
-        return max(self._work_s, (self.fetch_s + self._work_s) / 2)
-
-    def job_result(self, result: Result) -> JobResult[Result]:
-        """Return the result of a job that has ended, with its times."""
-        return JobResult(result, self._queue_s, self._work_s)
 
 
 def source_key(media: Media) -> str:
@@ -128,7 +96,7 @@ class JobDispatcher:
         self._admission = admission
         self._failures = failures
         self._versions = LRUCache(MAX_VERSIONS) if versions is None else versions
-        self._running: set[_JobTimes] = set()
+        self._busy = 0
 
     def counted_apart(self) -> Self:
         """Return a dispatcher for another kind of work, which shares everything but the counts."""
@@ -195,28 +163,110 @@ class JobDispatcher:
     ) -> JobResult[Result]:
         """As `run`, for a caller that has just called `check`."""
         with nullcontext() if STATE.tracer is None else job_span(job) as span:
-            if span is not None:
-                on_start = span.before(on_start)
             try:
-                async with self._admitted(job, on_start) as times:
-                    result = await self._on_source(
-                        media, job, sink, facts=facts, times=times, deadline_s=deadline_s
-                    )
+                done = await self._run(
+                    media,
+                    job,
+                    sink,
+                    facts=facts,
+                    on_start=on_start if span is None else span.before(on_start),
+                    deadline_s=deadline_s,
+                )
             except SmartserveError as error:
                 # Stores only failures that the image itself caused, not overload or a missing file.
                 self._failures.remember(source_key(media), error)
                 raise
             if span is not None:
-                span.result = result
-            return times.job_result(result)
+                span.result = done.result
+            return done
 
     async def run_on(
         self, descriptor: int, job: Job[Result], sink: Sink = lambda _: None
     ) -> JobResult[Result]:
         """Run a job on an open file, which remains the caller's, without the failure cache."""
-        async with self._admitted(job) as times:
-            result = await self._pool.run(job, descriptor, sink, on_start=times.start)
-        return times.job_result(result)
+        return await self._run(descriptor, job, sink)
+
+    async def _run(
+        self,
+        target: Media | int,
+        job: Job[Result],
+        sink: Sink,
+        *,
+        facts: ProbeResult | None = None,
+        on_start: Callable[[float], None] = lambda _: None,
+        deadline_s: float | None = None,
+    ) -> JobResult[Result]:
+        """Run a job on the source of a medium, or on an open file of the caller."""
+        kind = service_kind(job)
+        queued_at = time.perf_counter()
+        started_at: float | None = None
+
+        def started() -> None:
+            nonlocal started_at
+            # A repeated job still occupies one worker.
+            self._busy += started_at is None
+            started_at = time.perf_counter()
+            on_start(started_at - queued_at)
+
+        fetch_s = 0.0
+        try:
+            async with self._admission.enter(kind):
+                work = partial(self._pool.run, job, on_start=started, deadline_s=deadline_s)
+                if isinstance(target, int):
+                    result = await work(target, sink)
+                else:
+                    result, fetch_s = await self._on_source(target, work, sink, facts)
+        finally:
+            self._busy -= started_at is not None
+        ended_at = time.perf_counter()
+        if started_at is None:
+            started_at = ended_at
+        work_s = ended_at - started_at
+        # Two jobs per worker are admitted, so a fetch from another server delays the queue only if
+        # it takes longer than the work. A job that failed is not counted: it may have ended at
+        # once, or at its deadline.
+        self._admission.learn(kind, max(work_s, (fetch_s + work_s) / 2))
+        return JobResult(result, started_at - queued_at, work_s)
+
+    async def _on_source(
+        self,
+        media: Media,
+        work: Callable[[int, Sink], Awaitable[Result]],
+        sink: Sink,
+        facts: ProbeResult | None,
+    ) -> tuple[Result, float]:
+        """Open the source of a medium for some work; return its result, and seconds of a fetch.
+
+        Call it in the queue's turn: a source may be a copy in memory, and the queue is long. One
+        job more than can run is admitted per worker, so no worker waits for the source.
+        """
+        opened_at = time.perf_counter()
+        source = await self._first(media, self._sources.open)
+        fetch_s = time.perf_counter() - opened_at if source.release is not None else 0.0
+        try:
+            # The variant was resolved from the facts of another file: its key must not get the
+            # bytes of this one.
+            if facts is not None and self._is_other(media, source, facts):
+                raise SourceChanged("the image has changed, try again", retry_after_s=1)
+            # The log has to name the image that kills a worker or raises in it.
+            with bound_contextvars(media_id=media.id):
+                result = await work(source.descriptor, sink)
+            if source.version and isinstance(result, ProbeResult):
+                self._versions[media.id] = SourceVersion(result.content_hash, source.version)
+        finally:
+            # Not `close`: a call into another module for each render.
+            os.close(source.descriptor)
+            if source.release is not None:
+                source.release()
+        return result, fetch_s
+
+    def _is_other(self, media: Media, source: OpenSource, facts: ProbeResult) -> bool:
+        """Return whether an open source is not the file of which these facts are."""
+        if source.byte_size != facts.byte_size:
+            return True
+        if source.content_hash:
+            return source.content_hash != facts.content_hash
+        return bool(source.version) and self._replaced(media, source.version)
 
     async def run_file(
         self, key: str, descriptor: int, job: Job[Result], sink: Sink = lambda _: None
@@ -236,60 +286,6 @@ class JobDispatcher:
         await self.run(media, job, rendition.extend, facts=facts)
         return bytes(rendition)
 
-    @asynccontextmanager
-    async def _admitted(
-        self, job: Job[Any], on_start: Callable[[float], None] = lambda _: None
-    ) -> AsyncIterator[_JobTimes]:
-        """Context manager: wait for admission, and hold the place while the block runs a job.
-
-        Call ``start`` of the yielded times when a worker starts the job.
-        """
-        kind = service_kind(job)
-        times = _JobTimes(on_start, self._running)
-        try:
-            async with self._admission.enter(kind):
-                yield times
-        finally:
-            self._running.discard(times)
-        # A job that failed is not recorded: it may have ended at once, or at its deadline.
-        self._admission.learn(kind, times.end())
-
-    async def _on_source(
-        self,
-        media: Media,
-        job: Job[Result],
-        sink: Sink,
-        *,
-        facts: ProbeResult | None,
-        times: _JobTimes,
-        deadline_s: float | None,
-    ) -> Result:
-        """Open the source of a medium, and run an admitted job on it."""
-        # Opened only now: a source may be a copy in memory, and the queue is long. One job more
-        # than can run is admitted per worker, so no worker waits for it.
-        opened_at = time.perf_counter()
-        source = await self._first(media, self._sources.open)
-        if source.release is not None:
-            times.fetch_s = time.perf_counter() - opened_at
-        try:
-            # The variant was resolved from the facts of another file: its key must not get the
-            # bytes of this one.
-            if facts is not None and self._is_other(media, source, facts):
-                raise SourceChanged("the image has changed, try again", retry_after_s=1)
-            # The log has to name the image that kills a worker or raises in it.
-            with bound_contextvars(media_id=media.id):
-                result = await self._pool.run(
-                    job, source.descriptor, sink, on_start=times.start, deadline_s=deadline_s
-                )
-            if source.version and isinstance(result, ProbeResult):
-                self._versions[media.id] = SourceVersion(result.content_hash, source.version)
-            return result
-        finally:
-            # Not `close`: a call into another module for each render.
-            os.close(source.descriptor)
-            if source.release is not None:
-                source.release()
-
     async def _first(self, media: Media, find: Callable[[str], Awaitable[Found]]) -> Found:
         """Find the original, or the processed file if the storage has no original."""
         missing: SourceMissing | None = None
@@ -299,14 +295,6 @@ class JobDispatcher:
             except SourceMissing as error:
                 missing = error
         raise missing or SourceMissing("the medium has no file")
-
-    def _is_other(self, media: Media, source: OpenSource, facts: ProbeResult) -> bool:
-        """Return whether an open source is not the file that these facts were read from."""
-        if source.byte_size != facts.byte_size:
-            return True
-        if source.content_hash:
-            return source.content_hash != facts.content_hash
-        return bool(source.version) and self._replaced(media, source.version)
 
     def _replaced(self, media: Media, version: str) -> bool:
         """Return whether a version of the source is not the one that its facts were read from."""
@@ -322,4 +310,4 @@ class JobDispatcher:
 
     def statistics(self) -> Mapping[str, float]:
         """Return the number of workers that the jobs of this dispatcher occupy."""
-        return {"busy": len(self._running)}
+        return {"busy": self._busy}
