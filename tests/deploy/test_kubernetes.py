@@ -97,7 +97,9 @@ def test_files_are_on_disk_while_their_metadata_is_read(overlay: str) -> None:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_workers_of_bulk_work_are_an_indexed_job(version: str) -> None:
-    job = yaml.safe_load((FOLDER / "bulk.yaml").read_text())
+    # As the command at its top does: a name of a ConfigMap has no capitals.
+    text = (FOLDER / "bulk.yaml").read_text()
+    job = yaml.safe_load(replaced(text, "NAME-OF-SETTINGS", "smartserve-0123456789"))
     kubernetes_validate.validate(job, version, strict=True)
     spec = job["spec"]
     assert (spec["completionMode"], spec["completions"]) == ("Indexed", spec["parallelism"])
@@ -106,6 +108,29 @@ def test_workers_of_bulk_work_are_an_indexed_job(version: str) -> None:
     # Kubernetes replaces $(NAME) in arguments by the variable of the container.
     assert one["args"][2] == "$(PLAN)"
     assert "PLAN" in {variable["name"] for variable in one["env"]}
+
+
+def test_workers_of_bulk_work_have_the_settings_of_production(tmp_path: Path) -> None:
+    spec = yaml.safe_load((FOLDER / "bulk.yaml").read_text())["spec"]["template"]["spec"]
+    (worker,) = spec["containers"]
+    server = container("production")
+    own = {"PLAN", "SMARTSERVE_METADATA__TEMP_ROOT"}
+    secrets = {one["name"]: one for one in worker["env"] if one["name"] not in own}
+    # Workers have no routes that need the administrator's key.
+    assert secrets == {
+        one["name"]: one
+        for one in server["env"]
+        if one["name"] not in {*own, "SMARTSERVE_ADMIN__KEY_FILE"}
+    }
+    settings = settings_of("production", tmp_path)
+    mounts = {one["mountPath"]: one["name"] for one in worker["volumeMounts"]}
+    volumes = {one["name"]: one for one in spec["volumes"]}
+    assert set(mounts.values()) == set(volumes)
+    claim = volumes[mounts[settings.renditions.directory]]["ephemeral"]["volumeClaimTemplate"]
+    room = int(claim["spec"]["resources"]["requests"]["storage"].removesuffix("Gi")) * 2**30
+    assert settings.renditions.disk_max_bytes < room
+    assert worker["image"] == server["image"]
+    assert worker["resources"] == server["resources"]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
