@@ -24,6 +24,7 @@ ALERTS: Mapping[str, tuple[str, ...]] = {
         "http originals",
         "image original",
     ),
+    "Redis fails": ("redis",),
     "The bucket of renditions fails": ("object storage",),
     "Originals are stood in for": ("served formats",),
     "Somebody guesses keys": ("key files", "proxy closed", "proxy forwarded"),
