@@ -186,6 +186,7 @@ class PurgeService:
         recorded = await self._advance(EVERYONE)
         if not recorded:
             await self._keep([UserPurge(EVERYONE)])
+            self._store.skip_objects = True
             self._reset()
         await self._store.clear()
         return recorded
@@ -193,6 +194,9 @@ class PurgeService:
     def advanced(self, epochs: Iterable[RecordedEpoch]) -> Sequence[int]:
         """Use these epochs from now on; return the users of those that are new here."""
         changed = [one.user_id for one in epochs if self._epochs.advance(one.user_id, one.epoch)]
+        if EVERYONE in changed:
+            # No key of an earlier object is requested any more.
+            self._store.skip_objects = False
         if changed:
             self._reset()
         for user_id in changed:
@@ -378,6 +382,7 @@ class PurgeService:
     async def _apply_kept(self, purge: PurgeEntry | UserPurge) -> None:
         entries = [purge] if isinstance(purge, PurgeEntry) else []
         if isinstance(purge, UserPurge) and purge.user_id == EVERYONE:
+            self._store.skip_objects = True
             self._reset()
             try:
                 await self._store.clear()

@@ -238,6 +238,8 @@ class TieredStore:
     ) -> None:
         """``objects`` is the third tier, which is used after its own ``async with``."""
         self._objects = objects
+        self.skip_objects = False
+        """Whether nothing is read from the bucket: all was purged, but the keys are not new yet."""
         self._fetches: SharedResults[tuple[int, bytes] | None] = SharedResults()
         self.memory = MemoryStore(settings, on_eviction=self._record_uses)
         self.disk = DiskStore(
@@ -296,7 +298,7 @@ class TieredStore:
                 return found or (variants[position], rendition)
             self.memory.counters.misses += 1
         found = await self._on_disk(variants, digests)
-        if found is None and self._objects is not None:
+        if found is None and self._objects is not None and not self.skip_objects:
             return await self._in_bucket(self._objects, variants)
         return found
 
@@ -324,7 +326,7 @@ class TieredStore:
 
     async def recall(self, variants: Sequence[Variant]) -> AbstractSet[str]:
         """Copy what a bucket has of some variants to the other tiers; return their digests."""
-        if self._objects is None:
+        if self._objects is None or self.skip_objects:
             return frozenset()
         found = [one for one in variants if await self._in_bucket(self._objects, (one,))]
         return {one.digest for one in found}
@@ -459,7 +461,7 @@ class TieredStore:
     async def clear(self) -> None:
         """Delete the renditions of all media from memory and disk; raises StorageError.
 
-        Those in a bucket belong to other servers as well.
+        Those in a bucket belong to other servers as well; see `skip_objects`.
         """
         for ticket in self._tickets:
             ticket.void = True

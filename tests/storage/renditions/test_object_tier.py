@@ -100,6 +100,19 @@ async def test_what_one_server_renders_another_one_finds_and_keeps(nodes: Nodes)
     assert second.figure("reads_hit") == 1
 
 
+async def test_nothing_is_read_while_its_keys_may_be_those_of_purged_renditions(
+    nodes: Nodes,
+) -> None:
+    node = await nodes()
+    await node.put(variant(), body())
+    await node.store.clear()
+    node.store.skip_objects = True
+    assert await read(node.store, variant()) is None
+    assert not await node.store.recall((variant(),))
+    node.store.skip_objects = False
+    assert await read(node.store, variant()) == body()
+
+
 async def test_hits_in_memory_and_on_disk_request_nothing(nodes: Nodes) -> None:
     node = await nodes()
     draft, final = variant(), variant(width=301)
