@@ -22,7 +22,7 @@ from tests.support.waiting import eventually
 
 _START_S = 120.0
 _STOP_S = 40.0
-_ANNOUNCED = re.compile(rb"^smartserve \S+ on http://[^:]+:(\d+)$", re.MULTILINE)
+_ANNOUNCED = re.compile(rb"^smartserve \S+ on http://([^:]+):(\d+)$", re.MULTILINE)
 
 Sections = Mapping[str, Mapping[str, Any]]
 """Settings by section and key, as in a settings file."""
@@ -55,18 +55,28 @@ class Server:
         """``prefix`` is a command that starts the server, ``extra`` are further variables."""
         self.data_dir = data_dir
         self.log = data_dir.with_suffix(".log")
+        self.host = "127.0.0.1"
         self.port = 0
         self.starts_s: list[float] = []
         """Seconds from each start until the server printed its address."""
-        sections = {"upgrades": {"enabled": False}, "workers": {"count": 2}, **sections}
-        self._environment = {**environment(**variables(sections)), **(extra or {})}
+        self._sections: Sections = {
+            "upgrades": {"enabled": False},
+            "workers": {"count": 2},
+            **sections,
+        }
+        self.change({}, extra=extra)
         self._prefix = list(prefix)
         self._process: subprocess.Popen[bytes] | None = None
+
+    def change(self, sections: Sections, *, extra: Mapping[str, str] | None = None) -> None:
+        """Replace these sections of the settings, and the further variables, at the next start."""
+        self._sections = {**self._sections, **sections}
+        self._environment = {**environment(**variables(self._sections)), **(extra or {})}
 
     @property
     def base(self) -> str:
         """The server's URL."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -113,7 +123,7 @@ class Server:
             ended = process.poll() is not None
             output = self.log.read_bytes()[at:]
             if match := _ANNOUNCED.search(output):
-                self.port = int(match[1])
+                self.host, self.port = match[1].decode(), int(match[2])
                 self.starts_s.append(time.monotonic() - began)
                 return True
             assert fails or not ended, output.decode(errors="replace")

@@ -21,7 +21,9 @@ class TcpProxy:
     ``async with`` listens on `port`.
     """
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, host: str = "127.0.0.1") -> None:
+        """``target`` is a port of this machine, ``host`` the address to listen on."""
+        self.host = host
         self.port = 0
         self.delay_s = 0.0
         """Delay of all bytes in seconds, in each direction."""
@@ -95,7 +97,7 @@ class TcpProxy:
                 await asyncio.wait_for(self._healed.wait(), self.delay_s)
 
     async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._accept, self.host, self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     def _deafen(self) -> None:

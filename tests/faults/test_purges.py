@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import aiohttp
 import pytest
@@ -17,11 +18,13 @@ from PIL import Image
 from proxy.runtime.supervised_task import cancel
 from tests.faults.conftest import Launch
 from tests.faults.outage import moved_in
-from tests.faults.server import Server
+from tests.faults.server import Sections, Server, variables
 from tests.faults.test_clock import WallClock
-from tests.support.commands import KEY
+from tests.storage.buckets import s3_settings
+from tests.support.commands import KEY, run
 from tests.support.mariadb import MariaDB
 from tests.support.redis import RedisServer
+from tests.support.seaweedfs import SeaweedFS
 from tests.support.server import Library
 from tests.support.waiting import eventually, pause_between_pieces
 
@@ -73,6 +76,8 @@ class Cluster:
 
     servers: Sequence[Server]
     images: Images
+    sections: Sections
+    """The settings of all servers."""
 
     @asynccontextmanager
     async def load(self) -> AsyncIterator[list[int]]:
@@ -142,6 +147,7 @@ class Cluster:
 @pytest.fixture(
     params=[
         "mariadb and redis",
+        "mariadb, redis and a bucket",
         pytest.param("sqlite", marks=pytest.mark.drill),
         pytest.param("sqlite, one rendition directory", marks=pytest.mark.drill),
     ]
@@ -151,14 +157,15 @@ async def cluster(
 ) -> Cluster:
     """Start three servers; with MariaDB the clock of the last one is an hour ahead.
 
-    SQLite has the clock of the process that uses it, so there it must be the same for all.
+    SQLite has the clock of the process that uses it, so there it must be the same for all. S3
+    refuses the signatures of a server with another clock.
     """
     kind = str(request.param)
     folders = [library.copy(tmp_path / name) for name in ("a", "b", "c")]
     originals = folders[0] / "originals"
     # Enough for a busy machine: a purge that the database does not accept in time is repeated.
     patient = {"connect_timeout_s": _PATIENCE_S, "query_timeout_s": _PATIENCE_S}
-    sections: dict[str, dict[str, object]] = {
+    sections: dict[str, dict[str, Any]] = {
         "admin": {"key": KEY},
         "log": {"access": False},
         "storage": {"root": str(originals)},
@@ -171,9 +178,14 @@ async def cluster(
         name = await moved_in(mariadb, folders[0], library.ids)
         url = f"mysql+aiomysql://proxy@127.0.0.1:{mariadb.port}/{name}"
         sections |= {"database": {"url": url, **patient}, "cluster": {"redis_url": redis.url}}
-        clock = WallClock(tmp_path)
-        clock.jump(_HOUR_S)
-        ahead = clock.variables
+        if "bucket" in kind:
+            seaweedfs: SeaweedFS = request.getfixturevalue("seaweedfs")
+            bucket = s3_settings(seaweedfs, renditions=f"s3://{seaweedfs.create_bucket()}/site")
+            sections["s3"] = bucket.model_dump(exclude_defaults=True)
+        else:
+            clock = WallClock(tmp_path)
+            clock.jump(_HOUR_S)
+            ahead = clock.variables
     if "one rendition directory" in kind:
         sections["renditions"] = {"directory": str(folders[0] / "renditions")}
         (folders[0] / "renditions").mkdir(exist_ok=True)
@@ -191,7 +203,7 @@ async def cluster(
         await launch(sections, data_dir=folder, extra=extra)
         for folder, extra in zip(folders, (None, None, ahead), strict=True)
     ]
-    started = Cluster(servers, images)
+    started = Cluster(servers, images, sections)
     # The library knows the files that were replaced.
     for media_id in images.paths:
         await _purge(servers[0], f"/api/media/{media_id}/renditions")
@@ -237,6 +249,28 @@ async def test_a_purge_of_everything_under_load_leaves_no_old_byte(cluster: Clus
     # A busy machine sheds load.
     assert {200} <= set(statuses) <= {200, 503}
     assert len(await cluster.etags()) == len(cluster.images.paths), "equal on all servers"
+
+
+async def test_after_the_command_purges_everything_no_old_byte_comes_back(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    async with cluster.load() as statuses:
+        # What every server and the bucket have is of the first version.
+        assert await cluster.served() == cluster.newest()
+        for media_id in cluster.images.paths:
+            cluster.images.replace(media_id)
+        given = {f"SMARTSERVE_{name}": one for name, one in variables(cluster.sections).items()}
+        purge = ("purge", "--all", "--data-dir", tmp_path / "command")
+        done = await asyncio.to_thread(run, *purge, **given)
+        assert done.returncode == 0, done.stderr
+
+        async def renewed() -> bool:
+            return await cluster.served() == cluster.newest()
+
+        await eventually(renewed, timeout_s=_PATIENCE_S)
+    assert await cluster.served() == cluster.newest()
+    # A busy machine sheds load.
+    assert {200} <= set(statuses) <= {200, 503}
 
 
 async def _etag(server: Server, media_id: int) -> str:
