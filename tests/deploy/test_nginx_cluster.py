@@ -82,7 +82,7 @@ async def in_front(
     cluster = (DEPLOY / "nginx" / "cluster.conf").read_text()
     for example, node in zip(PORTS, nodes, strict=True):
         cluster = cluster.replace(f"127.0.0.1:{example}", f"127.0.0.1:{await node.start()}")
-    cluster = cluster.replace("fail_timeout=10s", "fail_timeout=1s")
+    cluster = cluster.replace("fail_timeout=3s", "fail_timeout=1s")
     unused = 9
     single = (DEPLOY / "nginx" / "upstream.conf").read_text()
     single = single.replace("127.0.0.1:8080", f"127.0.0.1:{unused}")
