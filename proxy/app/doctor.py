@@ -17,7 +17,7 @@ from proxy.doctor.installation import Installation
 from proxy.doctor.probe import HttpProbe
 from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.upload import QueueReport
-from proxy.metadata.service import open_metadata
+from proxy.metadata.start import open_metadata
 from proxy.rendering.pool.admission import PATIENCE
 from proxy.runtime.redis import RedisCheck
 from proxy.runtime.supervised_task import UNCOUNTED

@@ -64,7 +64,7 @@ async def open_metadata_services(
 
     def open_service() -> AbstractAsyncContextManager[MetadataService]:
         # Deferred to the first file: many servers never extract metadata.
-        from proxy.metadata.service import open_metadata  # noqa: PLC0415
+        from proxy.metadata.start import open_metadata  # noqa: PLC0415
 
         return open_metadata(own, settings.workers, supervisor=supervisor, telemetry=telemetry)
 

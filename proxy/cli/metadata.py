@@ -47,7 +47,7 @@ from proxy.metadata.extraction import Extraction, Tier
 from proxy.metadata.generation.finding import Source
 from proxy.metadata.local_file import extract_file
 from proxy.metadata.moderation import moderate
-from proxy.metadata.service import open_metadata
+from proxy.metadata.start import open_metadata
 from proxy.metadata.tiers import parse_tier, withhold
 from proxy.runtime.tempfiles import TempFile, write_all
 from proxy.settings import Settings

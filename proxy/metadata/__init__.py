@@ -38,7 +38,7 @@ def extract(
     """
     # Not needed by `embedding`, which does not import the server.
     from proxy.metadata.local_file import extract_file  # noqa: PLC0415
-    from proxy.metadata.service import open_metadata  # noqa: PLC0415
+    from proxy.metadata.start import open_metadata  # noqa: PLC0415
     from proxy.settings import load_settings  # noqa: PLC0415
 
     async def run() -> Extraction:

@@ -14,7 +14,7 @@ import orjson
 
 from proxy.domain.errors import SmartserveError
 from proxy.metadata.local_file import extract_file
-from proxy.metadata.service import open_metadata
+from proxy.metadata.start import open_metadata
 from proxy.settings import load_settings
 from proxy.telemetry.logging import configure_logs
 

@@ -10,10 +10,9 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,7 +24,6 @@ from proxy import __version__
 from proxy.domain.errors import (
     BadEngineOutput,
     CapacityError,
-    ConfigurationError,
     ExtractionFailed,
     ExtractionTimeout,
     MetadataError,
@@ -36,15 +34,7 @@ from proxy.domain.errors import (
     UnknownImageFormat,
 )
 from proxy.domain.worker_protocol import METADATA_PARTS, MetadataJob, MetadataRead, MetadataStep
-from proxy.metadata.exiftool import (
-    MAX_FILES,
-    ExifToolJob,
-    ExifToolProgram,
-    ExifToolReply,
-    find_program,
-    interpreter,
-    start_exiftool,
-)
+from proxy.metadata.exiftool import ExifToolJob, ExifToolReply
 from proxy.metadata.extraction import (
     FALLBACK_REASONS,
     IDLE_STATISTICS,
@@ -59,20 +49,14 @@ from proxy.metadata.extraction import (
 from proxy.metadata.formats import FORMATS
 from proxy.metadata.generation.file_name import generator_of
 from proxy.metadata.quality import efficiency
-from proxy.metadata.tags import MAX_OUTPUT_BYTES
 from proxy.metadata.temp_folder import ReceivedFile, TempFolder
 from proxy.rendering.pool.admission import Admission, FailureCache
 from proxy.rendering.pool.pool import WorkerPool
-from proxy.rendering.pool.process import PoolProcess
-from proxy.rendering.pool.worker_start import WorkerStartOptions, start_worker
-from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
 from proxy.runtime.tempfiles import write_all
-from proxy.settings import MetadataSettings, WorkerSettings
+from proxy.settings import MetadataSettings
 
 _KIND = "metadata"
 _FAILURE_S = 60.0
-_SWEEP_S = 3600.0
-_WORKER = "proxy.metadata.worker"
 
 log = structlog.get_logger(__name__)
 
@@ -101,7 +85,7 @@ class _Run:
 
 
 class MetadataService:
-    """Extracts metadata. Use `open_metadata`, and `new_file` for what is received."""
+    """Extracts metadata. Use `proxy.metadata.start`, and `new_file` for what is received."""
 
     def __init__(
         self,
@@ -203,7 +187,7 @@ class MetadataService:
                 self._admission.learn(_KIND, time.monotonic() - began)
         except TimeoutError:
             self._counts["timeout"] += 1
-            _log("metadata_timeout", category="performance", bytes=file.byte_size)
+            log_event("metadata_timeout", category="performance", bytes=file.byte_size)
             limit = f"{self._settings.timeout_s:g} s"
             raise ExtractionTimeout(f"The extraction took longer than {limit}.") from None
         except (MetadataError, CapacityError) as error:
@@ -315,7 +299,7 @@ class MetadataService:
         try:
             _, described = await self._run_step(file, MetadataJob(MetadataStep.CREDENTIALS))
         except MetadataError:
-            _log("metadata_credentials_failed", category="error", bytes=file.byte_size)
+            log_event("metadata_credentials_failed", category="error", bytes=file.byte_size)
             return _UNREADABLE_CREDENTIALS
         return described
 
@@ -347,7 +331,7 @@ class MetadataService:
             reason = run.fallback_reason or "unreadable"
             run.fallback_reason = reason
             self._fallbacks[reason] += 1
-            _log("metadata_fallback", category="error", reason=reason)
+            log_event("metadata_fallback", category="error", reason=reason)
         return content
 
     def _result(
@@ -395,7 +379,7 @@ class MetadataService:
             reasons["fallback_extraction"] = self.missing
         metadata["reasons"] = reasons
         peak = run.peak_bytes
-        _log(
+        log_event(
             "metadata_extracted",
             category="result",
             format=metadata["format"],
@@ -450,7 +434,7 @@ _UNREADABLE_CREDENTIALS = (
 )
 
 
-def _log(event: str, *, category: str, **fields: object) -> None:
+def log_event(event: str, *, category: str, **fields: object) -> None:
     """Log an event of one of the categories spawn, result, error, performance and security.
 
     Never with a text, a position or a name from a file.
@@ -477,114 +461,3 @@ def _suffix(image_format: str, file_name: str) -> str:
     known = any(declared in one.extensions for one in FORMATS.values())
     # Only an extension of the table: the name of a client must not reach a program.
     return declared if image_format == "tiff" and known else FORMATS[image_format].extensions[0]
-
-
-async def _start_worker(
-    metadata: MetadataSettings, settings: WorkerSettings, python: str, supervisor: TaskSupervisor
-) -> PoolProcess:
-    options = WorkerStartOptions(
-        source_types=(),
-        max_memory_bytes=settings.max_memory_bytes,
-        max_cpu_s=2 * settings.deadline_s,
-        sandbox=settings.sandbox,
-        uid=settings.uid,
-        nice=settings.nice,
-        idle=False,
-        module=_WORKER,
-        python=python,
-        extra={
-            "c2pa_trust_list": metadata.c2pa_trust_list,
-            "stealth": "on" if metadata.stealth else "",
-        },
-    )
-    _log("metadata_worker_started", category="spawn")
-    return await start_worker(
-        options,
-        timeout_s=settings.start_timeout_s,
-        wall_factor=settings.wall_clock_factor,
-        supervisor=supervisor,
-    )
-
-
-async def _open_engines(
-    settings: MetadataSettings,
-    own: WorkerSettings,
-    folder: TempFolder,
-    python: str,
-    supervisor: TaskSupervisor,
-    environment: Mapping[str, str],
-) -> WorkerPool | str:
-    """Start the exiftool processes; return why there are none if that is impossible."""
-    if settings.engine != "exiftool":
-        return 'metadata.engine is "pillow"'
-    program = await asyncio.to_thread(find_program, environment)
-    if not isinstance(program, ExifToolProgram):
-        return program
-    own = own.model_copy(update={"max_jobs": MAX_FILES})
-    start = partial(start_exiftool, program, folder, own, python=python, supervisor=supervisor)
-    pool = WorkerPool(
-        own,
-        source_types=(),
-        max_output_bytes=0,
-        start=start,
-        supervisor=supervisor,
-        # The fallback must run: a file that has killed exiftool would kill it again.
-        max_attempts=1,
-    )
-    try:
-        return await pool.__aenter__()
-    except ConfigurationError as error:
-        return str(error)
-
-
-@asynccontextmanager
-async def open_metadata(
-    settings: MetadataSettings,
-    workers: WorkerSettings,
-    *,
-    supervisor: TaskSupervisor = UNCOUNTED,
-    environment: Mapping[str, str] = os.environ,
-    telemetry: ExtractionTelemetry | None = None,
-) -> AsyncIterator[MetadataService]:
-    """Start the confined processes; end them and remove their folder after the block.
-
-    Raises:
-        ConfigurationError: the folder of temporary files is unfit, or no worker starts.
-    """
-    own = settings.worker_settings(workers)
-    python = interpreter(environment)
-    async with AsyncExitStack() as stack:
-        folder = stack.enter_context(TempFolder(Path(settings.temp_root)))
-        start = partial(_start_worker, settings, own, python, supervisor)
-        pool = WorkerPool(
-            own,
-            source_types=(),
-            max_output_bytes=MAX_OUTPUT_BYTES,
-            start=start,
-            supervisor=supervisor,
-            max_attempts=1,
-        )
-        await stack.enter_async_context(pool)
-        engines = await _open_engines(settings, own, folder, python, supervisor, environment)
-        if isinstance(engines, WorkerPool):
-            stack.push_async_exit(engines)
-        else:
-            _log("metadata_engine_missing", category="error", reason=engines)
-        admission = Admission(own)
-        stack.callback(admission.close)
-        service = MetadataService(
-            settings,
-            folder=folder,
-            workers=pool,
-            engines=engines,
-            admission=admission,
-            processes=own.processes,
-            telemetry=telemetry,
-        )
-        sweep = partial(asyncio.to_thread, folder.sweep)
-        await stack.enter_async_context(
-            supervisor.running(
-                BackgroundTask.METADATA_SWEEP, sweep, every_s=_SWEEP_S, first_after_s=_SWEEP_S
-            )
-        )
-        yield service

@@ -25,7 +25,8 @@ from PIL import ExifTags, Image
 from proxy.domain.request import WIDTHS
 from proxy.metadata.exiftool import ARGUMENTS, ExifToolProgram, find_program
 from proxy.metadata.extraction import ExtractOptions
-from proxy.metadata.service import MetadataService, open_metadata
+from proxy.metadata.service import MetadataService
+from proxy.metadata.start import open_metadata
 from proxy.settings import MetadataSettings, WorkerSettings
 from tests.benchmarks.client import Connection, fetched, get
 from tests.benchmarks.originals import copies, enlarged, imported, kodak

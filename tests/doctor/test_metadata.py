@@ -10,7 +10,8 @@ import pytest
 
 from proxy.doctor.check import Verdict
 from proxy.doctor.metadata import judge_folder, judge_sandbox
-from proxy.metadata.service import MetadataService, open_metadata
+from proxy.metadata.service import MetadataService
+from proxy.metadata.start import open_metadata
 from proxy.settings import Settings
 from tests.doctor.conftest import problems, run_area
 from tests.metadata.files import require_exiftool

@@ -21,7 +21,7 @@ import structlog
 
 from proxy.domain.errors import SmartserveError
 from proxy.metadata.extraction import ExtractOptions
-from proxy.metadata.service import open_metadata
+from proxy.metadata.start import open_metadata
 from proxy.settings import MetadataSettings, WorkerSettings
 from tests.faults.hostile_metadata import ADDRESSES
 from tests.support.golden import GOLDEN

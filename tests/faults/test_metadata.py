@@ -25,7 +25,8 @@ from proxy.domain.errors import (
     UnknownImageFormat,
 )
 from proxy.metadata.extraction import Extraction, ExtractOptions
-from proxy.metadata.service import MetadataService, open_metadata
+from proxy.metadata.service import MetadataService
+from proxy.metadata.start import open_metadata
 from proxy.settings import MetadataSettings, WorkerSettings
 from tests.benchmarks.processes import family, peak_bytes, resident_bytes
 from tests.faults.hostile_metadata import ADDRESSES, NAMES, READ, REFUSED, fuzzed, mutants

@@ -27,7 +27,7 @@ from proxy.domain.errors import (
 from proxy.metadata.extraction import IDLE_STATISTICS, Extraction, ExtractOptions, Tier
 from proxy.metadata.extractor import COUNTS, CacheKey, Extractor
 from proxy.metadata.formats import DETECT_BYTES
-from proxy.metadata.service import open_metadata
+from proxy.metadata.start import open_metadata
 from proxy.metadata.temp_folder import TempFolder
 from proxy.settings import MetadataSettings, WorkerSettings
 from tests.metadata.engines import BMP, JPEG, Engines, Opener, chunks, extractor_of, result

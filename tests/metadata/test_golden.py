@@ -22,7 +22,7 @@ from tests.metadata.golden_values import (
     of_exiftool,
     of_extractor,
 )
-from tests.metadata.test_service import service_of
+from tests.metadata.opened import service_of
 from tests.support.golden import golden
 
 OUT_OF_IMAGE = {

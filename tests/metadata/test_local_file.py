@@ -8,7 +8,7 @@ import pytest
 
 from proxy.domain.errors import EmptyFile
 from proxy.metadata.local_file import extract_file
-from proxy.metadata.service import open_metadata
+from proxy.metadata.start import open_metadata
 from proxy.settings import MetadataSettings, WorkerSettings
 from tests.metadata.files import MAKE, jpeg
 

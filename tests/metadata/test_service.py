@@ -7,7 +7,6 @@ import hashlib
 import os
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from structlog.testing import capture_logs
 
 from proxy.domain.errors import (
     BadEngineOutput,
-    ConfigurationError,
     ExtractionFailed,
     ExtractionTimeout,
     MetadataTooLarge,
@@ -27,10 +25,9 @@ from proxy.domain.errors import (
 )
 from proxy.domain.worker_protocol import MetadataJob, MetadataStep
 from proxy.metadata.exiftool import ExifToolJob
-from proxy.metadata.extraction import IDLE_STATISTICS, Extraction, ExtractOptions
-from proxy.metadata.service import ExtractionTelemetry, MetadataService, open_metadata
+from proxy.metadata.extraction import IDLE_STATISTICS
+from proxy.metadata.service import MetadataService
 from proxy.rendering.pool.pool import WorkerPool
-from proxy.settings import MetadataSettings, WorkerSettings
 from tests.metadata.files import (
     MAKE,
     MODEL,
@@ -41,6 +38,7 @@ from tests.metadata.files import (
     text_chunk,
     ztxt_bomb,
 )
+from tests.metadata.opened import extract, service_of
 from tests.support.golden import golden
 from tests.support.waiting import eventually
 
@@ -51,24 +49,6 @@ FIELDS = {
     *("exif", "gps", "groups", "text", "c2pa", "warnings", "truncated", "withheld", "reasons"),
     *("engine", "ai_generation"),
 }
-LONG_S = 600.0
-
-
-@asynccontextmanager
-async def service_of(
-    root: Path,
-    *,
-    environment: dict[str, str] | None = None,
-    telemetry: ExtractionTelemetry | None = None,
-    **settings: Any,
-) -> AsyncIterator[MetadataService]:
-    values = {"temp_root": str(root / "metaextract"), "engines": 1, "timeout_s": LONG_S}
-    own = MetadataSettings.model_validate({"nice": 0, **values, **settings})
-    opening = open_metadata(
-        own, WorkerSettings(), environment=environment or {}, telemetry=telemetry
-    )
-    async with opening as service:
-        yield service
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -80,15 +60,6 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Meta
 
 
 module = pytest.mark.asyncio(loop_scope="module")
-
-
-async def extract(
-    service: MetadataService, content: bytes, name: str = "a.jpg", **options: Any
-) -> Extraction:
-    with service.new_file(max_bytes=10**9) as file:
-        await file.write(content)
-        await file.finish()
-        return await service.extract(file, ExtractOptions(name, **options))
 
 
 def left(service: MetadataService) -> list[Path]:
@@ -414,14 +385,6 @@ async def test_without_exiftool_the_fallback_keeps_the_shape(tmp_path: Path) -> 
         assert service.statistics()["fallbacks_missing"] == 2
 
 
-async def test_an_exiftool_that_is_missing_is_explained(tmp_path: Path) -> None:
-    environment = {"EXIFTOOL_PATH": "/no/exiftool"}
-    async with service_of(tmp_path, environment=environment) as service:
-        assert "EXIFTOOL_PATH" in service.missing
-        found = await extract(service, jpeg())
-        assert found.processing_insights["fallback_extraction"] is True
-
-
 async def test_an_engine_that_is_killed_in_the_middle_of_a_file_is_replaced(tmp_path: Path) -> None:
     require_exiftool()
     async with service_of(tmp_path) as service:
@@ -504,38 +467,12 @@ async def test_a_full_queue_rejects_further_files(tmp_path: Path) -> None:
         assert left(service) == []
 
 
-async def test_the_folder_is_empty_after_the_service_has_ended(tmp_path: Path) -> None:
-    async with service_of(tmp_path, engine="pillow") as service:
-        await extract(service, jpeg())
-    assert list((tmp_path / "metaextract").iterdir()) == []
-
-
-async def test_a_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "metaextract").symlink_to(tmp_path)
-    with pytest.raises(ConfigurationError, match="link"):
-        async with service_of(tmp_path):
-            pass
-
-
-async def test_a_trust_list_that_cannot_be_read_is_a_fault_of_the_settings(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="c2pa_trust_list"):
-        async with service_of(tmp_path, c2pa_trust_list="/no/list.pem"):
-            pass
-
-
 async def test_statistics_have_every_label(tmp_path: Path) -> None:
     async with service_of(tmp_path, engine="pillow") as service:
         figures = service.statistics()
     assert set(figures) == set(IDLE_STATISTICS)
     assert figures["engines_expected"] == 0
     assert figures["workers_up"] == 1
-
-
-async def test_the_engines_that_should_run_are_counted_even_if_none_can(tmp_path: Path) -> None:
-    environment = {"EXIFTOOL_PATH": "/no/exiftool"}
-    async with service_of(tmp_path, environment=environment, engines=2) as service:
-        figures = service.statistics()
-    assert (figures["engines_up"], figures["engines_expected"]) == (0, 2)
 
 
 async def test_the_duration_of_each_stage_is_recorded(tmp_path: Path) -> None:
