@@ -116,6 +116,12 @@ class Cluster:
 
         await eventually(all_applied, timeout_s=_PATIENCE_S)
 
+    async def bucket_is_used(self) -> bool:
+        """Return whether the servers have stored renditions in the bucket, if they have one."""
+        name = "smartserve_object_tier_writes_total"
+        stored = [await server.metric(name, outcome="stored") for server in self.servers]
+        return sum(stored) > 0 or "s3" not in self.sections
+
     async def served(self) -> dict[tuple[int, int, str], int]:
         """Return the version that each server serves of each image in each size."""
         found = {}
@@ -233,6 +239,7 @@ async def test_after_200_random_purges_at_three_servers_no_old_byte_is_served(
         # While the load goes on: what was rendered before the purges must not come back.
         assert await cluster.served() == cluster.newest()
     assert await cluster.served() == cluster.newest()
+    assert await cluster.bucket_is_used()
     # A busy machine sheds load.
     assert {200} <= set(statuses) <= {200, 503}
 
@@ -269,6 +276,7 @@ async def test_after_the_command_purges_everything_no_old_byte_comes_back(
 
         await eventually(renewed, timeout_s=_PATIENCE_S)
     assert await cluster.served() == cluster.newest()
+    assert await cluster.bucket_is_used()
     # A busy machine sheds load.
     assert {200} <= set(statuses) <= {200, 503}
 
