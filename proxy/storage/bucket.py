@@ -40,6 +40,7 @@ _REASONS = {
     "SignatureDoesNotMatch": "the secret does not belong to the access key",
     "AccessDenied": "the access key may not do this",
     "NoSuchBucket": "the bucket does not exist",
+    "RequestTimeTooSkewed": "the clock of this machine differs from that of the storage",
 }
 """Codes in the answers of S3 servers, for operators."""
 

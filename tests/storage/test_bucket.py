@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -19,9 +20,11 @@ from proxy.storage.bucket import (
     ObjectMissing,
     reason_of,
 )
+from tests.deploy.programs import program, run
 from tests.faults.tcpproxy import TcpProxy
 from tests.storage.buckets import client, s3_settings
 from tests.support.seaweedfs import SeaweedFS
+from tests.support.server import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -184,6 +187,26 @@ async def test_a_body_that_trickles_is_overdue(
     bucket.timeout_s = 0
     with pytest.raises(BucketOverdue):
         await rest_of(bucket, body, lambda: None)
+
+
+_CHECK = """
+import asyncio, sys
+from proxy.settings import S3Settings
+from proxy.storage.bucket import AccessRefused
+from tests.storage.buckets import client
+bucket = client(S3Settings.model_validate_json(sys.argv[1]), sys.argv[2])
+try:
+    asyncio.run(bucket.check())
+except AccessRefused as error:
+    print(error)
+"""
+
+
+def test_a_wrong_clock_is_named_and_not_the_credentials(seaweedfs: SeaweedFS, name: str) -> None:
+    section = s3_settings(seaweedfs).model_dump_json(exclude_defaults=True)
+    ahead = (program("faketime"), "-f", "+1h")
+    said = run(*ahead, sys.executable, "-c", _CHECK, section, name, directory=ROOT)
+    assert said == "the clock of this machine differs from that of the storage\n"
 
 
 def test_the_reason_of_an_unknown_error_is_one_line_without_the_dump_of_the_library() -> None:
