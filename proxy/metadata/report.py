@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -13,7 +12,7 @@ from proxy.metadata.forensics.advanced import Findings, advanced_of
 from proxy.metadata.formats import FORMATS, extension_matches, level_of
 from proxy.metadata.generation.detect import detect
 from proxy.metadata.quality import ReadingFacts, quality_of
-from proxy.metadata.tags import MAX_OUTPUT_BYTES, Cleaner, Groups
+from proxy.metadata.tags import MAX_OUTPUT_BYTES, Cleaner, Groups, json_bytes
 
 _MAX_WARNINGS, _MAX_WARNING = 200, 1000
 _MAX_EXTENSION = 20
@@ -120,8 +119,7 @@ def _bounded(
     clean = {key: cleaner.clean(value, key) for key, value in metadata.items()}
     examined = None if advanced is None else cleaner.clean(advanced, "advanced")
     rest = {key: value for key, value in clean.items() if key != "groups"}
-    used = len(json.dumps([rest, examined], ensure_ascii=False).encode())
-    free = MAX_OUTPUT_BYTES - _RESERVE_BYTES - used
+    free = MAX_OUTPUT_BYTES - _RESERVE_BYTES - json_bytes([rest, examined])
     raw = clean["ai_generation"]
     empty: Any
     for part, key, empty in (
@@ -133,7 +131,7 @@ def _bounded(
     ):
         if free < 0:
             cleaner.cut(key)
-            free += len(json.dumps(part[key], ensure_ascii=False).encode())
+            free += json_bytes(part[key])
             part[key] = empty
     cleaner.fit(clean["groups"], max_bytes=max(0, free))
     # A part may be in both, and be cut twice.

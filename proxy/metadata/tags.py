@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import orjson
+
 Groups = dict[str, dict[str, Any]]
 """Tags by their group. The name of a repeated tag begins with ``Copy1:``, ``Copy2:`` and so on."""
 
@@ -172,6 +174,8 @@ class Cleaner:
 
         A group of which all tags are removed is listed itself; so is each if there are many.
         """
+        if json_bytes(groups) <= max_bytes:
+            return
         sizes = {
             (group, name): json_bytes({name: value})
             for group, tags in groups.items()
@@ -198,8 +202,8 @@ class Cleaner:
 
 
 def json_bytes(value: Any) -> int:
-    """Return the length of a value as JSON in UTF-8."""
-    return len(json.dumps(value, ensure_ascii=False).encode())
+    """Return the length of a value of `Cleaner` as JSON in UTF-8."""
+    return len(orjson.dumps(value))
 
 
 def _printable(text: str) -> str:
