@@ -261,7 +261,7 @@ class JobDispatcher:
         return result, fetch_s
 
     def _is_other(self, media: Media, source: OpenSource, facts: ProbeResult) -> bool:
-        """Return whether an open source is not the file of which these facts are."""
+        """Return whether an open source is not the file that these facts were read from."""
         if source.byte_size != facts.byte_size:
             return True
         if source.content_hash:
