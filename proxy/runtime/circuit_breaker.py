@@ -15,7 +15,7 @@ class CircuitBreaker:
     """Opens for ``pause_s`` seconds after each failure.
 
     Callers check `failing`, and if it is set `open`, before a call, which runs within `trial`. They
-    report a failure with `trip`, and a success with `succeed` if the breaker is failing.
+    report a failure with `trip`, and a success with `succeed`.
     """
 
     def __init__(self, name: str, *, pause_s: float, clock: Callable[[], float]) -> None:
@@ -61,7 +61,8 @@ class CircuitBreaker:
         self.failing = True
 
     def succeed(self) -> None:
-        """Report a success after a failure."""
-        log.info("circuit_closed", circuit=self._name)
-        self.open_until = -inf
-        self.failing = False
+        """Report a success; it has no effect unless the last result was a failure."""
+        if self.failing:
+            log.info("circuit_closed", circuit=self._name)
+            self.open_until = -inf
+            self.failing = False

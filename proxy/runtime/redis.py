@@ -113,8 +113,7 @@ class RedisLink:
             self._failures += 1
             breaker.trip(str(error) or type(error).__name__)
             return fallback
-        if breaker.failing:
-            breaker.succeed()
+        breaker.succeed()
         return reply
 
     async def publish(self, channel: str, message: str | bytes = b"") -> bool:

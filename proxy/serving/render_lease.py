@@ -251,7 +251,7 @@ class DirectoryLeases:
     async def attempt(self, keys: Sequence[RenderKey]) -> Sequence[LeaseState] | None:
         """Try to lock renders; see `LeaseBackend.attempt`."""
         breaker = self._breaker
-        if breaker.failing and breaker.open:
+        if breaker.open:
             return None
         try:
             with breaker.trial():
@@ -265,8 +265,7 @@ class DirectoryLeases:
         except asyncio.CancelledError:
             self._release(keys)
             raise
-        if breaker.failing:
-            breaker.succeed()
+        breaker.succeed()
         return [
             LeaseState(one.locked, stored=one.stored, heartbeat=one.heartbeat) for one in attempts
         ]

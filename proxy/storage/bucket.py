@@ -263,14 +263,10 @@ class Bucket:
             raise
         except BucketError:
             # The storage answers.
-            self._succeed()
+            breaker.succeed()
             raise
         else:
-            self._succeed()
-
-    def _succeed(self) -> None:
-        if self.breaker.failing:
-            self.breaker.succeed()
+            breaker.succeed()
 
 
 @contextmanager

@@ -77,6 +77,7 @@ def test_only_the_change_of_state_is_logged(breaker: CircuitBreaker) -> None:
         breaker.trip("timeout")
         breaker.trip("timeout")
         breaker.succeed()
+        breaker.succeed()
     assert [(line["event"], line["circuit"]) for line in logs] == [
         ("circuit_opened", "disk"),
         ("circuit_closed", "disk"),

@@ -394,8 +394,7 @@ class HttpOriginals:
 
     def _works(self, host: _Host) -> None:
         host.failures = 0
-        if host.breaker.failing:
-            host.breaker.succeed()
+        host.breaker.succeed()
 
     def _host(self, url: URL) -> _Host:
         name = f"{url.raw_host}:{url.port}"
