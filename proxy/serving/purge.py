@@ -231,7 +231,11 @@ class PurgeService:
         Both happen even if the caller is cancelled. Without ``renditions`` only what is cached of
         the row and its texts is out of date.
         """
-        task = asyncio.create_task(self._after_write(media_id, write, renditions=renditions))
+        return await self._to_the_end(self._after_write(media_id, write, renditions=renditions))
+
+    async def _to_the_end(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Await work that goes on if the caller is cancelled."""
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return await asyncio.shield(task)
@@ -300,10 +304,7 @@ class PurgeService:
         finally:
             # Also after an error or a cancellation: what is purged here must be purged elsewhere.
             if entries:
-                recording = asyncio.create_task(self._record(entries))
-                self._tasks.add(recording)
-                recording.add_done_callback(self._tasks.discard)
-                recorded = await asyncio.shield(recording)
+                recorded = await self._to_the_end(self._record(entries))
         return [
             PurgeResult(entry.media_id, count, recorded, error)
             for entry, (count, error) in zip(entries, dropped, strict=True)
