@@ -46,7 +46,9 @@ MODULES: Mapping[str, str] = {
 
 SUMMARIES: Mapping[str, str] = {
     "serve": "Serve images over HTTP until SIGTERM or Ctrl-C.",
-    "import": ("Add images to the database and the storage, also those of other web servers."),
+    "import": (
+        "Add images to the database and the storage, also those of web servers and buckets."
+    ),
     "adopt": (
         "Take over the storage tree of another system: originals and the sizes made from them."
     ),

@@ -56,7 +56,7 @@ async def import_(
     ] = DataType.PRODUCT,
     as_json: JsonLinesOption = False,
 ) -> int:
-    """Add images to the database and the storage, also those of other web servers and of buckets.
+    """Add images to the database and the storage, also those of web servers and buckets.
 
     An object of a bucket (s3://BUCKET/KEY) stays there; everything else is copied. Decodes each
     image completely. A file whose content is already stored is not added again. Prints the reason

@@ -188,6 +188,8 @@ async def test_the_analyzer_is_used_by_keyboard_and_its_quality_is_shown(page: P
     await page.route("**/api/standalone-metadata/analyze", reply)
     await page.route_web_socket(SOCKET, lambda _: None)
     await show(page, "ImageAnalyzer")
+    # A Tab before it is there would leave the page.
+    await expect(page.get_by_label("select a file")).to_be_attached()
     await page.keyboard.press("Tab")
     await expect(page.get_by_label("select a file")).to_be_focused()
     await page.set_input_files("input[type=file]", SAMPLE)
