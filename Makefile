@@ -17,6 +17,8 @@ DEPLOY := nginx prometheus promtool prometheus-blackbox-exporter node systemd-an
 .PHONY: run cluster test test-all drill audit lint format lock npm bench clean fuzz
 
 run: $(RUNTIME)
+	@# The other commands find the model in the data directory.
+	@[ ! -d $(MODELS) ] || [ -e $(DATA)/models ] || { mkdir -p $(DATA) && ln -sfn $(abspath $(MODELS)) $(DATA)/models; }
 	@SMARTSERVE_LOG__FORMAT=$${SMARTSERVE_LOG__FORMAT:-console} \
 		SMARTSERVE_FACES__DIRECTORY=$${SMARTSERVE_FACES__DIRECTORY:-$(MODELS)} \
 		exec $(BIN)/smartserve serve --samples --port $(PORT) --data-dir $(DATA)

@@ -51,7 +51,7 @@ class Engine(StrEnum):
 @command("start", group=bulk_app)
 async def start(
     settings: Settings,
-    task: Annotated[BulkTask, typer.Argument(help="What to do with each image.")],
+    task: Annotated[BulkTask, typer.Argument(metavar="TASK", help="What to do with each image.")],
     part_size: Annotated[
         int, typer.Option(min=1, max=_MAX_PART, help="Images that a worker leases at a time.")
     ] = 1000,
@@ -137,7 +137,8 @@ async def work(
 async def status(
     settings: Settings,
     plan_id: Annotated[
-        int | None, typer.Argument(metavar="PLAN", show_default="the last 50", help="One plan.")
+        int | None,
+        typer.Argument(min=1, metavar="PLAN", show_default="the last 50", help="One plan."),
     ] = None,
     failures: Annotated[
         bool, typer.Option("--failures", help="Print the images that failed, with the reason.")
@@ -188,7 +189,8 @@ async def _changed(
         if await change(table, plan_id):
             print(line_of(await _found(table, plan_id)))
             return 0
-    print_error("failed", f"plan {plan_id} {refusal}")
+        found = await _found(table, plan_id)
+    print_error("failed", f"plan {plan_id} {refusal}: its status is {found.status}")
     return 1
 
 

@@ -29,6 +29,8 @@ from proxy.storage.originals import OriginalReader
 from proxy.storage.originals.local_store import HASH_DIGITS, LocalOriginals, readable
 
 BUCKET_SCHEMES = ("s3", "gs", "az")
+_WEB_SCHEMES = ("http", "https")
+_UNKNOWN_SCHEME = "is no address that can be read; use https, http, s3, gs or az"
 _MAX_PATH = 500
 """Characters of `media_files.bulk_path`."""
 
@@ -125,6 +127,8 @@ class FileImporter:
         scheme = url.partition("://")[0].lower()
         if scheme in BUCKET_SCHEMES:
             return await self._import_object(scheme, url, user_id=user_id, data_type=data_type)
+        if scheme not in _WEB_SCHEMES:
+            return RejectedFile(url, _UNKNOWN_SCHEME)
         if self.remote is None:
             return RejectedFile(url, "http.hosts is empty; add the host of this address")
         try:
@@ -150,9 +154,10 @@ class FileImporter:
     ) -> ImportedFile | RejectedFile:
         reader = self.buckets.get(scheme)
         if reader is None:
-            return RejectedFile(url, "s3.buckets does not contain the bucket of this address")
+            bucket = "/".join(url.split("/", 3)[:3])
+            return RejectedFile(url, f"s3.buckets does not contain the bucket; add {bucket}")
         if url.endswith("/"):
-            return RejectedFile(url, "is no object; list objects with the tool of the storage")
+            return RejectedFile(url, "is a folder, not an object: list its objects")
         if len(url) > _MAX_PATH:
             return RejectedFile(url, f"is longer than {_MAX_PATH} characters")
         try:

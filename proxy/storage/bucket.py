@@ -43,6 +43,12 @@ _REASONS = {
     "RequestTimeTooSkewed": "the clock of this machine differs from that of the storage",
 }
 """Codes in the answers of S3 servers, for operators."""
+_ROLE_ADDRESS = "http://169.254.169.254/"
+"""Where the library requests credentials of the machine's role if it has no others."""
+_NO_CREDENTIALS = (
+    "there are no credentials: s3.access_key_id and AWS_ACCESS_KEY_ID are empty, and the machine's"
+    " role cannot be read"
+)
 
 
 class BucketError(Exception):
@@ -96,6 +102,8 @@ def reason_of(error: BaseException) -> str:
     text = str(error)
     if reason := _REASONS.get(_code(text)):
         return reason
+    if _ROLE_ADDRESS in text:
+        return _NO_CREDENTIALS
     # What follows is a dump of the structures of the library.
     first = text.partition("Debug source")[0].partition("<?xml")[0]
     return " ".join(first.split())[:300] or type(error).__name__

@@ -122,6 +122,15 @@ async def test_without_hosts_an_address_is_rejected_with_what_to_set(server: Ser
     assert "http.hosts is empty" in taken.reason
 
 
+async def test_an_address_of_another_scheme_is_rejected_with_those_that_can_be_used(
+    server: Serving,
+) -> None:
+    for url in ("ftp://img.example.org/a.jpg", "photos/a.jpg"):
+        taken = await server.services.importer.import_url(url, user_id=3, data_type=DataType.EVENT)
+        assert isinstance(taken, RejectedFile)
+        assert "use https, http, s3, gs or az" in taken.reason
+
+
 @pytest.mark.slow
 async def test_an_object_of_a_bucket_is_imported_and_stays_there(
     serve: Serve, seaweedfs: SeaweedFS
@@ -155,7 +164,7 @@ async def test_an_object_that_cannot_be_imported_is_rejected_with_the_reason(
     for url, reason in (
         (f"s3://{name}/text.jpg", "not an image"),
         (f"s3://{name}/missing.jpg", "missing"),
-        (f"s3://{name}/2026/", "is no object"),
+        (f"s3://{name}/2026/", "is a folder, not an object"),
         (f"s3://{name}/{'a' * 500}.jpg", "longer than 500 characters"),
         ("s3://other/a.jpg", "s3.buckets does not contain the bucket"),
         ("gs://other/a.jpg", "s3.buckets does not contain the bucket"),

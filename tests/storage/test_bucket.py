@@ -112,6 +112,11 @@ async def test_wrong_credentials_are_refused_with_the_reason(
     assert not bucket.breaker.failing
 
 
+def test_without_keys_the_reason_names_the_setting_and_not_the_address_of_the_role() -> None:
+    error = OSError("Error performing PUT http://169.254.169.254/latest/api/token in 2 ms")
+    assert "s3.access_key_id and AWS_ACCESS_KEY_ID are empty" in reason_of(error)
+
+
 async def test_a_key_that_may_only_read_may_not_write(seaweedfs: SeaweedFS, name: str) -> None:
     access, secret = seaweedfs.reader
     section = s3_settings(seaweedfs, access_key_id=access, secret_access_key=secret)
