@@ -41,7 +41,7 @@ class FaultyS3:
         self.fault = S3Fault.NONE
         self.delay_s = 0.7
         self.injected = 0
-        """Answers that had the fault."""
+        """Requests for objects that were answered with the fault."""
         self.endpoint = ""
         self._target = f"http://127.0.0.1:{target}"
         self._host = host
@@ -70,7 +70,8 @@ class FaultyS3:
         whole = request.method != "GET" or "list-type" in request.query
         if fault in {S3Fault.TRUNCATED, S3Fault.BROKEN} and whole:
             fault = S3Fault.NONE
-        self.injected += fault is not S3Fault.NONE
+        if fault not in {S3Fault.NONE, S3Fault.TRUNCATED, S3Fault.BROKEN}:
+            self.injected += not whole
         if fault is S3Fault.DENIED:
             return web.Response(status=403, text=_ERROR.format("AccessDenied"))
         if fault is S3Fault.NO_BUCKET:
@@ -103,7 +104,9 @@ class FaultyS3:
         for name, value in answer.headers.items():
             if name.lower() not in _PER_CONNECTION:
                 response.headers.add(name, value)
+        # Only what exists can be truncated.
         found = answer.status == 200
+        self.injected += found and fault in {S3Fault.TRUNCATED, S3Fault.BROKEN}
         if fault is S3Fault.TRUNCATED and found:
             content = content[: len(content) // 2]
         response.content_length = (

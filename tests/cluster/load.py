@@ -22,7 +22,7 @@ from tests.platform.sending import token
 from tests.support.server import CHROME
 from tests.support.waiting import eventually, pause_between_pieces
 
-NAMED = ("thumbnail", "grid", "detail")
+NAMED = ("thumbnail", "grid")
 _CLIENTS = 6
 _UPLOADERS = 2
 # Longer than the proxy_read_timeout of nginx, after which another server answers.

@@ -23,6 +23,7 @@ from tests.support.redis import RedisServer, private_redis
 from tests.support.seaweedfs import SeaweedFS, private_seaweedfs
 
 NODES = 3
+_ACCOUNT = "smartserve"
 _EXAMPLES = [f"127.0.0.1:{8081 + number}" for number in range(NODES)]
 """The addresses in ``deploy/nginx/cluster.conf``."""
 
@@ -81,6 +82,10 @@ def _running_parts() -> Iterator[Parts]:
         here = HERE if far is None else far.here
         loop = LoopThread()
         stack.callback(loop.stop)
+        database = mariadb.create_database()
+        # Not root, which may write to a database that is read-only.
+        account = f"CREATE USER {_ACCOUNT}; GRANT ALL ON {database}.* TO {_ACCOUNT};"
+        mariadb.execute(account)
         database_link, redis_link = TcpProxy(mariadb.port, here), TcpProxy(redis.port, here)
         faulty_s3 = FaultyS3(s3.port, here)
         for proxy in (database_link, redis_link, faulty_s3):
@@ -88,7 +93,7 @@ def _running_parts() -> Iterator[Parts]:
             stack.callback(_stop, loop, proxy)
         yield Parts(
             mariadb,
-            mariadb.create_database(),
+            database,
             redis,
             s3,
             s3.create_bucket(),
@@ -105,7 +110,7 @@ def _stop(loop: LoopThread, proxy: TcpProxy | FaultyS3) -> None:
 
 def _settings(parts: Parts, folder: Path, changed: Sections) -> Sections:
     database, redis = parts.database_link, parts.redis_link
-    url = f"mysql+aiomysql://root@{database.host}:{database.port}/{parts.database}"
+    url = f"mysql+aiomysql://{_ACCOUNT}@{database.host}:{database.port}/{parts.database}"
     settings: dict[str, Mapping[str, object]] = {
         "database": {"url": url},
         "storage": {"root": folder / "originals"},

@@ -30,15 +30,15 @@ from tests.support.waiting import eventually, pause_between_pieces
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(1200)]
 
 _SECONDS = 6.0
-_PLAIN = 18
+_PLAIN = 12
 """So many images that each server has some of them, wherever its port places it."""
 _HOUR_S = 3600
 _FAIL_TIMEOUT_S = 3
 """Of ``deploy/nginx/cluster.conf``."""
-_SLOW_DATABASE_S = 0.3
+_SLOW_DATABASE_S = 0.1
 _CHANGED: Sections = {
     # So small that the disk and the bucket are read as well.
-    "renditions": {"memory_max_bytes": 1024 * 1024},
+    "renditions": {"memory_max_bytes": 128 * 1024},
     # Enough for a busy machine.
     "database": {"connect_timeout_s": 10, "query_timeout_s": 10},
     # The machine is never idle here. Of 13 named sizes in 4 formats the load requests a few.
@@ -117,7 +117,7 @@ def _s3(fault: S3Fault) -> Fault:
         running.parts.faulty_s3.fault = S3Fault.NONE
 
     async def check(running: Cluster, _load: Load) -> str:
-        return "" if running.parts.faulty_s3.injected else "the bucket was not used"
+        return "" if running.parts.faulty_s3.injected else "the bucket was not read"
 
     return Fault(f"S3: {_S3_NAMES[fault]}", begin, end, check=check)
 
@@ -219,7 +219,7 @@ async def _settled(running: Cluster) -> None:
             waiting += await node.metric("smartserve_object_tier_queued_bytes")
         return not (drafts or waiting)
 
-    await eventually(settled, timeout_s=120, interval_s=0.5)
+    await eventually(settled, timeout_s=240, interval_s=0.5)
 
 
 async def _kill(running: Cluster) -> None:
@@ -269,6 +269,7 @@ FAULTS = (
         "database: read-only",
         _execute("SET GLOBAL read_only = 1"),
         _execute("SET GLOBAL read_only = 0"),
+        refuses=True,
     ),
     Fault(
         "a server: cold start",
@@ -287,7 +288,8 @@ FAULTS = (
     Fault("a server: cut off", _cut_off, _connect, refuses=True),
     Fault("a server: clock an hour ahead", _set_clock_ahead, _set_clock_right),
     Fault("a server: killed", _kill, _start_again, errors=0.05, refuses=True),
-    Fault("rolling upgrade", _nothing, _nothing, meanwhile=_upgrade),
+    # A server that stops may close a connection on which an upload is being sent.
+    Fault("rolling upgrade", _nothing, _nothing, refuses=True, meanwhile=_upgrade),
 )
 
 
