@@ -82,7 +82,7 @@ def _connection_class() -> type[Any]:
     # aiomysql has no types.
     class TlsConnection(Connection):  # type: ignore[misc]
         async def _request_authentication(self) -> None:
-            # The driver would go on without TLS, and so reveal the password to whoever is between.
+            # The driver would go on without TLS, and send the password so that others can read it.
             if not self.server_capabilities & CLIENT.SSL:
                 raise OperationalError(
                     CR.CR_SSL_CONNECTION_ERROR, "the server does not support TLS"
@@ -90,8 +90,8 @@ def _connection_class() -> type[Any]:
             await super()._request_authentication()
 
         def close(self) -> None:
-            # The end of TLS is a conversation. Nobody waits for it here, and an event loop that
-            # ends during it raises (uvloop: EBUSY).
+            # TLS ends with messages in both directions. `close` cannot wait for them, and an event
+            # loop that is closed meanwhile raises (uvloop: EBUSY).
             if self._writer is not None:
                 self._writer.transport.abort()
             super().close()
