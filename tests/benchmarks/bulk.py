@@ -23,8 +23,8 @@ from tests.benchmarks.report import Row, Table
 from tests.benchmarks.servers import Unmeasurable, command, environment
 from tests.benchmarks.turns import in_turns
 
-_TURNS = 7
-_IMAGES = 2000
+_TURNS = 5
+_IMAGES = 1000
 _PART = 100
 _WORKERS = 2
 _BULK, _LOOPS = f"bulk work, {_WORKERS} workers", f"{_WORKERS} plain loops"
