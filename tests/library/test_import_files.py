@@ -103,7 +103,7 @@ async def test_an_address_that_is_not_allowed_or_no_image_is_rejected_with_the_r
             (origin.url("/missing.jpg"), "missing"),
             (origin.url(host=PRIVATE), f"{PRIVATE}: the address {PRIVATE} is not allowed"),
             (origin.url(host="other.example.org"), "not in http.hosts"),
-            ("file:///etc/passwd", "scheme file"),
+            ("file:///etc/passwd", "use https"),
         ):
             taken = await server.services.importer.import_url(
                 url, user_id=3, data_type=DataType.EVENT

@@ -316,7 +316,7 @@ async def test_with_the_database_away_known_pictures_go_on(
 ) -> None:
     with private_mariadb() as mariadb:
         url = mariadb.url(await asyncio.to_thread(mariadb.create_database))
-        section = {"url": url, "row_ttl_s": 0.001, "connect_timeout_s": 1, "query_timeout_s": 1}
+        section = {"url": url, "row_ttl_s": 0.001, "connect_timeout_s": 5, "query_timeout_s": 5}
         server = await serve(database=section)
         taken = await server.services.importer.import_file(
             original(data_dir, library.ids["photo"]), user_id=1, data_type=DataType.PRODUCT
