@@ -8,7 +8,7 @@ import gc
 import gzip
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -28,6 +28,7 @@ from proxy.web.server.inherited_sockets import InheritedSockets, SocketOwner
 from proxy.web.server.request_pipeline import RequestPipeline
 from proxy.web.server.runner import (
     ServerRunner,
+    collect_garbage,
     freeze,
     review_connections,
 )
@@ -546,6 +547,31 @@ async def test_stopping_waits_for_running_responses_up_to_the_limit(*, finishes:
     writer.close()
     assert answer.startswith(b"HTTP/1.1 200 ") == finishes
     assert finishes or answer == b""
+
+
+async def test_while_it_listens_old_objects_are_collected_only_on_call() -> None:
+    full = 2
+    before = gc.get_threshold()
+    found: list[int] = []
+
+    def record(phase: str, info: Mapping[str, int]) -> None:
+        if phase == "stop" and info["generation"] == full:
+            found.append(info["collected"])
+
+    async with a_runner(ServerSettings(port=0)).listening():
+        gc.callbacks.append(record)
+        try:
+            # With the usual thresholds these are old enough for several full collections.
+            kept = [[number] for number in range(400_000)]
+            assert not found
+            kept[0].append(kept[0])
+            kept.clear()
+            await collect_garbage()
+            (collected,) = found
+            assert collected >= 1
+        finally:
+            gc.callbacks.remove(record)
+    assert gc.get_threshold() == before
 
 
 async def test_the_collector_ignores_what_existed_at_the_start() -> None:
