@@ -48,7 +48,7 @@ async def check_redis(installation: Installation) -> Finding:
 def check_locks(settings: Settings) -> Finding:
     """Report a rendition directory whose locks fail, or hold on this machine only."""
     root = str(settings.rendition_directory)
-    # Redis decides who renders; the locks are used while it fails.
+    # With Redis, the locks are used only while it fails.
     redis = bool(settings.cluster.redis_url)
     severity = warn if redis else fail
     use = "with Redis they are used only while it fails" if redis else "each server renders"

@@ -80,7 +80,7 @@ async def _open_engines(
         max_output_bytes=0,
         start=start,
         supervisor=supervisor,
-        # The fallback must run: a file that has killed exiftool would kill it again.
+        # The fallback reads a file that has killed exiftool: a second attempt would kill it again.
         max_attempts=1,
     )
     try:

@@ -205,7 +205,7 @@ async def _filled_from_the_bucket(running: Cluster, _load: Load) -> str:
 
 
 async def _settled(running: Cluster) -> None:
-    """Return when all finals of the named sizes are made and in the bucket."""
+    """Wait until the bucket has all finals of the named sizes."""
 
     async def settled() -> bool:
         drafts, waiting = 0, 0.0
@@ -309,7 +309,7 @@ class Drill:
     _numbers: count[int] = field(default_factory=count)
 
     def load(self, *, named_only: bool = False) -> Load:
-        """Return a new load; its uploads differ from all others."""
+        """Return a load whose uploads differ from those of all other loads."""
         known, images = colours(self.running.images), list(self.running.images.values())
         uploads = Uploads(self._numbers)
         return Load(self.running.front, known, images, uploads, named_only=named_only)
@@ -332,7 +332,7 @@ async def drill(
     images += plain_images(folder / "plain", _PLAIN)
     async with cluster(folder, images, _CHANGED) as running:
         started = Drill(running)
-        # With empty caches and all images new, a busy machine may shed load at first.
+        # A busy machine may answer with 503 at first: all images are new, and no cache has them.
         await eventually(started.healthy, timeout_s=120)
         await started.others[-1].run(2 * _SECONDS)
         yield started

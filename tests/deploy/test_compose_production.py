@@ -47,7 +47,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def merged(prepared: Path) -> dict[str, Any]:
-    """Return compose.yaml and production.yaml as compose merges them."""
+    """Return what compose makes of compose.yaml and production.yaml together."""
     # Debian has no package, and building it needs Go: without it the merged file is not tested.
     compose = shutil.which("compose-go") or pytest.skip("compose-go is not to be had here")
     text = run(compose, "compose.yaml", "production.yaml", directory=prepared)
@@ -127,7 +127,7 @@ def test_the_settings_name_the_services(
     services: dict[str, dict[str, Any]], prepared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = services["smartserve-2"]
-    # Fails for a variable that is no setting, and for a value that is not valid.
+    # Raises an error if a variable is no setting, or its value is not valid.
     settings = settings_of(node, prepared / "secrets", monkeypatch)
     monkeypatch.setenv("SMARTSERVE_SERVER__HOST", "0.0.0.0")
     assert access_faults(load_settings(prepared / "secrets" / "settings", {})) == []

@@ -265,7 +265,7 @@ def test_production_uses_mysql_redis_and_s3(
     for name, value in variables("production").items():
         if name != "SMARTSERVE_CONFIG":
             monkeypatch.setenv(name, value)
-    # Fails for a variable that is no setting, and for a value that is not valid.
+    # Raises an error if a variable is no setting, or its value is not valid.
     settings = settings_of("production", tmp_path)
     assert settings.database_url == _EXAMPLES["database-url"]
     assert settings.cluster.redis_url == _EXAMPLES["redis-url"]

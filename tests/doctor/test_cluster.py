@@ -31,7 +31,7 @@ async def locks_of(settings: Settings) -> Finding:
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Settings:
-    """Settings of a server that shares its rendition directory, which exists."""
+    """Settings of a server with a shared rendition directory; the directory exists."""
     settings = make_settings(tmp_path, cluster={"render_once": True})
     settings.rendition_directory.mkdir(parents=True)
     return settings

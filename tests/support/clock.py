@@ -1,4 +1,4 @@
-"""A monotonic or wall clock that stands until a test moves it."""
+"""A monotonic or wall clock that changes only if a test sets it."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def split_tls(url: URL, *, setting: str) -> tuple[URL, ssl.SSLContext | None]:
         elif "ssl_key" in texts:
             raise ConfigurationError([f"{setting}: ssl_key needs ssl_cert"])
     except OSError as error:
-        # ssl.SSLError is an OSError, too. Neither names the file.
+        # Also ssl.SSLError, which is an OSError. Neither error names the file.
         files = ", ".join(f"{key}={value}" for key, value in texts.items())
         raise ConfigurationError([f"{setting}: {files}: {error.strerror or error}"]) from error
     context.check_hostname = check_hostname
@@ -90,8 +90,8 @@ def _connection_class() -> type[Any]:
             await super()._request_authentication()
 
         def close(self) -> None:
-            # TLS ends with messages in both directions. `close` cannot wait for them, and an event
-            # loop that is closed meanwhile raises (uvloop: EBUSY).
+            # Closing TLS takes a message from each side. `close` cannot wait for them, and an event
+            # loop that is closed before they arrive raises an error (uvloop: EBUSY).
             if self._writer is not None:
                 self._writer.transport.abort()
             super().close()

@@ -32,7 +32,7 @@ class AllowedAddresses:
     """
 
     def __init__(self, settings: HttpSettings) -> None:
-        """Use the hosts and ports of the settings."""
+        """Allow the hosts and ports that the settings list."""
         self._hosts = frozenset(settings.hosts)
         self._ports = settings.ports
 

@@ -90,8 +90,8 @@ class RenderLocks:
         with suppress(OSError):
             file = self._open()
             for one in keys:
-                # Renders may share a slot: then the processes that wait for one also see the
-                # heartbeats of the other, and wait longer, up to their limit.
+                # Two renders may share a slot. A process that waits for one then takes heartbeats
+                # of the other for its own, and waits longer, at most until its time limit.
                 os.pwrite(file, os.urandom(_SLOT_BYTES), _slot(_number(one)))
 
     def release(self, keys: Iterable[RenderKey]) -> None:
