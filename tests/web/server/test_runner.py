@@ -562,7 +562,7 @@ async def test_while_it_listens_old_objects_are_collected_only_on_call() -> None
         gc.callbacks.append(record)
         try:
             # With the usual thresholds these are old enough for several full collections.
-            kept = [[number] for number in range(400_000)]
+            kept: list[list[object]] = [[number] for number in range(400_000)]
             assert not found
             kept[0].append(kept[0])
             kept.clear()
