@@ -112,38 +112,38 @@ class GenerationDetails(TypedDict):
     generator: Annotated[str | None, Field(description="The generator in words.")]
     involvement: Literal["generated", "composite", "none_found"]
     prompt: str | None
-    negativePrompt: str | None  # noqa: N815 - the names of the API
+    negativePrompt: str | None
     steps: int | None
-    cfgScale: float | None  # noqa: N815
+    cfgScale: float | None
     sampler: str | None
     scheduler: str | None
     seed: Annotated[str | None, Field(description="Text: it may exceed 2^53.")]
     checkpoint: Annotated[str | None, Field(description="Without folder and extension.")]
     model: str | None
     vae: str | None
-    clipSkip: int | None  # noqa: N815
+    clipSkip: int | None
     loras: Sequence[Lora]
-    mjVersion: str | None  # noqa: N815
-    mjAspectRatio: str | None  # noqa: N815
-    mjChaos: float | None  # noqa: N815
-    mjQuality: float | None  # noqa: N815
-    mjStylize: float | None  # noqa: N815
-    mjStyle: str | None  # noqa: N815
-    mjRaw: bool | None  # noqa: N815
-    mjWeirdness: float | None  # noqa: N815
-    mjExperimental: float | None  # noqa: N815
-    mjJobId: str | None  # noqa: N815
-    mjStyleReferences: Sequence[str]  # noqa: N815
-    mjStyleWeight: float | None  # noqa: N815
-    mjImageWeight: float | None  # noqa: N815
-    mjCharacterReference: str | None  # noqa: N815
-    mjCharacterWeight: float | None  # noqa: N815
-    mjOmniReference: str | None  # noqa: N815
-    mjOmniWeight: float | None  # noqa: N815
-    mjAuthor: str | None  # noqa: N815
+    mjVersion: str | None
+    mjAspectRatio: str | None
+    mjChaos: float | None
+    mjQuality: float | None
+    mjStylize: float | None
+    mjStyle: str | None
+    mjRaw: bool | None
+    mjWeirdness: float | None
+    mjExperimental: float | None
+    mjJobId: str | None
+    mjStyleReferences: Sequence[str]
+    mjStyleWeight: float | None
+    mjImageWeight: float | None
+    mjCharacterReference: str | None
+    mjCharacterWeight: float | None
+    mjOmniReference: str | None
+    mjOmniWeight: float | None
+    mjAuthor: str | None
     version: str | None
-    fullParametersText: str | None  # noqa: N815
-    rawParameters: Annotated[  # noqa: N815
+    fullParametersText: str | None
+    rawParameters: Annotated[
         RawParameters, Field(description="Also everything that has no field of its own.")
     ]
     digital_source_type: str | None
@@ -156,8 +156,8 @@ class GenerationDetails(TypedDict):
 class RawParameters(TypedDict):
     """Parameters as the generator wrote them."""
 
-    comfyNodeCount: int | None  # noqa: N815
-    comfyWorkflowId: str | None  # noqa: N815
+    comfyNodeCount: int | None
+    comfyWorkflowId: str | None
     workflow: Any
 
 
