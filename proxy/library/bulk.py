@@ -22,7 +22,8 @@ from proxy.domain.errors import CapacityError, LeaseLost, SmartserveError
 from proxy.storage.database.bulk_plans import BulkPlanTable
 
 _RENEW_EVERY_S = 5.0
-_POLL_S = 5.0
+# Other workers may end the last part in a moment or in minutes.
+_FIRST_POLL_S, _POLL_S = 0.25, 5.0
 _LEAVE_S = 4.0
 _PAGE = 1000
 _FIRST_DELAYS_S, _DELAY_S = (1.0, 3.0, 10.0), 30.0
@@ -89,15 +90,16 @@ class BulkWorker:
         Raises:
             KeyError: there is no such plan.
         """
-        parts = 0
+        parts, poll_s = 0, _FIRST_POLL_S
         while max_parts is None or parts < max_parts:
             claim = await _repeated(lambda: self._table.claim(plan_id))
             if claim.status in (PlanStatus.DONE, PlanStatus.CANCELLED):
                 return claim.status
             if claim.part is None:
-                await asyncio.sleep(self._poll_s)
+                await asyncio.sleep(min(poll_s, self._poll_s))
+                poll_s *= 2
             else:
-                parts += 1
+                parts, poll_s = parts + 1, _FIRST_POLL_S
                 with suppress(LeaseLost):
                     await self._process(claim.part, on_progress)
             await _report(on_progress)

@@ -25,7 +25,8 @@ from tests.benchmarks.turns import in_turns
 
 _TURNS = 5
 _IMAGES = 1000
-_PART = 100
+_PART = 25
+"""So small that the end, when one worker has no part left, is a small part of a turn."""
 _WORKERS = 2
 _BULK, _LOOPS = f"bulk work, {_WORKERS} workers", f"{_WORKERS} plain loops"
 

@@ -214,6 +214,26 @@ async def test_a_worker_exits_after_its_parts_and_when_the_plan_is_cancelled(ben
     assert bench.ran.total() == 20
 
 
+async def test_a_worker_that_waits_asks_soon_at_first_and_then_seldom(bench: Bench) -> None:
+    plan_id = await bench.start()
+    await bench.table.pause(plan_id)
+    slept: list[float] = []
+    sleep = asyncio.sleep
+
+    async def record(seconds: float) -> None:
+        if seconds < 0.25:  # of the database
+            await sleep(seconds)
+            return
+        slept.append(seconds)
+        if len(slept) == 7:
+            await bench.table.cancel(plan_id)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("proxy.library.bulk.asyncio.sleep", record)
+        assert await bench.worker().run(plan_id) is PlanStatus.CANCELLED
+    assert slept == [0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
+
+
 async def test_images_start_no_faster_than_the_rate(bench: Bench) -> None:
     now = 1000.0
     slept: list[float] = []
