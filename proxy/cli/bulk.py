@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -150,6 +151,8 @@ async def status(
         raise typer.BadParameter("needs the number of a plan", param_hint="--failures")
     async with _table(settings) as table:
         plans = [await _found(table, plan_id)] if plan_id else await table.recent()
+        if not plans:
+            print("no plan has been started; see 'smartserve bulk start --help'", file=sys.stderr)
         for plan in plans:
             print(_json_of(plan) if as_json else line_of(plan))
         after = 0

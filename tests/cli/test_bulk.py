@@ -120,6 +120,9 @@ def test_a_plan_that_does_not_exist_is_an_error(invoke: Invoke, data: Path) -> N
         done = invoke("bulk", *arguments, "--data-dir", data)
         assert done.code == 2
         assert "there is no plan 9" in done.stderr
+    listed = invoke("bulk", "status", "--data-dir", data)
+    assert (listed.code, listed.stdout) == (0, "")
+    assert "no plan has been started" in listed.stderr
 
 
 @pytest.mark.slow
