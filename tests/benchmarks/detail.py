@@ -37,6 +37,8 @@ _PHOTOGRAPHS = 4
 _SIDE = 1200
 _FORMATS = (Format.AVIF, Format.WEBP, Format.JPEG)
 _NO_UPGRADES = {"UPGRADES__ENABLED": "false"}
+_DRAFTS = {"UPGRADES__BUDGET_S": "0", "UPGRADES__ALL_SIZES": "false", "UPGRADES__MAX_BACKLOG": "1"}
+"""Drafts, and as few finals as possible: a JPEG that no final will replace is not streamed."""
 _DEFAULTS = "avif: smartserve, finals being made meanwhile"
 
 
@@ -62,16 +64,8 @@ def measure() -> Table:
         ids = imported(paths, place / "data")
         limit = stack.enter_context(plain(processes=1))
         single = stack.enter_context(smartserve(place / "data", settings=_NO_UPGRADES))
-        both = {"RENDITIONS__DIRECTORY": str(place / "others")}
-        (place / "others").mkdir()
-        twofold = stack.enter_context(smartserve(place / "data", settings=both))
-        paused = Paused(twofold.pid)
-        stack.callback(paused.close)
-
-        def upgrading(turn: int) -> Waits:
-            with paused.awake():
-                return _served(twofold, Format.AVIF, ids, turn)
-
+        twofold = _beside(stack, place, "others", {}, Format.AVIF, ids)
+        streaming = _beside(stack, place, "drafts", _DRAFTS, Format.JPEG, ids)
         peers, missing = stack.enter_context(all_running(place, originals))
         theirs = {
             f"{fmt}: {one.peer.name}": _bound_peer(one, fmt, paths)
@@ -81,7 +75,8 @@ def measure() -> Table:
         contestants = {
             **{f"{name}: plain pyvips": _bound_plain(limit, it, paths) for name, it in _recipes()},
             **{f"{fmt}: smartserve": _bound(single, fmt, ids) for fmt in _FORMATS},
-            _DEFAULTS: upgrading,
+            f"{Format.JPEG}: smartserve": streaming,
+            _DEFAULTS: twofold,
             **theirs,
         }
         taken = in_turns(
@@ -116,6 +111,30 @@ def _bound_plain(limit: Plain, recipe: Recipe, paths: Sequence[Path]) -> Contest
 
 def _bound(server: Smartserve, fmt: Format, ids: Sequence[int]) -> Contestant:
     return lambda turn: _served(server, fmt, ids, turn)
+
+
+def _beside(
+    stack: ExitStack,
+    place: Path,
+    name: str,
+    settings: Mapping[str, str],
+    fmt: Format,
+    ids: Sequence[int],
+) -> Contestant:
+    """Start a server with renditions of its own that makes finals; it runs in its turns only."""
+    directory = place / name
+    directory.mkdir()
+    server = stack.enter_context(
+        smartserve(place / "data", settings={**settings, "RENDITIONS__DIRECTORY": str(directory)})
+    )
+    paused = Paused(server.pid)
+    stack.callback(paused.close)
+
+    def serve(turn: int) -> Waits:
+        with paused.awake():
+            return _served(server, fmt, ids, turn)
+
+    return serve
 
 
 def _served(server: Smartserve, fmt: Format, ids: Sequence[int], turn: int) -> Waits:
@@ -183,6 +202,7 @@ def _table(taken: Mapping[str, Sequence[Waits]], missing: Sequence[str]) -> Tabl
         [
             "Plain pyvips: one process, smartserve's draft profile (AVIF: at the effort named).",
             "smartserve without its background work but where that is named.",
+            "JPEG of smartserve: drafts, and at most two finals meanwhile.",
             f"The peers use their own defaults, and render {_PHOTOGRAPHS} pictures a turn.",
             f"Remarks: over all {_TURNS * _RENDERS} pictures, in ms.",
             *missing,
