@@ -282,6 +282,7 @@ class DiskStore:
         self._hot_files.forget()
         for shard in range(SHARDS):
             self._state.usage.set(shard, NO_CHANGE)
+        self.maintenance.spare = None
         self._state.maintenance_due.set()
 
     def record_uses(self, digest: str, times: int) -> None:

@@ -1,6 +1,7 @@
 """Counts the files of shards, selects those of least worth and deletes them.
 
-All functions block; the maintenance calls them in its thread for one shard at a time.
+All functions block. The maintenance calls them in its thread, and iterates there, for some
+milliseconds at a time.
 """
 
 from __future__ import annotations
@@ -8,8 +9,10 @@ from __future__ import annotations
 import heapq
 import math
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +31,12 @@ from proxy.storage.renditions.rendition_file import USE_RESOLUTION_S, touch
 
 _SUFFIX = slice(33, None)
 """Of a file name, after the digest and a dot."""
+_BATCH = 128
+"""Files that are deleted before the directories that are empty then."""
+_SORTED = 8192
+_MAX_CANDIDATES = 200_000
+"""Beyond this number nothing is selected but the need. An entry of a plan has about 0.3 KB: 60 MB
+while a survey runs. What is spare afterwards are paths of about 0.15 KB: 30 MB."""
 
 
 class EvictionCandidate(NamedTuple):
@@ -103,13 +112,17 @@ def record_uses(paths: Iterable[str], *, now: float) -> None:
 class EvictionPlan:
     """Selects the files of least worth that together have some bytes and some number.
 
-    It stores only the files it will select, so memory is bounded however many files are added.
+    It selects more, up to ``wanted_bytes``, while these are less than `_MAX_CANDIDATES` files. It
+    stores only the files it will select, so memory is bounded however many files are added.
     """
 
-    def __init__(self, need_bytes: int, need_files: int = 0) -> None:
+    def __init__(self, need_bytes: int, need_files: int = 0, *, wanted_bytes: int = 0) -> None:
         self._need_bytes = need_bytes
         self._need_files = need_files
-        self._most_valuable_first: list[tuple[float, EvictionCandidate]] = []
+        self._wanted_bytes = wanted_bytes
+        # heapq is a min-heap; the negated worth puts the most valuable file on top. Plain tuples
+        # of worth, path and cost take less memory than candidates, and the collector skips them.
+        self._heap: list[tuple[float, str, int]] = []
         self._bytes = 0
         self.below = math.inf
         """Only files of less worth are selected from now on."""
@@ -118,47 +131,106 @@ class EvictionPlan:
         """Consider a file."""
         if worth >= self.below:
             return
-        heap = self._most_valuable_first
-        # heapq is a min-heap; the negated worth puts the most valuable file on top.
-        heapq.heappush(heap, (-worth, EvictionCandidate(worth, path, size)))
+        heap = self._heap
+        heapq.heappush(heap, (-worth, path, size))
         self._bytes += size
         # The most valuable file is dropped while the others suffice without it.
-        while heap and self._suffices(heap[0][1].cost, 1):
-            self._bytes -= heapq.heappop(heap)[1].cost
-        if self._suffices(0, 0):
+        while heap and self._suffices(self._bytes - heap[0][2], len(heap) - 1):
+            self._bytes -= heapq.heappop(heap)[2]
+        if self._suffices(self._bytes, len(heap)):
             self.below = -heap[0][0] if heap else -math.inf
 
-    def _suffices(self, less_bytes: int, less_files: int) -> bool:
-        enough = self._bytes - less_bytes >= self._need_bytes
-        return enough and len(self._most_valuable_first) - less_files >= self._need_files
+    def _suffices(self, total_bytes: int, files: int) -> bool:
+        if total_bytes < self._need_bytes or files < self._need_files:
+            return False
+        return total_bytes >= self._wanted_bytes or files >= _MAX_CANDIDATES
+
+    def candidates(self) -> Iterator[EvictionCandidate]:
+        """Yield the files that were selected, the one of least worth first."""
+        # In parts: while it sorts 100,000 entries at once, no other thread runs for 0.1 s.
+        parts = [
+            sorted(self._heap[start : start + _SORTED], reverse=True)
+            for start in range(0, len(self._heap), _SORTED)
+        ]
+        for worth, path, size in heapq.merge(*parts, reverse=True):
+            yield EvictionCandidate(-worth, path, size)
+
+
+def enough(
+    candidates: Iterable[EvictionCandidate], need_bytes: int, need_files: int = 0
+) -> Iterator[EvictionCandidate]:
+    """Yield candidates until they meet the needs; the others are not iterated over."""
+    if need_bytes <= 0 and need_files <= 0:
+        return
+    for one in candidates:
+        yield one
+        need_bytes, need_files = need_bytes - one.cost, need_files - 1
+        if need_bytes <= 0 and need_files <= 0:
+            return
+
+
+class SpareCandidates:
+    """What a survey selected beyond its need: files that are evicted later without a survey.
+
+    Only their paths are stored. Each file is inspected again when it is due.
+    """
+
+    def __init__(self, candidates: Iterable[EvictionCandidate] = ()) -> None:
+        """``candidates`` begin with the one of least worth."""
+        self._paths: deque[str] = deque()
+        self._worth = 0.0
+        for one in candidates:
+            self._paths.append(one.path)
+            self._worth = one.worth
+
+    def __len__(self) -> int:
+        """Return how many are left."""
+        return len(self._paths)
 
     def candidates(
-        self, need_bytes: int | None = None, need_files: int = 0
-    ) -> list[EvictionCandidate]:
-        """Return the files to evict, the one of least worth first.
+        self,
+        *,
+        frequency: Callable[[str], int],
+        now: float,
+        lstat: Callable[[str], os.stat_result] = os.lstat,
+    ) -> Iterator[EvictionCandidate]:
+        """Yield candidates that still exist, the one of least worth first, and forget them.
 
-        With ``need_bytes``, return no more than these needs, which a survey found to be smaller.
+        A file that was used or written since the survey is skipped if that made it worth more than
+        all candidates were. The next survey considers it again.
         """
-        ranked = sorted(one for _, one in self._most_valuable_first)
-        if need_bytes is None:
-            return ranked
-        found: list[EvictionCandidate] = []
-        for one in ranked:
-            if need_bytes <= 0 and need_files <= 0:
-                break
-            found.append(one)
-            need_bytes, need_files = need_bytes - one.cost, need_files - 1
-        return found
+        while self._paths:
+            path = self._paths.popleft()
+            try:
+                status = lstat(path)
+            except (FileNotFoundError, NotADirectoryError):
+                # Purged, or evicted by another process.
+                continue
+            name = path.rpartition("/")[2]
+            worth = worth_of(name, status, now=now) * (1 + frequency(name.partition(".")[0]))
+            if worth <= self._worth:
+                yield EvictionCandidate(worth, path, cost(status.st_size))
 
 
-def evict(candidates: Iterable[EvictionCandidate]) -> list[EvictionCandidate]:
-    """Delete files and directories that are empty then; return the files that existed."""
+def evict(candidates: Iterable[EvictionCandidate]) -> Iterator[list[EvictionCandidate]]:
+    """Delete files and directories that are empty then; yield those that existed, in batches.
+
+    The candidates are iterated over as they are deleted.
+    """
+    remaining = iter(candidates)
+    while batch := list(islice(remaining, _BATCH)):
+        yield _delete(batch)
+
+
+def _delete(batch: Iterable[EvictionCandidate]) -> list[EvictionCandidate]:
     deleted = []
-    for one in candidates:
-        with suppress(FileNotFoundError):
-            # A missing file was evicted or purged by another process, and is not counted here.
+    for one in batch:
+        try:
             os.unlink(one.path)  # noqa: PTH108 - a Path for each file takes longer than the deletion
-            deleted.append(one)
+        except FileNotFoundError:
+            # It was evicted or purged by another process, and is not counted here.
+            continue
+        deleted.append(one)
     for directory in {one.path.rpartition("/")[0] for one in deleted}:
         delete_if_empty(directory)
     return deleted

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 _ROWS = 4
 _WIDTH = 1 << 18
 """Counters of a row; two share a byte."""
@@ -43,19 +45,22 @@ class FrequencySketch:
 
     def estimate(self, digest: str) -> int:
         """Return how often a digest was used."""
-        counters = self._counters
-        return min(counters[at] >> shift & 15 for at, shift in _places(digest))
+        counters, least = self._counters, MAX_FREQUENCY
+        for at, shift in _places(digest):
+            least = min(least, counters[at] >> shift & 15)
+            # Most files were not used lately, and a survey reads the estimate of each.
+            if not least:
+                break
+        return least
 
 
-def _places(digest: str) -> list[tuple[int, int]]:
-    """Return the byte and the shift of the counter of a digest in each row."""
+def _places(digest: str) -> Iterator[tuple[int, int]]:
+    """Yield the byte and the shift of the counter of a digest in each row."""
     # The last digits are a hash already. Strange files in the directory share one counter.
     try:
         bits = int(digest[-18:], 16)
     except ValueError:
         bits = 0
-    found = []
     for row in range(_ROWS):
         place = row * _WIDTH + (bits >> 18 * row & _MASK)
-        found.append((place >> 1, (place & 1) << 2))
-    return found
+        yield place >> 1, (place & 1) << 2

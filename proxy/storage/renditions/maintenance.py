@@ -1,9 +1,12 @@
 """Maintenance of the rendition directory: deletes stale files, counts usage, evicts.
 
-It uses one thread and pauses after each shard for as long as that took, so that it takes at most
-half of the disk's time. Of several processes that share a directory, the one that holds its lock
-surveys it. The others read what it found. A process that dies gives up the lock, and the next one
-that wants it gets it.
+It uses one thread, for some milliseconds at a time, and pauses for as long, so that it takes at
+most half of the disk's time. Of several processes that share a directory, the one that holds its
+lock surveys it. The others read what it found. A process that dies gives up the lock, and the next
+one that wants it gets it.
+
+A survey that evicts selects more files than it needs. The next rounds evict these and list no
+directory, as long as this process may assume that its count of the usage is true.
 """
 
 from __future__ import annotations
@@ -11,13 +14,14 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from shutil import rmtree
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import structlog
 
@@ -35,6 +39,8 @@ from proxy.storage.renditions.disk_state import (
 from proxy.storage.renditions.eviction import (
     EvictionCandidate,
     EvictionPlan,
+    SpareCandidates,
+    enough,
     evict,
     record_uses,
     shards_present,
@@ -43,9 +49,16 @@ from proxy.storage.renditions.eviction import (
 
 _SPACING_S = 1.0
 _BATCH = 512
+_PIECE_S = 0.02
+"""Work of the thread between two pauses. A shard of a small cache takes less than a thread hop and
+a short sleep; one of a large cache takes longer than this alone."""
+SPARE_ROUNDS = 2
+"""Evictions without a survey that may follow one with a survey."""
 
 _log = structlog.get_logger()
 _T = TypeVar("_T")
+_Identity: TypeAlias = tuple[int, int]
+"""Of a file: its inode and the time of its content, in nanoseconds."""
 
 
 class Use(NamedTuple):
@@ -56,7 +69,16 @@ class Use(NamedTuple):
     times: int
 
 
-@dataclass(frozen=True, slots=True)
+class Spare(NamedTuple):
+    """What a survey selected beyond its need."""
+
+    files: SpareCandidates
+    found_at: float
+    usage_file: _Identity
+    """The file of usage that the survey has written."""
+
+
+@dataclass(slots=True)
 class DiskMaintenance:
     """Maintains one directory; failures are counted and retried in the next round."""
 
@@ -68,6 +90,8 @@ class DiskMaintenance:
     threads: ThreadPool = field(
         default_factory=partial(ThreadPool, "rendition-maintenance", count=1, timeout_s=None)
     )
+    spare: Spare | None = field(default=None, init=False)
+    """Of the last survey, unless everything was purged since."""
 
     async def run(self) -> None:
         """Run a round now, and then whenever one is due, until cancelled."""
@@ -88,7 +112,7 @@ class DiskMaintenance:
         """Survey the directory and evict, or read what another process has found.
 
         Unless the round is ``due``, the survey of another process counts if it is newer than the
-        interval.
+        interval. If it is due because of the usage, what the last survey left over goes first.
         """
         self.state.start_survey()
         try:
@@ -106,6 +130,9 @@ class DiskMaintenance:
                 if acquired:
                     async for _ in self.delete_discarded():
                         pass
+                    # A round that is not due surveys because the interval has passed.
+                    if due and await self._evict_spare():
+                        return
                 await self._survey_and_evict(may_evict=acquired)
         except OSError as error:
             self.state.record_failure(error)
@@ -155,48 +182,82 @@ class DiskMaintenance:
             return False
         return packed is not None
 
+    async def _evict_spare(self) -> bool:
+        """Evict what the last survey left over; return whether usage is within the limit now."""
+        spare, state, now = self.spare, self.state, self.clock()
+        # In all other cases something else than the writes of this process needs space, so that
+        # only a survey knows how much is used.
+        if spare is None or not state.above_limit or state.files_to_free() > 0:
+            return False
+        if not 0 <= now - spare.found_at < self.interval_s:
+            return False
+        # If another process has surveyed since, it has evicted for the writes of this one as well.
+        if await self.threads.run(partial(_identity_of, self.paths.usage)) != spare.usage_file:
+            return False
+        candidates = spare.files.candidates(frequency=state.frequency.estimate, now=now)
+        await self._evict(enough(candidates, state.bytes_to_free()))
+        return not state.above_limit
+
     async def _survey_and_evict(self, *, may_evict: bool) -> None:
-        state = self.state
+        state, began = self.state, self.clock()
+        self.spare = None
         expected, files = state.expected_to_free(), state.files_to_free()
+        spare_bytes = SPARE_ROUNDS * state.slack_bytes
         # The files are selected in the pass that counts them. Others may have written meanwhile,
         # therefore more than expected.
         plan = None
         if may_evict and (expected > 0 or files > 0):
-            plan = EvictionPlan(expected + state.slack_bytes if expected else 0, files)
+            need = expected + state.slack_bytes if expected else 0
+            plan = EvictionPlan(need, files, wanted_bytes=expected + spare_bytes if expected else 0)
         present = await self._survey(plan)
         need, files = state.bytes_to_free(), min(files, state.usage.items)
-        if may_evict and (need > 0 or files > 0):
-            if plan is None:
-                plan = EvictionPlan(need)
-                await self._survey(plan)
-            await self._evict(plan.candidates(need, files))
+        if may_evict and need > 0 and plan is None:
+            plan = EvictionPlan(need, wanted_bytes=need + spare_bytes)
+            await self._survey(plan)
+        ranked = plan.candidates() if plan else iter(())
+        await self._evict(enough(ranked, need, files))
+        rest = await self._throttled(partial(SpareCandidates, ranked))
         # A directory that was removed, or never written to, gets no file.
         if may_evict and present:
-            await self.threads.run(partial(_write, self.paths, state.usage.pack()))
+            written = await self.threads.run(partial(_write, self.paths, state.usage.pack()))
+            self.spare = Spare(rest, began, written)
 
     async def _survey(self, plan: EvictionPlan | None) -> frozenset[int]:
         """Count the usage of all shards, and add their files to a plan; return which exist."""
-        # A thread hop for each shard of an empty cache would take 0.4 s on a busy machine.
+        usage, frequency, now = self.state.usage, self.state.frequency.estimate, self.clock()
         present = await self.threads.run(partial(shards_present, self.paths))
-        for shard in range(SHARDS):
-            found = NO_CHANGE
-            if shard in present:
-                path = self.paths.shard(shard)
-                estimate = self.state.frequency.estimate
-                work = partial(survey, path, plan=plan, frequency=estimate, now=self.clock())
-                found = await self._throttled(work)
-            self.state.usage.set(shard, found)
+        for shard in frozenset(range(SHARDS)) - present:
+            usage.set(shard, NO_CHANGE)
+        surveys = (
+            (shard, survey(self.paths.shard(shard), plan=plan, frequency=frequency, now=now))
+            for shard in sorted(present)
+        )
+        async for shard, found in self._in_pieces(surveys):
+            usage.set(shard, found)
         return present
 
-    async def _evict(self, candidates: Sequence[EvictionCandidate]) -> None:
-        for start in range(0, len(candidates), _BATCH):
-            # A batch is deleted in one thread hop; the counters are updated after each.
-            batch = candidates[start : start + _BATCH]
-            for one in await self._throttled(partial(evict, batch)):
+    async def _evict(self, candidates: Iterable[EvictionCandidate]) -> None:
+        files = total_bytes = 0
+        async for batch in self._in_pieces(evict(candidates)):
+            for one in batch:
                 self.state.record_eviction(one.shard, UsageChange(-one.cost, -1))
-        _log.info(
-            "renditions_evicted", files=len(candidates), bytes=sum(one.cost for one in candidates)
-        )
+                files, total_bytes = files + 1, total_bytes + one.cost
+        if files:
+            _log.info("renditions_evicted", files=files, bytes=total_bytes)
+
+    async def _in_pieces(self, work: Iterator[_T]) -> AsyncIterator[_T]:
+        """Iterate in the thread, `_PIECE_S` at a time, with pauses as long as the work."""
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            done = await self.threads.run(partial(_piece_of, work))
+            pause_s = loop.time() - began
+            # Before the pause: what is written from now on is not in the results.
+            for one in done:
+                yield one
+            if not done:
+                return
+            await asyncio.sleep(pause_s)
 
     async def _throttled(self, work: Callable[[], _T]) -> _T:
         loop = asyncio.get_running_loop()
@@ -227,6 +288,16 @@ def _unlock(descriptor: int | None) -> None:
         os.close(descriptor)
 
 
+def _piece_of(work: Iterator[_T]) -> list[_T]:
+    """Iterate for `_PIECE_S`; return the results, none at the end."""
+    done, until = [], time.monotonic() + _PIECE_S
+    for one in work:
+        done.append(one)
+        if time.monotonic() >= until:
+            break
+    return done
+
+
 def _inodes_of(root: str) -> Inodes:
     """Return the inodes of the file system; no directory has none."""
     try:
@@ -244,7 +315,19 @@ def _read(path: str, newer_than: float) -> bytes | None:
     return None
 
 
-def _write(paths: RenditionPaths, content: bytes) -> None:
+def _write(paths: RenditionPaths, content: bytes) -> _Identity:
+    """Replace the file of usage; return its identity."""
     with TempFile(paths.temporary) as file:
         os.write(file.descriptor, content)
         file.replace(paths.usage)
+        return _identity(os.fstat(file.descriptor))
+
+
+def _identity_of(path: str) -> _Identity | None:
+    with suppress(FileNotFoundError):
+        return _identity(Path(path).stat())
+    return None
+
+
+def _identity(status: os.stat_result) -> _Identity:
+    return status.st_ino, status.st_mtime_ns

@@ -201,6 +201,22 @@ def test_usage_above_the_limit_is_reduced_to_low_water(state: DiskState) -> None
     assert state.bytes_to_free() == MIB // 2 + 1
 
 
+def test_written_bytes_are_due_after_the_usage_that_they_make(state: DiskState) -> None:
+    """A process that writes alone evicts what a survey left over; it needs no other survey."""
+    state.usage.set(0, UsageChange(MIB // 2, 1))
+    state.record_write(0, UsageChange(MIB // 2, 1))
+    assert not state.maintenance_due.is_set()
+    state.record_write(0, UsageChange(1, 1))
+    assert (state.maintenance_due.is_set(), state.above_limit) == (True, True)
+
+    state.start_survey()
+    state.usage.set(0, UsageChange(0, 0))
+    state.record_write(0, UsageChange(MIB * 3 // 4, 1))
+    assert not state.maintenance_due.is_set()
+    state.record_write(0, UsageChange(1, 1))
+    assert (state.maintenance_due.is_set(), state.above_limit) == (True, False)
+
+
 def test_few_free_inodes_make_files_to_free(state: DiskState) -> None:
     state.usage.set(0, UsageChange(MIB, 5000))
     for total, free, files in (

@@ -5,10 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.storage.renditions import eviction
 from proxy.storage.renditions.disk_state import RenditionPaths, UsageChange, cost, shard_of
 from proxy.storage.renditions.eviction import (
     EvictionCandidate,
     EvictionPlan,
+    SpareCandidates,
+    enough,
     evict,
     record_uses,
     shards_present,
@@ -39,10 +42,10 @@ def planned(entries: list[EvictionCandidate], *needs: int) -> EvictionPlan:
 def test_the_plan_takes_what_is_worth_least_and_no_more_than_needed(
     entries: list[EvictionCandidate], need: int
 ) -> None:
-    plan = planned(entries, need).candidates()
+    plan = list(planned(entries, need).candidates())
 
     freed = sum(entry.cost for entry in plan)
-    assert plan == sorted(plan)
+    assert [entry.worth for entry in plan] == sorted(entry.worth for entry in plan)
     assert freed >= need or len(plan) == len(entries)
     assert freed - max(plan, key=lambda entry: entry.worth).cost < need
     left = list(entries)
@@ -54,27 +57,55 @@ def test_the_plan_takes_what_is_worth_least_and_no_more_than_needed(
 
 @given(_entries, st.integers(1, 50))
 def test_a_plan_for_inodes_counts_files(entries: list[EvictionCandidate], files: int) -> None:
-    plan = planned(entries, 0, files).candidates()
+    plan = list(planned(entries, 0, files).candidates())
     assert len(plan) == min(files, len(entries))
     assert [one.worth for one in plan] == sorted(one.worth for one in entries)[: len(plan)]
 
 
-@given(_entries, st.integers(1, 2000), st.integers(1, 2000))
-def test_a_plan_for_more_than_is_needed_gives_what_a_plan_for_the_need_gives(
-    entries: list[EvictionCandidate], need: int, more: int
+@given(_entries, st.integers(0, 2000), st.integers(0, 50))
+def test_candidates_are_taken_until_they_are_enough(
+    entries: list[EvictionCandidate], need: int, files: int
 ) -> None:
-    large, exact = planned(entries, need + more).candidates(need), planned(entries, need)
-    assert sum(one.cost for one in large) >= min(need, sum(one.cost for one in entries))
-    assert large == sorted(entries)[: len(large)]
-    assert len(large) <= len(entries)
-    assert sum(one.cost for one in large[:-1]) < need
-    assert exact.candidates()[0] == large[0] or exact.candidates()[0].worth == large[0].worth
+    remaining = iter(entries)
+    taken = list(enough(remaining, need, files))
+    assert taken + list(remaining) == entries, "none is lost"
+    met = sum(one.cost for one in taken) >= need and len(taken) >= files
+    assert met or taken == entries
+    if taken:
+        before = taken[:-1]
+        assert sum(one.cost for one in before) < need or len(before) < files
+
+
+@given(_entries, st.integers(1, 2000), st.integers(0, 2000), st.integers(1, 20))
+def test_a_plan_selects_more_than_is_needed_up_to_a_number_of_files(
+    entries: list[EvictionCandidate], need: int, more: int, most: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(eviction, "_MAX_CANDIDATES", most)
+        plan = EvictionPlan(need, wanted_bytes=need + more)
+        for entry in entries:
+            plan.add(*entry)
+        found = list(plan.candidates())
+    assert [one.worth for one in found] == sorted(one.worth for one in entries)[: len(found)]
+    freed = sum(one.cost for one in found)
+    assert freed >= need or len(found) == len(entries)
+    dearest = [one.cost for one in found if one.worth == found[-1].worth]
+    assert freed - max(dearest) < need + more
+    assert len(found) <= most or freed - max(dearest) < need
+    assert freed >= need + more or len(found) >= min(most, len(entries))
+
+
+def test_a_large_plan_is_sorted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eviction, "_SORTED", 7)
+    entries = [EvictionCandidate(number * 37 % 100, str(number), 1) for number in range(100)]
+    found = planned(entries, 60).candidates()
+    assert [one.worth for one in found] == list(range(60))
 
 
 def candidates(path: Path, frequency: int = 0) -> list[EvictionCandidate]:
     plan = EvictionPlan(1)
     survey(str(path.parent.parent), plan=plan, frequency=lambda _: frequency, now=2000)
-    return plan.candidates()
+    return list(plan.candidates())
 
 
 def worth(used: float = 0.0, *, size: int = 20_000, suffix: str = "avif") -> float:
@@ -144,6 +175,56 @@ def test_a_file_knows_its_shard_and_its_worth(tmp_path: Path) -> None:
 def test_evicted_files_and_their_empty_directories_are_deleted(tmp_path: Path) -> None:
     path = stored(tmp_path, 1, used=1000)
     (found,) = candidates(path)
-    assert evict([found]) == [found]
-    assert evict([found]) == [], "another process has deleted it"
+    assert list(evict([found])) == [[found]]
+    assert list(evict([found])) == [[]], "another process has deleted it"
     assert not path.parent.exists()
+
+
+def left_over(root: Path) -> tuple[list[Path], SpareCandidates]:
+    """Three files, the first one of least worth, as a survey at 2000 leaves them over."""
+    paths = [stored(root, media_id, used=500 * media_id) for media_id in (1, 2, 3)]
+    spare = SpareCandidates(one for path in paths for one in candidates(path))
+    assert len(spare) == 3
+    return paths, spare
+
+
+def evicted_from(spare: SpareCandidates, frequency: int = 0) -> list[str]:
+    found = spare.candidates(frequency=lambda _: frequency, now=3000)
+    return [one.path for one in found]
+
+
+def test_spare_candidates_are_evicted_in_the_order_of_the_survey(tmp_path: Path) -> None:
+    paths, spare = left_over(tmp_path)
+    candidate = next(spare.candidates(frequency=lambda _: 0, now=3000))
+    assert (candidate.path, candidate.cost) == (str(paths[0]), cost(5000))
+    assert candidate.worth == worth_of(paths[0].name, paths[0].stat(), now=3000)
+    assert len(spare) == 2, "each is inspected when it is due"
+    assert evicted_from(spare) == [str(path) for path in paths[1:]]
+    assert len(spare) == 0
+
+
+def test_a_spare_candidate_that_is_gone_is_skipped(tmp_path: Path) -> None:
+    paths, spare = left_over(tmp_path)
+    paths[0].unlink()
+    paths[1].unlink()
+    paths[1].parent.rmdir()
+    paths[1].parent.touch()
+    assert evicted_from(spare) == [str(paths[2])]
+
+
+@pytest.mark.parametrize("rewritten", [False, True])
+def test_a_spare_candidate_that_was_used_or_rewritten_is_skipped(
+    tmp_path: Path, *, rewritten: bool
+) -> None:
+    paths, spare = left_over(tmp_path)
+    if rewritten:
+        paths[0].write_bytes(bytes(5000))
+        os.utime(paths[0], (500, 2900))
+    else:
+        os.utime(paths[0], (2900, 500))
+    assert evicted_from(spare) == [str(path) for path in paths[1:]]
+
+
+def test_a_spare_candidate_that_is_used_often_is_skipped(tmp_path: Path) -> None:
+    _paths, spare = left_over(tmp_path)
+    assert evicted_from(spare, frequency=3) == []

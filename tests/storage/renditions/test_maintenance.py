@@ -1,13 +1,18 @@
 """Rounds of maintenance: usage is counted, and the files of least worth are evicted."""
 
+import errno
 import fcntl
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from proxy.storage.renditions import eviction, maintenance
+from proxy.storage.renditions.disk_state import Inodes, UsageChange, shard_of
 from proxy.storage.renditions.disk_store import DiskStore
 from proxy.storage.renditions.tiered_store import TieredStore
 from tests.storage.renditions.test_disk_store import HOUR, counts, file_of
@@ -220,6 +225,220 @@ async def test_what_others_did_to_the_directory_is_counted_by_a_survey(
 
     assert counts(disk)["items"] == 4
     assert counts(disk)["bytes"] == 4 * 16 * KIB
+
+
+async def refill(disk: DiskStore, root: Path, clock: Clock, *, media: range) -> None:
+    """Put renditions that were used just now."""
+    for media_id in media:
+        await put(disk, variant(media_id), body(ITEM))
+        os.utime(file_of(root, media_id), (clock.now, clock.now))
+
+
+@pytest.fixture
+async def surveyed(disk: DiskStore, root: Path, clock: Clock) -> DiskStore:
+    """A store that has evicted 1 to 6 of 20, and that the next three renditions fill again.
+
+    The survey has left over twice the tenth that is evicted from then on: 7, 8 and 9.
+    """
+    await fill(disk, root, clock, items=20)
+    await disk.maintenance.run_round()
+    assert kept(root, items=20) == list(range(7, 21))
+    disk.maintenance.state.start_survey()
+    await refill(disk, root, clock, media=range(21, 24))
+    return disk
+
+
+@pytest.fixture
+def surveys(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The shards that are surveyed from now on."""
+    shards: list[str] = []
+
+    def recorded(shard: str, **options: Any) -> UsageChange:
+        shards.append(shard)
+        return eviction.survey(shard, **options)
+
+    monkeypatch.setattr(maintenance, "survey", recorded)
+    return shards
+
+
+async def test_what_a_survey_left_over_is_evicted_without_another_one(
+    surveyed: DiskStore, root: Path, clock: Clock, surveys: list[str]
+) -> None:
+    assert surveyed.maintenance.state.maintenance_due.is_set()
+    await surveyed.maintenance.run_round()
+
+    assert surveys == []
+    assert kept(root, items=23) == list(range(10, 24)), "least worth first, to low water"
+    assert counts(surveyed)["evictions"] == 9
+    assert counts(surveyed)["bytes"] == 14 * 64 * KIB
+
+    # Nothing is left over now.
+    await refill(surveyed, root, clock, media=range(24, 27))
+    await surveyed.maintenance.run_round()
+    assert surveys
+    assert kept(root, items=26) == list(range(13, 27))
+
+
+async def test_if_what_was_left_over_is_not_enough_a_survey_follows(
+    surveyed: DiskStore, root: Path, clock: Clock, surveys: list[str]
+) -> None:
+    await refill(surveyed, root, clock, media=range(24, 30))
+
+    await surveyed.maintenance.run_round()
+
+    assert surveys
+    assert kept(root, items=29) == list(range(16, 30))
+    assert counts(surveyed)["bytes"] == 14 * 64 * KIB
+
+
+async def test_what_was_used_since_the_survey_is_kept(
+    surveyed: DiskStore, root: Path, surveys: list[str]
+) -> None:
+    await read(surveyed, variant(7))
+
+    await surveyed.maintenance.run_round()
+
+    assert surveys == []
+    assert kept(root, items=23) == [7, *range(10, 24)], "above low water, but within the limit"
+
+
+async def test_what_was_hit_in_memory_since_the_survey_is_kept(
+    root: Path, clock: Clock, surveys: list[str]
+) -> None:
+    limits = settings(disk_max_bytes=MIB, memory_max_bytes=100 * KIB)
+    async with TieredStore(root, limits, clock=clock) as store:
+        await fill(store.disk, root, clock, items=20)
+        await store.disk.maintenance.run_round()
+        await refill(store.disk, root, clock, media=range(21, 24))
+        surveys.clear()
+        assert await read(store, variant(7)) is not None
+        os.utime(file_of(root, 7), (0, 0))
+
+        await store.disk.maintenance.run_round()
+
+        assert surveys == []
+        assert kept(root, items=23) == [7, *range(10, 24)]
+
+
+async def test_what_was_purged_since_the_survey_is_skipped(
+    surveyed: DiskStore, root: Path, clock: Clock, surveys: list[str]
+) -> None:
+    await surveyed.purge(7)
+    await refill(surveyed, root, clock, media=range(24, 25))
+
+    await surveyed.maintenance.run_round()
+
+    assert surveys == []
+    assert kept(root, items=24) == list(range(10, 25))
+    assert counts(surveyed)["evictions"] == 8
+    assert counts(surveyed)["bytes"] == 15 * 64 * KIB
+
+
+async def test_usage_within_the_limit_is_surveyed(
+    disk: DiskStore, root: Path, clock: Clock, surveys: list[str]
+) -> None:
+    """Written bytes have made the round due: others may have written as many."""
+    await fill(disk, root, clock, items=20)
+    await disk.maintenance.run_round()
+    surveys.clear()
+
+    await disk.maintenance.run_round()
+
+    assert surveys
+    assert disk.maintenance.spare is not None
+    assert len(disk.maintenance.spare.files) == 0
+
+
+@pytest.mark.parametrize(("passed_s", "surveys_again"), [(3599, False), (3600, True), (-1, True)])
+async def test_what_is_older_than_the_interval_is_not_used(
+    surveyed: DiskStore, clock: Clock, surveys: list[str], *, passed_s: int, surveys_again: bool
+) -> None:
+    clock.now += passed_s
+    await surveyed.maintenance.run_round()
+    assert bool(surveys) == surveys_again
+    assert counts(surveyed)["bytes"] == 14 * 64 * KIB
+
+
+async def test_the_interval_makes_a_survey_although_files_are_left_over(
+    surveyed: DiskStore, root: Path, surveys: list[str]
+) -> None:
+    os.utime(root / "usage", (0, 0))
+    await surveyed.maintenance.run_round(due=False)
+    assert surveys
+
+
+async def test_after_the_survey_of_another_process_what_was_left_over_is_not_used(
+    surveyed: DiskStore, root: Path, clock: Clock, surveys: list[str]
+) -> None:
+    other = DiskStore(root, settings(disk_max_bytes=MIB), clock=clock)
+    await other.maintenance.run_round()
+    await other.maintenance.aclose()
+    assert kept(root, items=23) == list(range(10, 24))
+    surveys.clear()
+
+    await surveyed.maintenance.run_round()
+
+    assert surveys
+    assert kept(root, items=23) == list(range(10, 24)), "the other process has made room"
+
+
+async def test_without_the_lock_nothing_that_was_left_over_is_evicted(
+    surveyed: DiskStore, root: Path
+) -> None:
+    lock = os.open(root, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    await surveyed.maintenance.run_round()
+    os.close(lock)
+    assert kept(root, items=23) == list(range(7, 24))
+
+
+async def test_a_purge_of_everything_forgets_what_was_left_over(surveyed: DiskStore) -> None:
+    await surveyed.clear()
+    assert surveyed.maintenance.spare is None
+
+
+async def test_few_free_inodes_make_a_survey_although_files_are_left_over(
+    surveyed: DiskStore, root: Path, surveys: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maintenance, "_inodes_of", lambda _root: Inodes(1000, 45))
+    await surveyed.maintenance.run_round()
+    assert surveys
+    assert len(kept(root, items=23)) == 2, "50 are to be free, and 10 more"
+
+
+async def test_a_full_disk_within_the_limit_makes_a_survey(
+    surveyed: DiskStore, clock: Clock, root: Path, surveys: list[str]
+) -> None:
+    await surveyed.maintenance.run_round()
+    surveyed.maintenance.state.record_write_failure(OSError(errno.ENOSPC, ""))
+    await surveyed.maintenance.run_round()
+    assert surveys
+    assert counts(surveyed)["evictions"] == 11, "a tenth of what is used"
+
+
+async def test_small_shards_are_surveyed_together(
+    disk: DiskStore, root: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(disk, root, clock, items=20)
+    pieces: list[int] = []
+    piece_of = maintenance._piece_of
+
+    def counted(work: Iterator[Any]) -> list[Any]:
+        done = piece_of(work)
+        pieces.append(len(done))
+        return done
+
+    monkeypatch.setattr(maintenance, "_piece_of", counted)
+    monkeypatch.setattr(maintenance, "_PIECE_S", 60.0)
+    await disk.maintenance.run_round()
+    shards = len({shard_of(media_id) for media_id in range(1, 21)})
+    survey, end, deleted, last = pieces
+    assert (survey, end, deleted, last) == (shards, 0, 1, 0)
+
+    pieces.clear()
+    monkeypatch.setattr(maintenance, "_PIECE_S", 0.0)
+    await disk.maintenance.run_round()
+    assert set(pieces) == {0, 1}, "a shard at a time, if it takes as long alone"
 
 
 async def test_a_removed_directory_counts_as_empty(disk: DiskStore, root: Path) -> None:
