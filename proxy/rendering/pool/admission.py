@@ -62,7 +62,10 @@ class Admission:
         self._capacity = self._workers + settings.max_queue
         self._max_waiting = settings.max_queue - prepared
         self._inside = 0
-        self._waiting = 0
+        self.has_queue = self._max_waiting > 0
+        """Whether jobs may wait for admission."""
+        self.waiting = 0
+        """Jobs that wait for admission."""
         self._long = 0
         """Waiting jobs that are predicted to take longer than a job may wait."""
         self._waiting_us = 0
@@ -78,7 +81,7 @@ class Admission:
     @property
     def free_places(self) -> int:
         """Number of jobs that would still be accepted."""
-        places = self._capacity - self._inside - self._waiting
+        places = self._capacity - self._inside - self.waiting
         return min(places, self._fitting(self._budget_s - self._waiting_us / 1e6))
 
     @property
@@ -100,7 +103,7 @@ class Admission:
 
     def _fitting(self, seconds: float) -> int:
         """Return how many jobs of the present mix have this service time."""
-        quick = self._waiting - self._long
+        quick = self.waiting - self._long
         mean_s = self._waiting_us / 1e6 / quick if self._waiting_us else self._mean_s
         # Until something is measured, only `max_queue` limits.
         return math.ceil(max(0.0, seconds) / mean_s) if mean_s else self._capacity
@@ -127,7 +130,7 @@ class Admission:
     async def _wait(self, service_s: float) -> None:
         long = self._is_long(service_s)
         quick_us = 0 if long else round(1e6 * service_s)
-        self._waiting += 1
+        self.waiting += 1
         self._long += long
         self._waiting_us += quick_us
         try:
@@ -137,7 +140,7 @@ class Admission:
             error = QueueFull("the image waited too long for a worker")
             raise self._rejected("queue_wait", error) from None
         finally:
-            self._waiting -= 1
+            self.waiting -= 1
             self._long -= long
             self._waiting_us -= quick_us
 
@@ -157,7 +160,7 @@ class Admission:
         """Raise at once what `enter` would raise, before work is spent on a job."""
         if self._closed:
             raise self._rejected("shutdown", ShuttingDown("the server is stopping"))
-        if self._inside + self._waiting >= self._capacity:
+        if self._inside + self.waiting >= self._capacity:
             raise self._rejected("queue_full", QueueFull("too many images are waiting"))
         if self.free_places <= 0:
             wait_s = self._settings.max_queue_wait_s * self._waiting_us / 1e6 / self._budget_s
@@ -178,7 +181,7 @@ class Admission:
     def statistics(self) -> Mapping[str, float]:
         """Return the jobs that wait and that are admitted, and the rejections by reason."""
         rejected = {f"rejected_{reason}": self._rejections[reason] for reason in REASONS}
-        return {"waiting": self._waiting, "inside": self._inside, **rejected}
+        return {"waiting": self.waiting, "inside": self._inside, **rejected}
 
 
 @dataclass(frozen=True, slots=True)

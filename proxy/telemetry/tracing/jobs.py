@@ -58,13 +58,15 @@ class JobSpan:
         only = results[0] if results and not framed else None
         single = only if isinstance(only, RenderResult) else None
         attributes = {} if single is None else _attributes(single)
-        work = record(_NAMES[type(self._job)], self._started_at, attributes=attributes, error=error)
+        began, ended = self._started_at, time.perf_counter()
+        name = _NAMES[type(self._job)]
+        work = record(name, began, ended, attributes=attributes, error=error)
         if work is None:
             return
         if single is None:
-            _record_outputs(work, self._started_at, results)
+            _record_outputs(work, began, ended, results)
         else:
-            _record_stages(work, self._started_at, single)
+            _record_stages(work, began, ended, single)
 
 
 @contextmanager
@@ -80,7 +82,7 @@ def job_span(job: Job[Any]) -> Iterator[JobSpan | None]:
 
 
 def _record_outputs(
-    work: Span, began: float, results: tuple[RenderResult | JobFailure, ...]
+    work: Span, began: float, limit: float, results: tuple[RenderResult | JobFailure, ...]
 ) -> None:
     """Record the outputs in sequence, as the worker makes them.
 
@@ -93,17 +95,19 @@ def _record_outputs(
         ended = began + sum(result.stages.values())
         output = record("output", began, ended, parent=work, attributes=_attributes(result))
         if output is not None:
-            _record_stages(output, began, result)
+            _record_stages(output, began, limit, result)
         began = ended
 
 
-def _record_stages(parent: Span, began: float, result: RenderResult) -> None:
-    """Record the stages end to end: a worker reports their durations, not their starts."""
+def _record_stages(parent: Span, began: float, limit: float, result: RenderResult) -> None:
+    """Record the stages end to end: a worker reports their durations, not their starts.
+
+    ``limit`` is the end of the job.
+    """
     # A busy server notes the start of a job later than the worker, whose stages then seem to be
     # longer than the job.
-    now = time.perf_counter()
     for stage, seconds in result.stages.items():
-        ended = min(began + seconds, now)
+        ended = min(began + seconds, limit)
         record(stage, began, ended, parent=parent)
         began = ended
 

@@ -102,6 +102,10 @@ class LoadShedder:
         False while less than half of the queue is taken: before that, many requests at once are
         mostly for what is on disk, or for one and the same render.
         """
+        # While no job waits, the whole queue is free. Each miss asks three times, so the rest is
+        # left out then.
+        if self._admission.has_queue and not self._admission.waiting:
+            return False
         # Each request being resolved may need a place, so the room must suffice for all of them.
         room = self._admission.free_places
         if 2 * room > self._admission.max_waiting or self.resolving <= room:

@@ -36,8 +36,12 @@ def certificates() -> Iterator[Path]:
         new = ("req", "-newkey", "rsa:2048", "-nodes")
         for authority in ("ca", "other"):
             files = ("-keyout", f"{authority}.key", "-out", f"{authority}.pem")
-            _openssl(folder, *new, *files, "-x509", "-days", "30", "-subj", f"/CN={authority}")
-        (folder / "names").write_text("subjectAltName=IP:127.0.0.1")
+            # Python 3.13 and later refuse an authority without this.
+            usage = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
+            subject = ("-subj", f"/CN={authority}")
+            _openssl(folder, *new, *files, "-x509", "-days", "30", *subject, *usage)
+        names = "subjectAltName=IP:127.0.0.1\nauthorityKeyIdentifier=keyid"
+        (folder / "names").write_text(names)
         _openssl(folder, *new, "-keyout", "db.key", "-out", "db.csr", "-subj", "/CN=db")
         signed = ("x509", "-req", "-in", "db.csr", "-CA", "ca.pem", "-CAkey", "ca.key")
         _openssl(folder, *signed, "-CAcreateserial", "-out", "db.pem", "-extfile", "names")

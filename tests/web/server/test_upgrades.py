@@ -315,6 +315,9 @@ async def test_who_floods_and_reads_nothing_is_read_no_more(flood: bytes) -> Non
         writer.write(UPGRADE)
         wire = (await opened(server))._wire
         assert wire is not None
+        # The kernel would take megabytes of responses, for which a busy machine needs long.
+        own = wire.get_extra_info("socket")
+        own.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_SNDBUF, 4096)
 
         def paused() -> bool:
             if not writer.transport.get_write_buffer_size():
