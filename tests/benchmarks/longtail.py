@@ -258,7 +258,7 @@ def _table(taken: Mapping[str, Sequence[Spread]]) -> Table:
             rates[name],
             yardstick=rates[_NGINX],
             target=TARGET if name == _SERVED else None,
-            remark=_remark(taken[name]),
+            remark=remark(taken[name]),
         )
         for name in taken
     ]
@@ -297,7 +297,8 @@ def _table(taken: Mapping[str, Sequence[Spread]]) -> Table:
     )
 
 
-def _remark(turns: Sequence[Spread]) -> str:
+def remark(turns: Sequence[Spread]) -> str:
+    """Return the medians of latencies and processor time."""
     p50, p99 = median(one.p50_ms for one in turns), median(one.p99_ms for one in turns)
     cpu_ms = median(one.cpu_ms for one in turns)
     used = f", {cpu_ms:.3f} ms of CPU each" if cpu_ms else ""
