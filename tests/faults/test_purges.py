@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow
 _BEARER = {"Authorization": f"Bearer {KEY}"}
 _SIZES = ("size=grid", "size=thumbnail", "w=64")
 _HOUR_S = 3600
-_PACE_S = 0.01
+_PACE_S = 0.03
 _PATIENCE_S = 120.0
 """Much longer than it takes on a busy machine."""
 # JPEG changes a plain colour by less than half of this.
