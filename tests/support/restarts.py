@@ -6,8 +6,7 @@ import asyncio
 
 from proxy.runtime.supervised_task import BackgroundTask, TaskSupervisor
 
-
-_LONG_S = 60
+_LONG_S = 600
 
 
 class Restarts:
@@ -19,6 +18,6 @@ class Restarts:
 
 
 async def _yield_to_the_loop(seconds: float) -> None:
-    # No test waits for what runs every few minutes. Repeated without a pause, full garbage
+    # No test waits for what runs every ten minutes. Repeated without a pause, full garbage
     # collections would take most of the time of a test.
     await asyncio.sleep(seconds if seconds >= _LONG_S else 0)
