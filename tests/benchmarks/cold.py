@@ -175,7 +175,8 @@ def _cells(config: Path, *, equal: bool, share: float) -> list[Cell]:
     Renders are multiples of the number of photographs, so that all contestants render each of them
     equally often.
     """
-    profiles = load_settings(config).encoders.profiles()
+    # With equal settings no final replaces a draft, and such a JPEG is optimised.
+    profiles = load_settings(config).encoders.profiles(finals=not equal)
     slow = None if equal else 4
     return [
         Cell(Recipe(profiles[fmt], side, square=side == 300), count, min(count, peers or count))
