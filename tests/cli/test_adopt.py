@@ -30,13 +30,14 @@ def test_images_are_adopted_with_their_sizes_as_fallbacks(
 ) -> None:
     done = invoke("adopt", tree, "--data-dir", data, "--user-id", "5", "--no-reserve")
     assert (done.code, done.stderr.strip()) == (0, "adopt: 2 adopted, 0 known, 0 skipped")
-    first, second = sorted(done.stdout.splitlines())
-    assert first.split("\t") == ["1", f"{BULK}/456-event-789.jpg", "900x600 jpeg"]
-    assert second.split("\t") == [
-        "2",
-        f"{BULK}/sunset-123.jpg",
-        "1536x1024 jpeg; fallbacks: 1200x800 jpeg, 300x300 jpeg, 480x320 jpeg, 500x333 jpeg",
-    ]
+    # The order of the ids is that in which the images have been read.
+    ids, paths, texts = zip(*(line.split("\t") for line in done.stdout.splitlines()), strict=True)
+    assert sorted(ids) == ["1", "2"]
+    assert dict(zip(paths, texts, strict=True)) == {
+        f"{BULK}/456-event-789.jpg": "900x600 jpeg",
+        f"{BULK}/sunset-123.jpg": "1536x1024 jpeg; fallbacks: 1200x800 jpeg, 300x300 jpeg, "
+        "480x320 jpeg, 500x333 jpeg",
+    }
 
 
 @pytest.mark.parametrize("name", ["aaa-large.png", "zzz-large.png"])
