@@ -80,7 +80,8 @@ async def _open_engines(
         max_output_bytes=0,
         start=start,
         supervisor=supervisor,
-        # The fallback reads a file that has killed exiftool: a second attempt would kill it again.
+        # No second attempt: a file that has killed exiftool would kill it again. The fallback reads
+        # it instead.
         max_attempts=1,
     )
     try:

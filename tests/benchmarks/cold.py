@@ -126,7 +126,7 @@ class Contest:
 
 def measure() -> Table:
     """Measure renders per second with equal quality and effort, of 6 megapixels."""
-    # The end of a turn, when one process has nothing left to do, must not count.
+    # At the end of a turn one process is idle. With more renders this affects the rate less.
     return _measured("6-megapixel", large(), equal=True, turns=5, share=2.0)
 
 
@@ -175,7 +175,7 @@ def _cells(config: Path, *, equal: bool, share: float) -> list[Cell]:
     Renders are multiples of the number of photographs, so that all contestants render each of them
     equally often.
     """
-    # With equal settings no final replaces a draft, and such a JPEG is optimised.
+    # `_EQUAL` disables finals. The server then optimises each JPEG, so libvips has to as well.
     profiles = load_settings(config).encoders.profiles(finals=not equal)
     slow = None if equal else 4
     return [

@@ -186,10 +186,10 @@ def memory_by_last_use(max_bytes: int) -> Callable[[Use], bool]:
 
 
 class _Disk:
-    """The disk cache, without a disk: access times, surveys and evictions are the same.
+    """Simulates the disk cache in memory, with the server's code for worth and for selection.
 
-    The rounds are hours apart, and what a survey left over is evicted however old it is. A server
-    stops at `renditions.scan_interval_s`, an hour.
+    Rounds are hours apart here, so spare candidates are used at any age. A server drops them after
+    `renditions.scan_interval_s` (an hour).
     """
 
     def __init__(self, max_bytes: int, *, by_last_use: bool) -> None:
@@ -281,7 +281,7 @@ def measure() -> Table:
 
 
 def measure_rate() -> Table:
-    """Measure evictions a second: of a single round, and of rounds with writes between them."""
+    """Measure the evictions per second of a single round, and of several rounds in a row."""
     figures: dict[str, list[float]] = {"one pass": [], "two passes by last use": []}
     one_us = []
     for _ in range(_TURNS):
@@ -332,7 +332,7 @@ def measure_rate() -> Table:
 
 
 class _Cycle(NamedTuple):
-    """Rounds of maintenance: one with a survey, and those without."""
+    """The total of several rounds of maintenance, of which only the first surveys the directory."""
 
     evicted: int
     seconds: float

@@ -119,8 +119,9 @@ def _table(taken: Mapping[str, Sequence[Turn]]) -> Table:
         for name in taken
     ]
     return Table(
-        f"leases on renders: medians of {len(_IMAGES) * len(_WIDTHS)} misses in a row, JPEGs of up "
-        f"to {_WIDTHS[-1]} pixels, and hits by wrk; three servers of one process, {_TURNS} turns",
+        f"cost of leases: the median time of {len(_IMAGES) * len(_WIDTHS)} successive misses "
+        f"(JPEGs of up to {_WIDTHS[-1]} pixels), and hits per second; each of the three servers "
+        f"has one process; {_TURNS} turns",
         rows,
         ["The misses were renders by their Cache-Status."],
     )

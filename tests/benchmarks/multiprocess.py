@@ -40,7 +40,7 @@ _FROM_DISK = {"RENDITIONS__MEMORY_MAX_BYTES": "0", "UPGRADES__ENABLED": "true", 
 
 
 def measure() -> Table:
-    """Measure requests per second: from memory at 32 and at 1,024 connections, and from disk."""
+    """Measure hits per second of one and of two processes, in memory and on disk."""
     program("wrk")
     rows = [*_from_memory(), *_from_disk()]
     return Table(

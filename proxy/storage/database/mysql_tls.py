@@ -82,7 +82,8 @@ def _connection_class() -> type[Any]:
     # aiomysql has no types.
     class TlsConnection(Connection):  # type: ignore[misc]
         async def _request_authentication(self) -> None:
-            # The driver would go on without TLS, and send the password so that others can read it.
+            # If the server does not support TLS, the driver itself connects without, and others
+            # could read the password.
             if not self.server_capabilities & CLIENT.SSL:
                 raise OperationalError(
                     CR.CR_SSL_CONNECTION_ERROR, "the server does not support TLS"

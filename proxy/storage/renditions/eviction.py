@@ -32,7 +32,7 @@ from proxy.storage.renditions.rendition_file import USE_RESOLUTION_S, touch
 _SUFFIX = slice(33, None)
 """Of a file name, after the digest and a dot."""
 _BATCH = 128
-"""Files that are deleted before the directories that are empty then."""
+"""Files that are deleted in a row. Then their directories are deleted if they are empty."""
 _SORTED = 8192
 _MAX_CANDIDATES = 200_000
 """Beyond this number nothing is selected but the need. An entry of a plan has about 0.3 KB: 60 MB
@@ -146,7 +146,7 @@ class EvictionPlan:
         return total_bytes >= self._wanted_bytes or files >= _MAX_CANDIDATES
 
     def candidates(self) -> Iterator[EvictionCandidate]:
-        """Yield the files that were selected, the one of least worth first."""
+        """Yield the selected files in ascending order of worth."""
         # In parts: while it sorts 100,000 entries at once, no other thread runs for 0.1 s.
         parts = [
             sorted(self._heap[start : start + _SORTED], reverse=True)
@@ -170,13 +170,13 @@ def enough(
 
 
 class SpareCandidates:
-    """What a survey selected beyond its need: files that are evicted later without a survey.
+    """Files that a survey selected beyond its need, to be evicted later without another survey.
 
     Only their paths are stored. Each file is inspected again when it is due.
     """
 
     def __init__(self, candidates: Iterable[EvictionCandidate] = ()) -> None:
-        """``candidates`` begin with the one of least worth."""
+        """``candidates`` must be in ascending order of worth."""
         self._paths: deque[str] = deque()
         self._worth = 0.0
         for one in candidates:
@@ -194,10 +194,10 @@ class SpareCandidates:
         now: float,
         lstat: Callable[[str], os.stat_result] = os.lstat,
     ) -> Iterator[EvictionCandidate]:
-        """Yield candidates that still exist, the one of least worth first, and forget them.
+        """Yield the files that still exist, in the order of the survey, and remove them from here.
 
-        A file that was used or written since the survey is skipped if that made it worth more than
-        all candidates were. The next survey considers it again.
+        A file is skipped if its present worth exceeds that of every candidate at the survey: it was
+        used or written since. The next survey considers it again.
         """
         while self._paths:
             path = self._paths.popleft()

@@ -70,12 +70,12 @@ class Use(NamedTuple):
 
 
 class Spare(NamedTuple):
-    """What a survey selected beyond its need."""
+    """The spare candidates of a survey."""
 
     files: SpareCandidates
     found_at: float
     usage_file: _Identity
-    """The file of usage that the survey has written."""
+    """Identity of the usage file that the survey has written."""
 
 
 @dataclass(slots=True)
@@ -112,7 +112,7 @@ class DiskMaintenance:
         """Survey the directory and evict, or read what another process has found.
 
         Unless the round is ``due``, the survey of another process counts if it is newer than the
-        interval. If it is due because of the usage, what the last survey left over goes first.
+        interval. If usage is above the limit, the spare candidates of the last survey come first.
         """
         self.state.start_survey()
         try:
@@ -183,10 +183,10 @@ class DiskMaintenance:
         return packed is not None
 
     async def _evict_spare(self) -> bool:
-        """Evict what the last survey left over; return whether usage is within the limit now."""
+        """Evict spare candidates of the last survey; return whether usage is within the limit."""
         spare, state, now = self.spare, self.state, self.clock()
-        # In all other cases something else than the writes of this process needs space, so that
-        # only a survey knows how much is used.
+        # Otherwise the round is due for another reason than the writes of this process, and only a
+        # survey finds out how much space is used.
         if spare is None or not state.above_limit or state.files_to_free() > 0:
             return False
         if not 0 <= now - spare.found_at < self.interval_s:

@@ -100,9 +100,10 @@ def _record_outputs(
 
 
 def _record_stages(parent: Span, began: float, limit: float, result: RenderResult) -> None:
-    """Record the stages end to end: a worker reports their durations, not their starts.
+    """Record the stages of a render as successive spans.
 
-    ``limit`` is the end of the job.
+    A worker reports the duration of each stage but not its start. No span ends after ``limit``, the
+    end of the job.
     """
     # A busy server notes the start of a job later than the worker, whose stages then seem to be
     # longer than the job.

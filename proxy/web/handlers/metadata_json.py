@@ -1,7 +1,7 @@
 """The JSON of the metadata routes, as OpenAPI describes it.
 
-The values come from the confined workers as JSON, so these types only describe them. They are no
-dataclasses, because those would take 15 ms of the start.
+The values come from the confined workers as JSON, so these types only describe them. As
+dataclasses they would lengthen the start by 13 ms.
 """
 
 from __future__ import annotations
