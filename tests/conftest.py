@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp.test_utils import TestClient
 from anyio.from_thread import start_blocking_portal
 from hypothesis import settings
 from PIL import Image
-from pytest_aiohttp.plugin import AiohttpClient
 
 from proxy.app.services import Services, open_services
 from proxy.app.uploads import open_uploads
@@ -25,12 +23,12 @@ from tests.support.redis import RedisServer, private_redis
 from tests.support.seaweedfs import SeaweedFS, private_seaweedfs
 from tests.support.server import (
     SAMPLES,
-    Client,
     Library,
     Serve,
     Serving,
     SmartServer,
     Standing,
+    connected,
     make_settings,
     standing,
 )
@@ -105,7 +103,7 @@ def data_dir(library: Library, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def serve(data_dir: Path, aiohttp_client: AiohttpClient) -> AsyncIterator[Serve]:
+async def serve(data_dir: Path) -> AsyncIterator[Serve]:
     """Starts servers over a copy of the library; they end with the test."""
     async with AsyncExitStack() as stack:
 
@@ -116,8 +114,7 @@ async def serve(data_dir: Path, aiohttp_client: AiohttpClient) -> AsyncIterator[
                 open_uploads(settings, on_upload=services.upload_arrived.set)
             )
             surface = build_http_server(services, main)
-            client: Client = await aiohttp_client(SmartServer(surface.runner))
-            stack.push_async_callback(client.close)
+            client = await stack.enter_async_context(connected(SmartServer(surface.runner)))
             return Serving(services, surface, client, main)
 
         yield start
@@ -149,8 +146,7 @@ async def shared(_standing: tuple[Services, HttpServer, Standing]) -> AsyncItera
     third of a second.
     """
     services, surface, server = _standing
-    client: Client = TestClient(server)
-    async with client:
+    async with connected(server) as client:
         yield Serving(services, surface, client)
 
 

@@ -6,11 +6,10 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from aiohttp.test_utils import TestClient
 
 from tests.cli.conftest import Invoke
 from tests.support.commands import fetch, run, running
-from tests.support.server import SAMPLES, Client, make_settings, standing
+from tests.support.server import SAMPLES, connected, make_settings, standing
 from tests.support.waiting import eventually, wait_until
 
 TARGETS = ("size=grid", "size=grid&dpr=2", "size=thumbnail", "w=64")
@@ -18,14 +17,12 @@ TARGETS = ("size=grid", "size=grid&dpr=2", "size=thumbnail", "w=64")
 
 async def render(data_dir: Path, *media_ids: int) -> None:
     """Store four renditions of each image."""
-    async with standing(make_settings(data_dir)) as (_, _, server):
-        client: Client = TestClient(server)
-        async with client:
-            for media_id in media_ids:
-                for target in TARGETS:
-                    async with client.get(f"/serve/{media_id}?{target}") as answer:
-                        await answer.read()
-            await eventually(lambda: renditions(data_dir) == len(media_ids) * len(TARGETS))
+    async with standing(make_settings(data_dir)) as (_, _, server), connected(server) as client:
+        for media_id in media_ids:
+            for target in TARGETS:
+                async with client.get(f"/serve/{media_id}?{target}") as answer:
+                    await answer.read()
+        await eventually(lambda: renditions(data_dir) == len(media_ids) * len(TARGETS))
 
 
 def renditions(data_dir: Path) -> int:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import socket
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from aiohttp import web
+from aiohttp import AddrInfoType, TCPConnector, web
 from aiohttp.test_utils import BaseTestServer, TestClient
 
 from proxy.app.services import Services, open_services
@@ -20,6 +21,7 @@ from proxy.domain.media import DataType
 from proxy.library.import_files import ImportedFile
 from proxy.settings import Settings, load_settings
 from proxy.web.server.runner import ServerRunner
+from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "proxy" / "samples"
@@ -115,6 +117,25 @@ class Standing(SmartServer):
     async def end(self) -> None:
         """Stop serving."""
         await super().close()
+
+
+@asynccontextmanager
+async def connected(server: SmartServer) -> AsyncIterator[Client]:
+    """Give a client, and wait for the end of its connections after it is closed.
+
+    A connection with unsent bytes, because the server answered before it read the whole body,
+    stays open until the server has read or refused them. The event loop must not end before.
+    """
+    sockets: list[socket.socket] = []
+
+    def create(address: AddrInfoType) -> socket.socket:
+        sockets.append(socket.socket(*address[:3]))
+        return sockets[-1]
+
+    client: Client = TestClient(server, connector=TCPConnector(socket_factory=create))
+    async with client:
+        yield client
+    await eventually(lambda: all(one.fileno() == -1 for one in sockets))
 
 
 @asynccontextmanager

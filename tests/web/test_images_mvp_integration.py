@@ -9,7 +9,6 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import FormData
-from aiohttp.test_utils import TestClient
 from anyio.from_thread import start_blocking_portal
 from PIL import Image
 
@@ -21,7 +20,7 @@ from proxy.metadata.formats import (
 )
 from proxy.metadata.service import MetadataService
 from tests.metadata.files import MODEL, jpeg, require_exiftool
-from tests.support.server import Client, Serving, Standing, make_settings, standing
+from tests.support.server import Serving, Standing, connected, make_settings, standing
 from tests.support.uploads import USERS, signed
 
 pytestmark = pytest.mark.slow
@@ -55,8 +54,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any
 @pytest.fixture
 async def server(running: tuple[Any, Any, Standing]) -> AsyncIterator[Serving]:
     services, surface, behind = running
-    client: Client = TestClient(behind)
-    async with client:
+    async with connected(behind) as client:
         yield Serving(services, surface, client)
 
 

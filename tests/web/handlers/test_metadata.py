@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from aiohttp import FormData
-from aiohttp.test_utils import TestClient, make_mocked_request
+from aiohttp.test_utils import make_mocked_request
 from anyio.from_thread import start_blocking_portal
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from structlog.testing import capture_logs
@@ -36,7 +36,7 @@ from tests.metadata.files import (
     text_chunk,
     ztxt_bomb,
 )
-from tests.support.server import Client, Serve, Serving, Standing, make_settings, standing
+from tests.support.server import Serve, Serving, Standing, connected, make_settings, standing
 from tests.support.uploads import BOUNDED, KEYED, MAIN, USERS, parts, token
 from tests.support.waiting import eventually
 
@@ -74,8 +74,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any
 @pytest.fixture
 async def server(running: tuple[Any, Any, Standing]) -> AsyncIterator[Serving]:
     services, surface, behind = running
-    client: Client = TestClient(behind)
-    async with client:
+    async with connected(behind) as client:
         yield Serving(services, surface, client)
         assert left(services.settings.metadata.temp_root) == []
 
