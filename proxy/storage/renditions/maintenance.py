@@ -248,16 +248,21 @@ class DiskMaintenance:
     async def _in_pieces(self, work: Iterator[_T]) -> AsyncIterator[_T]:
         """Iterate in the thread, `_PIECE_S` at a time, with pauses as long as the work."""
         loop = asyncio.get_running_loop()
+        owed_s = 0.0
         while True:
             began = loop.time()
             done = await self.threads.run(partial(_piece_of, work))
-            pause_s = loop.time() - began
-            # Before the pause: what is written from now on is not in the results.
+            ended = loop.time()
+            owed_s += ended - began
+            # Before the pause: what is written from now on is not in the results. The thread rests
+            # while they are used.
             for one in done:
                 yield one
             if not done:
                 return
-            await asyncio.sleep(pause_s)
+            await asyncio.sleep(owed_s - (loop.time() - ended))
+            # Timers are late by a millisecond, on a busy loop by more: the next pause is shorter.
+            owed_s = max(owed_s - (loop.time() - ended), -_PIECE_S)
 
     async def _throttled(self, work: Callable[[], _T]) -> _T:
         loop = asyncio.get_running_loop()
