@@ -13,7 +13,7 @@ from proxy.domain.worker_protocol import Limits, ProbeJob
 from proxy.runtime.single_flight import SharedResults
 from proxy.runtime.thread_pool import in_daemon_thread
 from proxy.serving.job_dispatch import JobDispatcher
-from proxy.storage.database import MediaRepository
+from proxy.storage.database.row_cache import CachedMediaRepository
 
 _CHUNK_BYTES = 1024 * 1024
 
@@ -29,7 +29,7 @@ class SourceFactsService:
     """Reads the facts of sources in a worker and stores them in the database."""
 
     def __init__(
-        self, *, database: MediaRepository, dispatcher: JobDispatcher, limits: Limits
+        self, *, database: CachedMediaRepository, dispatcher: JobDispatcher, limits: Limits
     ) -> None:
         self._database = database
         self._dispatcher = dispatcher
@@ -48,14 +48,18 @@ class SourceFactsService:
             SourceError: its file cannot be read.
             CapacityError: no worker became free in time.
         """
-        return await self._shared.result(str(media.id), lambda: self._learn(media))
+        # What was read before a purge is for those who asked before it, and is not stored.
+        before = self._database.invalidated(media.id)
+        return await self._shared.result(f"{media.id} {before}", lambda: self._learn(media, before))
 
-    async def _learn(self, media: Media) -> MediaFacts:
+    async def _learn(self, media: Media, before: int) -> MediaFacts:
+        since = await self._database.now()
         done = await self._dispatcher.run(media, ProbeJob(self._limits))
         # With the path and version of the row that was probed. If the row changed during the probe,
         # `Media.known_facts` ignores these facts.
         facts = to_facts(done.result, media.source_path or "", row_version=media.row_version)
-        await self._database.save_facts(media.id, facts)
+        if self._database.invalidated(media.id) == before:
+            await self._database.save_facts(media.id, facts, since=since)
         return facts
 
     async def aclose(self) -> None:

@@ -41,8 +41,20 @@ class Database:
     def __init__(self) -> None:
         self.saved: list[tuple[int, MediaFacts]] = []
 
-    async def save_facts(self, media_id: int, facts: MediaFacts) -> None:
+        self.since: list[float] = []
+        self.time = 1000.0
+        self.changes = 0
+
+    def invalidated(self, media_id: int) -> int:
+        return self.changes if media_id == UNKNOWN.id else 0
+
+    async def now(self) -> float:
+        return self.time
+
+    async def save_facts(self, media_id: int, facts: MediaFacts, *, since: float) -> bool:
         self.saved.append((media_id, facts))
+        self.since.append(since)
+        return True
 
 
 class Dispatcher:
@@ -139,6 +151,29 @@ async def test_a_source_that_cannot_be_read_stores_nothing_and_is_read_again_by_
     assert bench.database.saved == []
     bench.dispatcher.error = None
     assert (await bench.service.facts(UNKNOWN)).content_hash == PROBED.content_hash
+
+
+async def test_facts_are_stored_with_the_time_before_the_source_was_opened(bench: Bench) -> None:
+    read = asyncio.create_task(bench.service.learn(UNKNOWN))
+    await eventually(lambda: bench.dispatcher.jobs)
+    bench.database.time += 1
+    bench.dispatcher.go.set()
+    await read
+    assert bench.database.since == [1000.0]
+
+
+async def test_what_was_read_before_a_purge_is_not_stored_and_not_joined_after_it(
+    bench: Bench,
+) -> None:
+    before = asyncio.create_task(bench.service.learn(UNKNOWN))
+    await eventually(lambda: bench.dispatcher.jobs)
+    bench.database.changes += 1
+    after = asyncio.create_task(bench.service.learn(UNKNOWN))
+    await eventually(lambda: len(bench.dispatcher.jobs) == 2)
+    bench.dispatcher.go.set()
+    assert (await before).content_hash == PROBED.content_hash
+    await after
+    assert len(bench.database.saved) == 1
 
 
 async def test_closing_cancels_running_reads(bench: Bench) -> None:

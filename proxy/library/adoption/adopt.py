@@ -136,11 +136,12 @@ class TreeAdopter:
         """Add what is new to a known medium; ``own`` is its source, or None if that is missing."""
         skipped: list[SkippedFile] = []
         if own is not None and media.known_facts is None:
+            since = await self.catalogue.now()
             checked, skipped = await self._check([own])
             if own in checked and media.source_path is not None:
                 # Bound to this version of the row: another program may change it meanwhile.
                 facts = to_facts(checked[own], media.source_path, row_version=media.row_version)
-                await self.catalogue.save_facts(media.id, facts)
+                await self.catalogue.save_facts(media.id, facts, since=since)
             media = await self.catalogue.find(media.id) or media
         # The row stays: it is served from its fallbacks until the original is restored.
         lost = own is None or bool(skipped)

@@ -77,5 +77,13 @@ class MediaRepository(Protocol):
     async def find_many(self, media_ids: Collection[int]) -> Mapping[int, Media]:
         """Return the rows with these ids that exist, by id."""
 
-    async def save_facts(self, media_id: int, facts: MediaFacts) -> None:
-        """Store the facts of a source and replace older ones."""
+    async def now(self) -> float:
+        """Return the time on the database's clock, in seconds since 1970."""
+
+    async def save_facts(self, media_id: int, facts: MediaFacts, *, since: float) -> bool:
+        """Store the facts of a source and replace older ones; return whether they are stored.
+
+        ``since`` is the result of `now` before the source was opened. If all renditions of the
+        medium were purged since then, by any server, the source may be another one, and nothing is
+        stored.
+        """

@@ -45,6 +45,7 @@ from proxy.storage.database import MediaPaths, NewMedia
 from proxy.storage.database.engine import sqlite_file
 from proxy.storage.database.purge_table import announcement
 from proxy.storage.database.tables import (
+    CLOCK,
     media_ai_analysis,
     media_analysis_details,
     media_choices,
@@ -52,6 +53,7 @@ from proxy.storage.database.tables import (
     media_facts,
     media_fallbacks,
     media_files,
+    purges,
     raw,
 )
 from proxy.storage.database.transactions import SqlDatabase, ThreadReader
@@ -143,6 +145,17 @@ _PLAIN_BY_ID, _PLAIN_FALLBACKS = (str(one.compile(dialect=_SQLITE)) for one in (
 _PlainRow: Any = namedtuple("_PlainRow", list(_SELECT.selected_columns.keys()))  # type: ignore[misc]  # noqa: PYI024
 _PlainFacts: Any = namedtuple("_PlainFacts", list(_FALLBACKS.selected_columns.keys()))  # type: ignore[misc]  # noqa: PYI024
 _SAVE_FACTS = replace_into(media_facts, "learned_at")
+# With a lock: a purge that is being recorded is waited for, and a later one deletes the facts.
+_PURGED = (
+    sa.select(purges.c.id)
+    .where(
+        purges.c.purged_at >= sa.bindparam("since"),
+        purges.c.media_id == sa.bindparam("media_id"),
+        purges.c.shapes.is_(None),
+    )
+    .limit(1)
+    .with_for_update(read=True)
+)
 _SAVE_FALLBACK = replace_into(media_fallbacks, "adopted_at")
 _SAVE_FACES = replace_into(media_faces, "detected_at")
 
@@ -261,11 +274,21 @@ class SqlMediaRepository(SqlDatabase):
         valid = (_facts_of(row, media.id, self._report) for row in rows)
         return replace(media, fallbacks=tuple(facts for facts in valid if facts is not None))
 
-    async def save_facts(self, media_id: int, facts: MediaFacts) -> None:
-        """Store the facts of a source and replace older ones."""
+    async def now(self) -> float:
+        """Return the time on the database's clock, in seconds since 1970."""
+        return float((await self._read(CLOCK))[0][0])
+
+    async def save_facts(self, media_id: int, facts: MediaFacts, *, since: float) -> bool:
+        """Store the facts of a source unless it was purged; see `MediaRepository`."""
+
+        async def work(connection: AsyncConnection) -> bool:
+            if (await connection.execute(_PURGED, {"media_id": media_id, "since": since})).first():
+                return False
+            await connection.execute(_SAVE_FACTS, _fact_values(media_id, facts))
+            return True
+
         with self._counted():
-            async with self.transaction() as connection:
-                await connection.execute(_SAVE_FACTS, _fact_values(media_id, facts))
+            return await self.run(work)
 
     async def save_faces(self, media_id: int, content_hash: str, faces: Sequence[Face]) -> None:
         """Store the faces of a source with this content, and replace others."""

@@ -14,6 +14,7 @@ from proxy.domain.render_plan import EVERYONE
 from proxy.domain.variant import PurgeEntry
 from proxy.storage.database.metadata_store import delete_gone
 from proxy.storage.database.tables import (
+    CLOCK,
     DatabaseClock,
     media_facts,
     media_files,
@@ -33,7 +34,6 @@ _table = purges.c
 # As text: a table of another program may hold anything, and one bad value must not fail the query.
 _updated_at: sa.ColumnElement[Any] = sa.type_coerce(media_files.c.updated_at, sa.String)
 
-_CLOCK = sa.select(DatabaseClock())
 _OTHERS = (
     sa.select(_table.id, _table.media_id, _table.shapes, _table.purged_at)
     .where(
@@ -141,7 +141,7 @@ class PurgeTable:
 
     async def now(self) -> float:
         """Return the time on the database's clock."""
-        return float((await self._reader.read(_CLOCK))[0][0])
+        return float((await self._reader.read(CLOCK))[0][0])
 
     async def read(self, since: float, *, after: int = 0, limit: int = 1000) -> list[RecordedPurge]:
         """Return a page of purges by others, recorded at ``since`` or later, with higher ids."""

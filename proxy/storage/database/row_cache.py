@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, 
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import chain, islice
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import structlog
 from cachetools import LRUCache, TTLCache
@@ -31,6 +31,13 @@ _BATCH = 500
 _T = TypeVar("_T")
 
 log = structlog.get_logger(__name__)
+
+
+class _Unsaved(NamedTuple):
+    """Facts that the database has not stored yet, and its time before the source was opened."""
+
+    facts: MediaFacts
+    since: float
 
 
 class CachedMediaRepository:
@@ -63,12 +70,13 @@ class CachedMediaRepository:
         """
         self.changes = 0
         """Counts invalidated rows. What was read before one may be out of date."""
+        self._invalidated: LRUCache[int, int] = LRUCache(settings.max_rows)
         # With the time of the clock until which a row is fresh.
         self._rows: LRUCache[int, tuple[Media, float]] = LRUCache(settings.max_rows)
         self._absent: TTLCache[int, bool] = TTLCache(
             settings.max_rows, settings.negative_ttl_s, timer=clock
         )
-        self._unsaved: LRUCache[int, MediaFacts] = LRUCache(settings.max_rows)
+        self._unsaved: LRUCache[int, _Unsaved] = LRUCache(settings.max_rows)
         # Media whose stored facts are void although the database still has them.
         self._distrusted: LRUCache[int, None] = LRUCache(settings.max_rows)
         self._reads = CircuitBreaker("database_reads", pause_s=settings.breaker_s, clock=clock)
@@ -266,10 +274,15 @@ class CachedMediaRepository:
     def invalidate(self, media_id: int) -> None:
         """Make the next `find` read a row again; until then it is served if the database fails."""
         self.changes += 1
+        self._invalidated[media_id] = self.changes
         self._unregister(media_id)
         for cache in (self._absent, self._unsaved):
             cache.pop(media_id, None)
         self._expire(media_id)
+
+    def invalidated(self, media_id: int) -> int:
+        """Return the value of `changes` when a row was last invalidated; 0: not lately."""
+        return self._invalidated.get(media_id, 0)
 
     def _unregister(self, media_id: int) -> None:
         """Keep the results of running queries for a row from being cached."""
@@ -337,17 +350,25 @@ class CachedMediaRepository:
         # A running query may have read the old facts.
         self._unregister(media_id)
 
-    async def save_facts(self, media_id: int, facts: MediaFacts) -> None:
-        """Store facts; readers see them at once.
+    async def now(self) -> float:
+        """Return the time on the database's clock; 0, which is before any purge, if it fails."""
+        try:
+            with self._attempt(self._reads):
+                return await self._inner.now()
+        except DatabaseUnavailable:
+            return 0.0
 
-        If the database rejects them, this is counted and not raised: memory serves them.
+    async def save_facts(self, media_id: int, facts: MediaFacts, *, since: float) -> bool:
+        """Store facts; readers see them at once. Return False if they are out of date.
+
+        If the database fails, this is counted and not raised: memory serves them.
         """
         self._set_facts(media_id, facts)
-        try:
-            await self._write(media_id, facts)
-        finally:
+        valid = await self._write(media_id, _Unsaved(facts, since))
+        if valid:
             # Again, because a query that began meanwhile may have cached the row as it was.
             self._set_facts(media_id, facts)
+        return valid
 
     def faces_found(self, media_id: int, content_hash: str, faces: Sequence[Face]) -> None:
         """Add the faces of a content to the cached row; the caller has stored them."""
@@ -436,30 +457,35 @@ class CachedMediaRepository:
         if media is not None:
             self._rows[media_id] = replace(media, facts=facts), valid_until
 
-    async def _write(self, media_id: int, facts: MediaFacts) -> None:
-        self._unsaved[media_id] = facts
+    async def _write(self, media_id: int, unsaved: _Unsaved) -> bool:
+        """Write facts; return False if the medium was purged or its row changed meanwhile."""
+        self._unsaved[media_id] = unsaved
+        stored = None
         try:
             with self._attempt(self._writes):
-                await self._inner.save_facts(media_id, facts)
+                stored = await self._inner.save_facts(media_id, unsaved.facts, since=unsaved.since)
         except DatabaseUnavailable:
             self._counts["refused_saves"] += 1
-        else:
+        if stored is False:
+            self.invalidate(media_id)
+        # Newer facts may have been saved meanwhile; they are still unsaved.
+        valid = self._unsaved.get(media_id) is unsaved
+        if valid and stored:
+            del self._unsaved[media_id]
             self._distrusted.pop(media_id, None)
-            # Newer facts may have been saved meanwhile; they are still unsaved.
-            if self._unsaved.get(media_id) is facts:
-                del self._unsaved[media_id]
+        return valid
 
     def _with_unsaved(self, media: Media) -> Media:
         """Add unsaved facts to a row that has none, and write them again."""
-        facts = self._unsaved.get(media.id)
-        if facts is None:
+        unsaved = self._unsaved.get(media.id)
+        if unsaved is None:
             return media
-        with_facts = replace(media, facts=facts)
+        with_facts = replace(media, facts=unsaved.facts)
         # The facts are obsolete if the row has newer ones, or if its file has changed.
         if media.known_facts is not None or with_facts.known_facts is None:
             del self._unsaved[media.id]
             return media
-        self._spawn(self._write(media.id, facts))
+        self._spawn(self._write(media.id, unsaved))
         return with_facts
 
     def _spawn(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:

@@ -51,6 +51,9 @@ class DatabaseClock(_DialectText):
     on_mysql = "(UNIX_TIMESTAMP(NOW(6)) + 0E0)"
 
 
+CLOCK = sa.select(DatabaseClock())
+
+
 def one_of(*values: str) -> TypeEngine[str]:
     """Return an ENUM on MySQL and MariaDB, else text."""
     return sa.String(16).with_variant(mysql.ENUM(*values), "mysql")

@@ -88,7 +88,9 @@ async def test_choices_survive_when_facts_are_read_again(
     choices: ChoicesRepository, database: SqlMediaRepository, media_id: int, facts: MediaFacts
 ) -> None:
     await choices.set_focus(media_id, FOCUS)
-    await database.save_facts(media_id, replace(facts, content_hash="cd" * 32, focus=None))
+    await database.save_facts(
+        media_id, replace(facts, content_hash="cd" * 32, focus=None), since=await database.now() + 1
+    )
     found = await find(database, media_id)
     assert found.choices.focus == FOCUS
     assert found.facts is not None

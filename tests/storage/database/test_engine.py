@@ -40,7 +40,7 @@ async def test_a_locked_sqlite_file_refuses_writes_in_time(
         other.execute("BEGIN IMMEDIATE")
         async with SqlMediaRepository(url, settings) as database:
             with pytest.raises(DatabaseUnavailable):
-                await database.save_facts(1, facts)
+                await database.save_facts(1, facts, since=0)
 
 
 async def test_a_locked_sqlite_file_is_still_read(

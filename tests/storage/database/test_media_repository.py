@@ -79,7 +79,7 @@ async def test_facts_without_a_focus_come_back_without_one(
 ) -> None:
     plain = replace(facts, focus=None, has_alpha=True, flat_background=False, pages=7)
     media_id = await database.insert(new, plain)
-    await database.save_facts(media_id, plain)
+    await database.save_facts(media_id, plain, since=0)
     assert await _facts_of(database, media_id) == plain
 
 
@@ -88,7 +88,7 @@ async def test_facts_saved_again_replace_the_first(
 ) -> None:
     media_id = await database.insert(new, facts)
     later = replace(facts, content_hash="cd" * 32, focus=None)
-    await database.save_facts(media_id, later)
+    await database.save_facts(media_id, later, since=0)
     assert await _facts_of(database, media_id) == later
 
 
@@ -96,14 +96,14 @@ async def test_facts_saved_by_many_at_once_do_not_collide(
     database: SqlMediaRepository, backend: Backend, url: str, facts: MediaFacts
 ) -> None:
     backend.run(url, _OLD_ROW)
-    await asyncio.gather(*(database.save_facts(1, facts) for _ in range(30)))
+    await asyncio.gather(*(database.save_facts(1, facts, since=0) for _ in range(30)))
     assert await _facts_of(database, 1) == facts
 
 
 async def test_facts_of_an_unknown_row_are_kept_without_complaint(
     database: SqlMediaRepository, facts: MediaFacts
 ) -> None:
-    await database.save_facts(99, facts)
+    await database.save_facts(99, facts, since=0)
     assert await database.find(99) is None
 
 
@@ -522,9 +522,9 @@ async def test_faces_are_read_with_the_facts_of_the_same_content(
     await database.save_faces(media_id, facts.content_hash, FACES)
     # The same content is read again, without another detection.
     again = replace(facts, width=7)
-    await database.save_facts(media_id, again)
+    await database.save_facts(media_id, again, since=0)
     assert await known_faces(database, media_id) == FACES
-    await database.save_facts(media_id, replace(facts, content_hash="cd" * 32))
+    await database.save_facts(media_id, replace(facts, content_hash="cd" * 32), since=0)
     assert await known_faces(database, media_id) is None
 
 

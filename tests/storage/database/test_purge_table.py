@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 
 from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.media import MediaFacts
@@ -18,7 +18,7 @@ from proxy.storage.database import NewMedia
 from proxy.storage.database.leased_writer import LeasedWriter
 from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.storage.database.purge_table import PurgeTable, announcement
-from proxy.storage.database.tables import DatabaseClock, media_files, purges
+from proxy.storage.database.tables import DatabaseClock, media_facts, media_files, purges
 
 ENTRIES = [PurgeEntry(7), PurgeEntry(7, frozenset({"0a1b2c3d", "ffffffff"})), PurgeEntry(8)]
 
@@ -37,6 +37,38 @@ async def test_other_servers_read_a_purge_and_the_one_that_purged_does_not(
     assert [purge.entry for purge in read] == ENTRIES
     assert all(before - 1 < purge.purged_at < before + 60 for purge in read)
     assert await here.read(0) == []
+
+
+async def test_facts_from_before_a_purge_are_not_stored(
+    writer: LeasedWriter, database: SqlMediaRepository, facts: MediaFacts
+) -> None:
+    since = await database.now()
+    await server(writer).record([PurgeEntry(7)])
+    assert not await database.save_facts(7, facts, since=since)
+    assert not await database.save_facts(7, facts, since=0)
+    assert await database.save_facts(8, facts, since=since)
+    assert await database.save_facts(7, facts, since=await database.now() + 1)
+
+
+async def test_a_purge_of_sizes_leaves_facts_valid(
+    writer: LeasedWriter, database: SqlMediaRepository, facts: MediaFacts
+) -> None:
+    since = await database.now()
+    await server(writer).record([ENTRIES[1]])
+    assert await database.save_facts(7, facts, since=since)
+
+
+async def test_facts_are_not_stored_beside_a_purge_that_is_being_recorded(
+    writer: LeasedWriter, database: SqlMediaRepository, facts: MediaFacts
+) -> None:
+    since = await database.now()
+    async with writer.transaction() as connection:
+        await connection.execute(delete(media_facts).where(media_facts.c.media_id == 7))
+        await connection.execute(announcement([PurgeEntry(7)]))
+        saving = asyncio.create_task(database.save_facts(7, facts, since=since))
+        waiting = (await asyncio.wait([saving], timeout=0.2))[1]
+        assert waiting, "the purge was not waited for"
+    assert not await saving
 
 
 async def test_a_purge_of_everything_or_of_a_user_is_one_step_of_an_epoch(

@@ -29,6 +29,7 @@ class FakeDatabase:
         self.writes = 0
         self.down = False
         self.read_only = False
+        self.time, self.purged_at = 1000.0, 0.0
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -47,13 +48,20 @@ class FakeDatabase:
             raise MediaRowInvalid("bad")
         return {one: self.rows[one] for one in media_ids if one in self.rows}
 
-    async def save_facts(self, media_id: int, facts: MediaFacts) -> None:
+    async def now(self) -> float:
+        self._answer(refuse=self.down)
+        return self.time
+
+    async def save_facts(self, media_id: int, facts: MediaFacts, *, since: float) -> bool:
         self.writes += 1
         await self.gate.wait()
         self._answer(refuse=self.down or self.read_only)
+        if self.purged_at >= since > 0:
+            return False
         self.saved.append(facts)
         if media_id in self.rows:
             self.rows[media_id] = replace(self.rows[media_id], facts=facts)
+        return True
 
     def _answer(self, *, refuse: bool) -> None:
         if refuse:
@@ -405,7 +413,7 @@ async def test_saved_facts_are_seen_at_once_and_written(
     cache: CachedMediaRepository, inner: FakeDatabase, facts: MediaFacts
 ) -> None:
     await cache.find(1)
-    await cache.save_facts(1, facts)
+    await cache.save_facts(1, facts, since=0)
     assert await cache.find(1) == replace(_media(1), facts=facts)
     assert inner.saved == [facts]
 
@@ -415,7 +423,7 @@ async def test_facts_are_seen_while_they_are_being_written(
 ) -> None:
     await cache.find(1)
     inner.gate.clear()
-    saving = asyncio.create_task(cache.save_facts(1, facts))
+    saving = asyncio.create_task(cache.save_facts(1, facts, since=0))
     await eventually(lambda: inner.writes)
     assert await cache.find(1) == replace(_media(1), facts=facts)
     inner.gate.set()
@@ -428,7 +436,7 @@ async def test_an_answer_from_before_a_save_does_not_undo_it(
     inner.gate.clear()
     asking = asyncio.create_task(cache.find(1))
     await eventually(lambda: inner.asked)
-    saving = asyncio.create_task(cache.save_facts(1, facts))
+    saving = asyncio.create_task(cache.save_facts(1, facts, since=0))
     await eventually(lambda: inner.writes)
     inner.gate.set()
     await asyncio.gather(asking, saving)
@@ -440,7 +448,7 @@ async def test_refused_facts_serve_from_memory(
 ) -> None:
     await cache.find(1)
     inner.read_only = True
-    await cache.save_facts(1, facts)
+    await cache.save_facts(1, facts, since=0)
     assert await cache.find(1) == replace(_media(1), facts=facts)
     assert cache.statistics()["refused_saves"] == 1
 
@@ -450,7 +458,7 @@ async def test_refused_facts_outlive_the_row_they_belong_to(
 ) -> None:
     await cache.find(1)
     inner.read_only = True
-    await cache.save_facts(1, facts)
+    await cache.save_facts(1, facts, since=0)
     clock.now += 60
     assert await cache.find(1) == replace(_media(1), facts=facts)
 
@@ -460,7 +468,7 @@ async def test_refused_facts_are_offered_again_when_the_row_is_read(
 ) -> None:
     await cache.find(1)
     inner.read_only = True
-    await cache.save_facts(1, facts)
+    await cache.save_facts(1, facts, since=0)
     inner.read_only = False
     clock.now += 60
     await cache.find(1)
@@ -474,7 +482,7 @@ async def test_refused_facts_give_way_to_those_that_another_node_saved(
 ) -> None:
     await cache.find(1)
     inner.read_only = True
-    await cache.save_facts(1, facts)
+    await cache.save_facts(1, facts, since=0)
     theirs = replace(facts, content_hash="cd" * 32)
     inner.rows[1] = replace(_media(1), facts=theirs)
     clock.now += 60
@@ -488,7 +496,7 @@ async def test_refused_facts_of_another_file_are_dropped(
 ) -> None:
     await cache.find(1)
     inner.read_only = True
-    await cache.save_facts(1, facts)
+    await cache.save_facts(1, facts, since=0)
     inner.rows[1] = replace(_media(1), bulk_path="bulk/2026/12/b.jpg")
     clock.now += 60
     found = await cache.find(1)
@@ -500,7 +508,7 @@ async def test_a_refused_write_does_not_keep_rows_from_being_read(
     cache: CachedMediaRepository, inner: FakeDatabase, facts: MediaFacts
 ) -> None:
     inner.read_only = True
-    await cache.save_facts(1, facts)
+    await cache.save_facts(1, facts, since=0)
     assert await cache.find(2) == _media(2)
 
 
@@ -508,10 +516,55 @@ async def test_what_refused_a_write_is_not_asked_to_write_for_a_while(
     cache: CachedMediaRepository, inner: FakeDatabase, facts: MediaFacts
 ) -> None:
     inner.read_only = True
-    await cache.save_facts(1, facts)
-    await cache.save_facts(2, facts)
+    await cache.save_facts(1, facts, since=0)
+    await cache.save_facts(2, facts, since=0)
     assert inner.writes == 1
     assert cache.statistics()["refused_saves"] == 2
+
+
+async def test_facts_of_a_source_that_was_purged_meanwhile_are_not_used(
+    cache: CachedMediaRepository, inner: FakeDatabase, facts: MediaFacts
+) -> None:
+    await cache.find(1)
+    since = await cache.now()
+    inner.purged_at = inner.time
+    assert not await cache.save_facts(1, facts, since=since)
+    assert await cache.find(1) == _media(1)
+    assert cache.statistics()["unsaved_items"] == 0
+
+
+async def test_facts_are_not_used_if_the_row_changes_while_they_are_written(
+    cache: CachedMediaRepository, inner: FakeDatabase, facts: MediaFacts
+) -> None:
+    await cache.find(1)
+    inner.gate.clear()
+    saving = asyncio.create_task(cache.save_facts(1, facts, since=0))
+    await eventually(lambda: inner.writes)
+    cache.distrust_facts(1)
+    inner.gate.set()
+    assert not await saving
+    # The database has them, but a purge is about to delete them.
+    assert await cache.find(1) == _media(1)
+
+
+async def test_each_invalidation_of_a_row_has_a_number_of_its_own(
+    cache: CachedMediaRepository,
+) -> None:
+    assert cache.invalidated(1) == 0
+    cache.invalidate(1)
+    first = cache.invalidated(1)
+    cache.invalidate(2)
+    assert cache.invalidated(1) == first
+    cache.changed(1)
+    assert cache.invalidated(1) > cache.invalidated(2) > first > 0
+
+
+async def test_without_a_database_no_purge_is_known_to_be_earlier(
+    cache: CachedMediaRepository, inner: FakeDatabase
+) -> None:
+    assert await cache.now() == inner.time
+    inner.down = True
+    assert await cache.now() == 0
 
 
 async def test_forgotten_facts_are_gone_at_once(
@@ -531,7 +584,7 @@ async def test_void_facts_that_the_database_keeps_are_ignored_until_it_has_other
     cache.distrust_facts(1)
     assert await cache.find(1) == _media(1)
     learned = replace(facts, width=facts.width + 1)
-    await cache.save_facts(1, learned)
+    await cache.save_facts(1, learned, since=0)
     cache.invalidate(1)
     assert await cache.find(1) == replace(_media(1), facts=learned)
 

@@ -197,7 +197,7 @@ async def test_facts_of_an_existing_row_are_found_by_hash(
         row = await database.find(789)
         assert row is not None
         assert row.source_path is not None
-        await database.save_facts(789, replace(facts, source_path=row.source_path))
+        await database.save_facts(789, replace(facts, source_path=row.source_path), since=0)
         found = await database.find_by_hash(facts.content_hash)
     assert found is not None
     assert found.id == 789

@@ -188,10 +188,10 @@ async def test_a_write_that_waits_for_a_lock_is_refused_in_time(
     await upgrade(url, settings)
     engine = open_engine(url, settings)
     async with SqlMediaRepository(url, settings) as database, engine.connect() as other:
-        await database.save_facts(1, facts)
+        await database.save_facts(1, facts, since=0)
         await other.exec_driver_sql("SELECT media_id FROM media_facts FOR UPDATE")
         with pytest.raises(DatabaseUnavailable):
-            await database.save_facts(1, facts)
+            await database.save_facts(1, facts, since=0)
     await engine.dispose()
 
 
@@ -210,11 +210,11 @@ async def test_writes_that_gave_up_on_a_lock_leave_no_session_behind(
         SqlMediaRepository(server.url(name), settings) as database,
         engine.connect() as other,
     ):
-        await database.save_facts(1, facts)
+        await database.save_facts(1, facts, since=0)
         await other.exec_driver_sql(lock)
         for _ in range(3):
             with pytest.raises(DatabaseUnavailable):
-                await database.save_facts(1, facts)
+                await database.save_facts(1, facts, since=0)
         await eventually(lambda: server.execute(count).strip() == "1")
     await engine.dispose()
 
