@@ -283,13 +283,6 @@ async def test_after_the_command_purges_everything_no_old_byte_comes_back(
 
         await eventually(renewed, timeout_s=_PATIENCE_S)
     assert await cluster.served() == cluster.newest()
-    # Named by their present files: once they are read again, the names are the same.
-    etags = await cluster.etags()
-    for media_id in cluster.images.paths:
-        await _purge(cluster.servers[0], f"/api/media/{media_id}/renditions")
-        purges[0] += 1
-    await cluster.applied(purges)
-    assert await cluster.etags() == etags
     assert await cluster.bucket_is_used()
     # A busy machine sheds load.
     assert {200} <= set(statuses) <= {200, 503}
