@@ -52,7 +52,7 @@ _BATCH = 512
 _PIECE_S = 0.02
 """Work of the thread between two pauses. A shard of a small cache takes less than a thread hop and
 a short sleep; one of a large cache takes longer than this alone."""
-SPARE_ROUNDS = 2
+SPARE_ROUNDS = 3
 """Evictions without a survey that may follow one with a survey."""
 
 _log = structlog.get_logger()
