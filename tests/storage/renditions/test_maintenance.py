@@ -235,7 +235,13 @@ async def refill(disk: DiskStore, root: Path, clock: Clock, *, media: range) -> 
 
 
 @pytest.fixture
-async def surveyed(disk: DiskStore, root: Path, clock: Clock) -> DiskStore:
+def two_spare_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a survey leave over what two evictions need."""
+    monkeypatch.setattr(maintenance, "SPARE_ROUNDS", 2)
+
+
+@pytest.fixture
+async def surveyed(disk: DiskStore, root: Path, clock: Clock, two_spare_rounds: None) -> DiskStore:
     """A store that has evicted 1 to 6 of 20, and that the next three renditions fill again.
 
     The survey has left over twice the tenth that is evicted from then on: 7, 8 and 9.
@@ -302,6 +308,7 @@ async def test_what_was_used_since_the_survey_is_kept(
     assert kept(root, items=23) == [7, *range(10, 24)], "above low water, but within the limit"
 
 
+@pytest.mark.usefixtures("two_spare_rounds")
 async def test_what_was_hit_in_memory_since_the_survey_is_kept(
     root: Path, clock: Clock, surveys: list[str]
 ) -> None:
