@@ -35,8 +35,8 @@ _WAYS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-_IMPORTS = 40
-"""Photographs of one turn."""
+_IMPORTS = 200
+"""Photographs of one turn. The workers start with the first ones: a fifth of a turn of 40."""
 _IMPORT, _PLAIN = "import, 6 megapixels, a minute", "two plain processes that decode strictly"
 _RATE = re.compile(r"\(([0-9.]+)/s\)$")
 _DECODE = """
