@@ -48,17 +48,19 @@ class SourceFactsService:
             SourceError: its file cannot be read.
             CapacityError: no worker became free in time.
         """
-        # What was read before a purge is for those who asked before it, and is not stored.
-        before = self._database.invalidated(media.id)
-        return await self._shared.result(f"{media.id} {before}", lambda: self._learn(media, before))
+        # After a purge the file may be another one: a read that began before it is neither joined
+        # by later calls nor stored.
+        began_at = self._database.last_invalidation(media.id)
+        key = f"{media.id} {began_at}"
+        return await self._shared.result(key, lambda: self._learn(media, began_at))
 
-    async def _learn(self, media: Media, before: int) -> MediaFacts:
+    async def _learn(self, media: Media, began_at: int) -> MediaFacts:
         since = await self._database.now()
         done = await self._dispatcher.run(media, ProbeJob(self._limits))
         # With the path and version of the row that was probed. If the row changed during the probe,
         # `Media.known_facts` ignores these facts.
         facts = to_facts(done.result, media.source_path or "", row_version=media.row_version)
-        if self._database.invalidated(media.id) == before:
+        if self._database.last_invalidation(media.id) == began_at:
             await self._database.save_facts(media.id, facts, since=since)
         return facts
 

@@ -126,7 +126,7 @@ class Contest:
 
 def measure() -> Table:
     """Measure renders per second with equal quality and effort, of 6 megapixels."""
-    # At the end of a turn one process is idle. With more renders this affects the rate less.
+    # One process is idle at the end of a turn. The more renders, the less this affects the rate.
     return _measured("6-megapixel", large(), equal=True, turns=5, share=2.0)
 
 

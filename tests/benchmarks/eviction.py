@@ -188,8 +188,8 @@ def memory_by_last_use(max_bytes: int) -> Callable[[Use], bool]:
 class _Disk:
     """Simulates the disk cache in memory, with the server's code for worth and for selection.
 
-    Rounds are hours apart here, so spare candidates are used at any age. A server drops them after
-    `renditions.scan_interval_s` (an hour).
+    Here spare candidates are used at any age, because rounds are hours apart. A server drops them
+    after `renditions.scan_interval_s` (an hour).
     """
 
     def __init__(self, max_bytes: int, *, by_last_use: bool) -> None:
@@ -332,7 +332,7 @@ def measure_rate() -> Table:
 
 
 class _Cycle(NamedTuple):
-    """The total of several rounds of maintenance, of which only the first surveys the directory."""
+    """Totals of several rounds of maintenance. Only the first round surveys the directory."""
 
     evicted: int
     seconds: float

@@ -36,7 +36,7 @@ _WAYS: Mapping[str, Mapping[str, Any]] = {
 
 
 _IMPORTS = 200
-"""Photographs of one turn. The workers start with the first ones: a fifth of a turn of 40."""
+"""Photographs of one turn: so many that the start of the workers hardly counts."""
 _IMPORT, _PLAIN = "import, 6 megapixels, a minute", "two plain processes that decode strictly"
 _RATE = re.compile(r"\(([0-9.]+)/s\)$")
 _DECODE = """
@@ -132,7 +132,7 @@ def _uploads() -> Table:
             Row(f"{name}, {size}", figures, yardstick=yardstick) for name, figures in taken.items()
         ]
     return Table(
-        f"uploads a minute, one worker process, one at once, {_UPLOADS} uploads a turn",
+        f"uploads a minute, one at a time, with one worker process; {_UPLOADS} uploads a turn",
         rows,
         ["Drafts: all named sizes in all formats, from one decode; finals are not waited for."],
     )

@@ -55,7 +55,7 @@ def test_a_file_over_the_limit_is_named_and_the_rest_is_adopted(
 @pytest.mark.slow
 def test_an_adopted_image_is_served_although_its_original_is_lost(data: Path, tree: Path) -> None:
     lines = run("adopt", tree, "--data-dir", data, "--json").stdout.splitlines()
-    # The order of the ids is that in which the images have been read.
+    # Images get their ids in the order in which they were read.
     ids = {one["path"].rpartition("/")[2]: one["id"] for one in map(json.loads, lines)}
     (lost,) = data.glob("originals/bulk/*/sunset*")
     lost.unlink()

@@ -45,7 +45,7 @@ class Database:
         self.time = 1000.0
         self.changes = 0
 
-    def invalidated(self, media_id: int) -> int:
+    def last_invalidation(self, media_id: int) -> int:
         return self.changes if media_id == UNKNOWN.id else 0
 
     async def now(self) -> float:

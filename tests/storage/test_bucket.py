@@ -204,7 +204,7 @@ try:
     asyncio.run(bucket.check())
 except AccessRefused as error:
     print(error, flush=True)
-# Under libfaketime, threads of the library may abort the end of a process.
+# The usual exit waits for threads of the library, and with libfaketime it may abort.
 os._exit(0)
 """
 

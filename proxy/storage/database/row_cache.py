@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from itertools import chain, islice
 from typing import Any, NamedTuple, TypeVar
@@ -34,10 +34,11 @@ log = structlog.get_logger(__name__)
 
 
 class _Unsaved(NamedTuple):
-    """Facts that the database has not stored yet, and its time before the source was opened."""
+    """Facts that the database has not stored yet."""
 
     facts: MediaFacts
     since: float
+    """Time on the database's clock before the source was opened."""
 
 
 class CachedMediaRepository:
@@ -70,7 +71,8 @@ class CachedMediaRepository:
         """
         self.changes = 0
         """Counts invalidated rows. What was read before one may be out of date."""
-        self._invalidated: LRUCache[int, int] = LRUCache(settings.max_rows)
+        self._invalidations: LRUCache[int, int] = LRUCache(settings.max_rows)
+        self._now = 0.0
         # With the time of the clock until which a row is fresh.
         self._rows: LRUCache[int, tuple[Media, float]] = LRUCache(settings.max_rows)
         self._absent: TTLCache[int, bool] = TTLCache(
@@ -274,15 +276,15 @@ class CachedMediaRepository:
     def invalidate(self, media_id: int) -> None:
         """Make the next `find` read a row again; until then it is served if the database fails."""
         self.changes += 1
-        self._invalidated[media_id] = self.changes
+        self._invalidations[media_id] = self.changes
         self._unregister(media_id)
         for cache in (self._absent, self._unsaved):
             cache.pop(media_id, None)
         self._expire(media_id)
 
-    def invalidated(self, media_id: int) -> int:
-        """Return the value of `changes` when a row was last invalidated; 0: not lately."""
-        return self._invalidated.get(media_id, 0)
+    def last_invalidation(self, media_id: int) -> int:
+        """Return the value of `changes` at the last invalidation of a row, or 0 if unknown."""
+        return self._invalidations.get(media_id, 0)
 
     def _unregister(self, media_id: int) -> None:
         """Keep the results of running queries for a row from being cached."""
@@ -351,15 +353,13 @@ class CachedMediaRepository:
         self._unregister(media_id)
 
     async def now(self) -> float:
-        """Return the time on the database's clock; 0, which is before any purge, if it fails."""
-        try:
-            with self._attempt(self._reads):
-                return await self._inner.now()
-        except DatabaseUnavailable:
-            return 0.0
+        """Return the time on the database's clock, or the last known one if the database fails."""
+        with suppress(DatabaseUnavailable), self._attempt(self._reads):
+            self._now = await self._inner.now()
+        return self._now
 
     async def save_facts(self, media_id: int, facts: MediaFacts, *, since: float) -> bool:
-        """Store facts; readers see them at once. Return False if they are out of date.
+        """Store facts, which readers see at once; return False if they are out of date.
 
         If the database fails, this is counted and not raised: memory serves them.
         """
@@ -468,7 +468,7 @@ class CachedMediaRepository:
             self._counts["refused_saves"] += 1
         if stored is False:
             self.invalidate(media_id)
-        # Newer facts may have been saved meanwhile; they are still unsaved.
+        # An invalidation removes the entry, and newer facts replace it: neither may be undone here.
         valid = self._unsaved.get(media_id) is unsaved
         if valid and stored:
             del self._unsaved[media_id]

@@ -102,8 +102,8 @@ def _record_outputs(
 def _record_stages(parent: Span, began: float, limit: float, result: RenderResult) -> None:
     """Record the stages of a render as successive spans.
 
-    A worker reports the duration of each stage but not its start. No span ends after ``limit``, the
-    end of the job.
+    A worker reports how long each stage took, but not when it began. ``limit`` is the end of the
+    job; no span ends later.
     """
     # A busy server notes the start of a job later than the worker, whose stages then seem to be
     # longer than the job.

@@ -418,13 +418,21 @@ async def test_saved_facts_are_seen_at_once_and_written(
     assert inner.saved == [facts]
 
 
+async def begin_saving(
+    cache: CachedMediaRepository, inner: FakeDatabase, facts: MediaFacts
+) -> asyncio.Task[bool]:
+    """Begin to save facts; the database waits for its gate."""
+    inner.gate.clear()
+    saving = asyncio.create_task(cache.save_facts(1, facts, since=0))
+    await eventually(lambda: inner.writes)
+    return saving
+
+
 async def test_facts_are_seen_while_they_are_being_written(
     cache: CachedMediaRepository, inner: FakeDatabase, facts: MediaFacts
 ) -> None:
     await cache.find(1)
-    inner.gate.clear()
-    saving = asyncio.create_task(cache.save_facts(1, facts, since=0))
-    await eventually(lambda: inner.writes)
+    saving = await begin_saving(cache, inner, facts)
     assert await cache.find(1) == replace(_media(1), facts=facts)
     inner.gate.set()
     await saving
@@ -436,8 +444,7 @@ async def test_an_answer_from_before_a_save_does_not_undo_it(
     inner.gate.clear()
     asking = asyncio.create_task(cache.find(1))
     await eventually(lambda: inner.asked)
-    saving = asyncio.create_task(cache.save_facts(1, facts, since=0))
-    await eventually(lambda: inner.writes)
+    saving = await begin_saving(cache, inner, facts)
     inner.gate.set()
     await asyncio.gather(asking, saving)
     assert await cache.find(1) == replace(_media(1), facts=facts)
@@ -537,34 +544,33 @@ async def test_facts_are_not_used_if_the_row_changes_while_they_are_written(
     cache: CachedMediaRepository, inner: FakeDatabase, facts: MediaFacts
 ) -> None:
     await cache.find(1)
-    inner.gate.clear()
-    saving = asyncio.create_task(cache.save_facts(1, facts, since=0))
-    await eventually(lambda: inner.writes)
+    saving = await begin_saving(cache, inner, facts)
     cache.distrust_facts(1)
     inner.gate.set()
     assert not await saving
-    # The database has them, but a purge is about to delete them.
+    # The purge will delete what the database has stored.
     assert await cache.find(1) == _media(1)
 
 
 async def test_each_invalidation_of_a_row_has_a_number_of_its_own(
     cache: CachedMediaRepository,
 ) -> None:
-    assert cache.invalidated(1) == 0
+    assert cache.last_invalidation(1) == 0
     cache.invalidate(1)
-    first = cache.invalidated(1)
+    first = cache.last_invalidation(1)
     cache.invalidate(2)
-    assert cache.invalidated(1) == first
+    assert cache.last_invalidation(1) == first
     cache.changed(1)
-    assert cache.invalidated(1) > cache.invalidated(2) > first > 0
+    assert cache.last_invalidation(1) > cache.last_invalidation(2) > first > 0
 
 
-async def test_without_a_database_no_purge_is_known_to_be_earlier(
+async def test_while_the_database_fails_its_time_is_the_last_known_one(
     cache: CachedMediaRepository, inner: FakeDatabase
 ) -> None:
-    assert await cache.now() == inner.time
-    inner.down = True
-    assert await cache.now() == 0
+    known = inner.time
+    assert await cache.now() == known
+    inner.down, inner.time = True, known + 1
+    assert await cache.now() == known
 
 
 async def test_forgotten_facts_are_gone_at_once(
