@@ -17,6 +17,10 @@ MAX_DEPTH = 64
 _MAX_KEYWORD = 300
 _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 _META = "adobe:ns:meta/"
+_DESCRIPTION = f"{{{_RDF}}}Description"
+_VALUES = (f"{{{_RDF}}}resource", f"{{{_RDF}}}value")
+"""Attributes of RDF that are the value of their property."""
+_ABOUT = f"{{{_RDF}}}about"
 _LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
 
 PREFIXES = {
@@ -68,6 +72,8 @@ class PropertyReader:
         for name, value in attributes.items():
             if name != _LANGUAGE and (own := self._name(name)):
                 self._add([*self._path, own], value, "")
+            elif value.strip() and (name in _VALUES or self._is_node(tag, name)):
+                self._add(self._path, value, self._languages[-1])
 
     def data(self, text: str) -> None:
         """Collect a part of an element's text."""
@@ -94,6 +100,13 @@ class PropertyReader:
             keyword = "/".join(names)[-_MAX_KEYWORD:]
             where = f"XMP-{prefix[:_MAX_KEYWORD]}"
             self.entries.append(TextEntry(keyword, where, text, default))
+
+    def _is_node(self, tag: str, attribute: str) -> bool:
+        """Return whether an attribute names the node that is the value of a property.
+
+        On the outermost description it names the file.
+        """
+        return attribute == _ABOUT and tag == _DESCRIPTION and any(self._path)
 
     def _name(self, tag: str) -> str | None:
         """Return ``prefix:name``, or None for the elements of RDF and of the packet."""

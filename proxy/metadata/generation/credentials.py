@@ -66,7 +66,14 @@ def _actions(credentials: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 def _type_of(action: Mapping[str, Any]) -> str | None:
     written = as_text(action.get("digital_source_type"))
-    return re.split(r"[/#:]", written)[-1] if written else None
+    return source_type(written) if written else None
+
+
+def source_type(written: str) -> str:
+    """Return the name of a source type that is written as a name or as an address."""
+    token = re.split(r"[/#:]", written.strip().rstrip("/#:"))[-1]
+    # Early files have `compositewithTrainedAlgorithmicMedia`.
+    return next((one for one in (GENERATED, COMPOSITE) if one.lower() == token.lower()), token)
 
 
 def _involvement(types: list[str]) -> Involvement | None:

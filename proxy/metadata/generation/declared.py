@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from proxy.metadata.container.result import TextEntry
-from proxy.metadata.generation.credentials import COMPOSITE, GENERATED
+from proxy.metadata.generation.credentials import COMPOSITE, GENERATED, source_type
 from proxy.metadata.generation.finding import (
     EvidenceClass,
     Involvement,
@@ -17,7 +17,10 @@ from proxy.metadata.generation.finding import (
 )
 from proxy.metadata.generation.tools import tool_of
 
-_SOURCE_TYPE = "Iptc4xmpExt:DigitalSourceType"
+_SOURCE_TYPES = (
+    "Iptc4xmpExt:DigitalSourceType",
+    "Iptc4xmpExt:DigitalSourcefileType",  # its name in IPTC Extension 1.0
+)
 _SYSTEMS = ("Iptc4xmpExt:AISystemUsed",)
 _PROMPTS = ("Iptc4xmpExt:AIPromptInformation",)
 _GROK = re.compile(r"Signature:\s*[A-Za-z0-9+/=]{40,}")
@@ -52,8 +55,8 @@ def _name(found: ParserResult, source: Source, generator: str) -> None:
 
 
 def _source_type(found: ParserResult, sources: Sources) -> None:
-    for entry in sources.xmp(_SOURCE_TYPE):
-        token = re.split(r"[/#:]", entry.text.strip())[-1]
+    for entry in sources.xmp(*_SOURCE_TYPES):
+        token = source_type(entry.text)
         if token not in (GENERATED, COMPOSITE):
             continue
         found.cite(entry, EvidenceClass.SOURCE_TYPE, token)

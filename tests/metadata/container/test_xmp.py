@@ -51,6 +51,34 @@ def test_fields_of_a_structure_have_its_name() -> None:
     assert pairs(inner) == [("a:box/a:one", "1"), ("a:seq/a:two", "2")]
 
 
+@pytest.mark.parametrize(
+    ("inner", "found"),
+    [
+        ('<a:b rdf:resource="urn:x"/>', [("a:b", "urn:x")]),
+        (
+            '<a:b><rdf:Bag><rdf:li rdf:resource="urn:x"/><rdf:li>urn:y</rdf:li></rdf:Bag></a:b>',
+            [("a:b", "urn:x"), ("a:b", "urn:y")],
+        ),
+        (
+            '<a:b rdf:parseType="Resource"><a:c rdf:resource="urn:x"/></a:b>',
+            [("a:b/a:c", "urn:x")],
+        ),
+        (
+            '<a:b><rdf:Description a:c="1"><a:d rdf:resource="urn:x"/></rdf:Description></a:b>',
+            [("a:b/a:c", "1"), ("a:b/a:d", "urn:x")],
+        ),
+        ('<a:b><rdf:Description rdf:about="urn:x"/></a:b>', [("a:b", "urn:x")]),
+        ('<a:b rdf:value="x" a:q="y"/>', [("a:b", "x"), ("a:b/a:q", "y")]),
+        ('<a:b rdf:resource=" "/><a:c rdf:ID="x" rdf:datatype="urn:x"/>', []),
+    ],
+)
+def test_values_in_attributes_of_rdf_are_properties(
+    inner: str, found: list[tuple[str, str]]
+) -> None:
+    outer = '<rdf:Description rdf:about="urn:file" xmlns:a="urn:a">{}</rdf:Description>'
+    assert pairs(outer.format(inner)) == found
+
+
 def test_a_known_namespace_has_its_usual_prefix() -> None:
     inner = '<rdf:Description xmlns:zz="http://purl.org/dc/elements/1.1/" zz:format="a"/>'
     assert pairs(inner) == [("dc:format", "a")]

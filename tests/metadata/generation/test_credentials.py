@@ -186,3 +186,9 @@ def stored(store: dict[str, Any]) -> dict[str, Any]:
 def test_golden_manifest_stores_name_their_source(name: str, source: str) -> None:
     store = json.loads(golden(f"c2pa/example-assets/{name}.json").read_text())
     assert detected(stored(store))["source"] == source
+
+
+@pytest.mark.parametrize("end", ["/", "#", " "])
+def test_a_source_type_may_end_with_a_separator(end: str) -> None:
+    found = detected(credentials(("c2pa.created", None, TRAINED + end)))
+    assert found["digital_source_type"] == "trainedAlgorithmicMedia"

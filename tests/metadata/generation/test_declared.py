@@ -22,7 +22,17 @@ def xmp(attributes: str) -> dict[str, Any]:
     )
 
 
-@pytest.mark.parametrize("value", [f"{SCHEME}trainedAlgorithmicMedia", "trainedAlgorithmicMedia"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        f"{SCHEME}trainedAlgorithmicMedia",
+        "trainedAlgorithmicMedia",
+        f"{SCHEME}trainedAlgorithmicMedia/",
+        f"{SCHEME}trainedAlgorithmicMedia#",
+        " digsrctype:trainedAlgorithmicMedia/# ",
+        "TrainedAlgorithmicMedia",
+    ],
+)
 def test_a_declared_source_type_is_other(value: str) -> None:
     found = xmp(f'e:DigitalSourceType="{value}"')
     assert known(found, "source", "involvement", "digital_source_type", "confidence") == {
@@ -30,6 +40,26 @@ def test_a_declared_source_type_is_other(value: str) -> None:
         "involvement": "generated",
         "digital_source_type": "trainedAlgorithmicMedia",
         "confidence": 0.7,
+    }
+
+
+@pytest.mark.parametrize(
+    "element",
+    [
+        '<e:DigitalSourceType rdf:resource="{}"/>',
+        '<e:DigitalSourceType><rdf:Bag><rdf:li rdf:resource="{}"/></rdf:Bag></e:DigitalSourceType>',
+        '<e:DigitalSourceType><rdf:Description rdf:about="{}"/></e:DigitalSourceType>',
+        '<e:DigitalSourceType><rdf:Description rdf:value="{}"/></e:DigitalSourceType>',
+        "<e:DigitalSourceType>{}</e:DigitalSourceType>",
+        "<e:DigitalSourcefileType>{}</e:DigitalSourcefileType>",
+    ],
+)
+def test_a_source_type_is_read_in_every_form_of_rdf(element: str) -> None:
+    inner = element.format(f"{SCHEME}trainedAlgorithmicMedia")
+    found = of_file(jpeg_with_xmp(f"<rdf:Description {EXT}>{inner}</rdf:Description>"))
+    assert known(found, "source", "digital_source_type") == {
+        "source": "other",
+        "digital_source_type": "trainedAlgorithmicMedia",
     }
 
 
