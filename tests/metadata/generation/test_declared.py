@@ -109,6 +109,13 @@ def test_the_software_of_exif_and_png_is_a_tool_string() -> None:
     assert known(exif, "source", "confidence") == {"source": "firefly", "confidence": 0.5}
     assert of_texts({"Software": "Ideogram"})["source"] == "other"
     assert of_texts({"Software": "Google Photos"})["source"] == "unknown"
+    assert of_texts({"Software": "Captura de Imagen 2.1"})["source"] == "unknown"
+
+
+def test_a_name_that_other_products_have_counts_if_the_image_is_declared_as_generated() -> None:
+    assert xmp('xmp:CreatorTool="Gemini"')["evidence"] == []
+    declared = f'e:DigitalSourceType="{SCHEME}trainedAlgorithmicMedia"'
+    assert xmp(f'xmp:CreatorTool="Gemini" {declared}')["source"] == "google"
 
 
 def test_grok_is_recognised_by_its_signature() -> None:
