@@ -47,9 +47,37 @@ _TAMPERED = frozenset(
     }
 )
 _EXPIRED = frozenset({"signingCredential.expired", "claimSignature.outsideValidity"})
-_IGNORED = ("signingCredential.untrusted", "signingCredential.ocsp", "timeStamp.", "ingredient.")
-_UNTRUSTED = "signingCredential.untrusted"
+_IGNORED = frozenset(
+    {
+        "signingCredential.untrusted",
+        # The revocation was not checked, or there is none; `.ocsp.revoked` is a failure.
+        "signingCredential.ocsp.inaccessible",
+        "signingCredential.ocsp.notRevoked",
+        "signingCredential.ocsp.skipped",
+        "signingCredential.ocsp.unknown",
+        # The ingredient cannot be checked; that does not concern the claim itself.
+        "ingredient.claimSignature.missing",
+        "ingredient.claimSignature.validated",
+        "ingredient.manifest.missing",
+        "ingredient.manifest.validated",
+        "ingredient.unknownProvenance",
+    }
+)
+"""Codes by exact name: a code that is not known here may be a failure."""
+_TIME_STAMP = "timeStamp."
+"""A time stamp with any fault is as good as none; the claim stays."""
+_UNTRUSTED = frozenset(
+    {
+        "signingCredential.untrusted",
+        "signingCredential.invalid",
+        "signingCredential.revoked",  # specification 1
+        "signingCredential.ocsp.revoked",
+        "signingCredential.ocsp.unknown",  # the CA does not know its own certificate
+    }
+)
 _TRUSTED = "signingCredential.trusted"
+_EVERY_ACTION = "*"
+_AGENT_KEYS = ("softwareAgent", "softwareAgentIndex")
 _MAX_MANIFESTS = 200
 _MAX_ACTIONS = 1000
 
@@ -123,7 +151,7 @@ def _described(store: Any, remote: str | None, *, has_trust_list: bool) -> dict[
     passed = {str(one.get("code")) for one in results.get("success") or []}
     signature = (manifests.get(active) or {}).get("signature_info") or {}
     # Without a trust list the library's own verdict must not count.
-    trusted = has_trust_list and _TRUSTED in passed and _UNTRUSTED not in codes
+    trusted = has_trust_list and _TRUSTED in passed and not _UNTRUSTED & set(codes)
     generators = [name for one in walked for name in _generators(one)]
     return _result(
         _state(codes),
@@ -146,9 +174,8 @@ def _state(codes: Iterable[str]) -> str:
         return "tampered"
     if found & _EXPIRED:
         return "expired"
-    # A time stamp or an ingredient that cannot be checked does not concern the claim itself.
-    unchecked = {code for code in found if not code.startswith(_IGNORED)}
-    return "unreadable" if unchecked else "valid"
+    failures = {code for code in found - _IGNORED if not code.startswith(_TIME_STAMP)}
+    return "unreadable" if failures else "valid"
 
 
 def _walked(manifests: Mapping[str, Any], active: Any) -> Iterator[dict[str, Any]]:
@@ -161,7 +188,7 @@ def _walked(manifests: Mapping[str, Any], active: Any) -> Iterator[dict[str, Any
             continue
         seen.add(label)
         yield {**manifests[label], "label": label}
-        ingredients = manifests[label].get("ingredients") or []
+        ingredients = _objects(manifests[label].get("ingredients"))
         waiting.extend(one.get("active_manifest") for one in ingredients)
 
 
@@ -169,21 +196,57 @@ def _generators(manifest: Mapping[str, Any]) -> Iterator[str]:
     """Yield the names of the programs that made a claim."""
     if isinstance(text := manifest.get("claim_generator"), str) and text:
         yield text
-    for one in manifest.get("claim_generator_info") or []:
+    for one in _objects(manifest.get("claim_generator_info")):
         if isinstance(name := one.get("name"), str):
             version = one.get("version")
             yield f"{name} {version}" if isinstance(version, str) else name
 
 
 def _actions(manifest: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    for assertion in manifest.get("assertions") or []:
+    for assertion in _objects(manifest.get("assertions")):
+        block = assertion.get("data")
         if not str(assertion.get("label", "")).startswith("c2pa.actions"):
             continue
-        for action in (assertion.get("data") or {}).get("actions") or []:
-            agent = action.get("softwareAgent")
+        if not isinstance(block, Mapping):
+            continue
+        templates = list(_objects(block.get("templates")))
+        for written in _objects(block.get("actions")):
+            action = _completed(written, templates)
             yield {
                 "action": action.get("action"),
-                "software_agent": agent.get("name") if isinstance(agent, dict) else agent,
+                "software_agent": _agent(action, block.get("softwareAgents")),
                 "digital_source_type": action.get("digitalSourceType"),
                 "manifest": manifest["label"],
             }
+
+
+def _completed(
+    action: Mapping[str, Any], templates: Iterable[Mapping[str, Any]]
+) -> Mapping[str, Any]:
+    """Return an action with the fields that it takes from a template of `c2pa.actions.v2`."""
+    for template in templates:
+        if template.get("action") in (action.get("action"), _EVERY_ACTION):
+            # Its own agent must not be replaced by one of the template in the other form.
+            own = "softwareAgent" in action or "softwareAgentIndex" in action
+            fields = {k: v for k, v in template.items() if not (own and k in _AGENT_KEYS)}
+            action = {**fields, **action}
+    return action
+
+
+def _agent(action: Mapping[str, Any], agents: Any) -> Any:
+    """Return the name of the software that performed an action.
+
+    Version 2 of the assertion lists the agents once, and actions refer to them by index.
+    """
+    agent = action.get("softwareAgent")
+    index = action.get("softwareAgentIndex")
+    if agent is None and isinstance(agents, list) and type(index) is int:  # True is no index
+        agent = agents[index] if 0 <= index < len(agents) else None
+    return agent.get("name") if isinstance(agent, Mapping) else agent
+
+
+def _objects(values: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield the objects of a list; a manifest may have anything in its place."""
+    for value in values if isinstance(values, list) else ():
+        if isinstance(value, Mapping):
+            yield value

@@ -210,7 +210,9 @@ def certificates() -> tuple[bytes, ec.EllipticCurvePrivateKey, bytes]:
     return leaf.public_bytes(pem), key, ca.public_bytes(pem)
 
 
-def signed_by_anyone(media_type: str, content: bytes) -> tuple[bytes, str]:
+def signed_by_anyone(
+    media_type: str, content: bytes, assertion: dict[str, Any] | None = None
+) -> tuple[bytes, str]:
     """Return the content signed by the home-made "OpenAI", and the certificate of its CA."""
     chain, key, ca = certificates()
     private = key.private_bytes(
@@ -223,7 +225,7 @@ def signed_by_anyone(media_type: str, content: bytes) -> tuple[bytes, str]:
     )
     manifest = {
         "claim_generator_info": [{"name": "ChatGPT"}],
-        "assertions": [{"label": "c2pa.actions", "data": {"actions": [CREATED]}}],
+        "assertions": [assertion or {"label": "c2pa.actions", "data": {"actions": [CREATED]}}],
     }
     signed = io.BytesIO()
     settings = c2pa.Settings.from_dict({"verify": {"verify_after_sign": False}})
@@ -294,3 +296,112 @@ def test_without_the_library_nothing_is_read(monkeypatch: pytest.MonkeyPatch) ->
     reader = CredentialsReader("")
     assert reader.version is None
     assert reader.read(io.BytesIO(b""), "jpeg") is None
+
+
+TRAINED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+
+
+def described(*codes: str, **block: Any) -> dict[str, Any]:
+    """Return the result for a trusted manifest with failures and one assertion of actions."""
+    store = {
+        "active_manifest": "a",
+        "manifests": {"a": {"assertions": [{"label": "c2pa.actions.v2", "data": block}]}},
+        "validation_status": [{"code": code} for code in codes],
+        "validation_results": {
+            "activeManifest": {"success": [{"code": "signingCredential.trusted"}]}
+        },
+    }
+    return content_credentials._described(store, None, has_trust_list=True)
+
+
+@pytest.mark.parametrize(
+    ("code", "state", "trust"),
+    [
+        ("signingCredential.ocsp.notRevoked", "valid", "trusted"),
+        ("signingCredential.ocsp.skipped", "valid", "trusted"),
+        ("signingCredential.ocsp.inaccessible", "valid", "trusted"),
+        ("signingCredential.ocsp.unknown", "valid", "untrusted"),
+        ("signingCredential.ocsp.revoked", "unreadable", "untrusted"),
+        ("signingCredential.ocsp.revoked.later", "unreadable", "trusted"),
+        ("signingCredential.revoked", "unreadable", "untrusted"),
+        ("signingCredential.invalid", "unreadable", "untrusted"),
+        ("signingCredential.untrusted", "valid", "untrusted"),
+        ("timeStamp.mismatch", "valid", "trusted"),
+        ("timeStamp.untrusted", "valid", "trusted"),
+        ("ingredient.unknownProvenance", "valid", "trusted"),
+        ("ingredient.manifest.missing", "valid", "trusted"),
+        ("ingredient.manifest.mismatch", "tampered", "trusted"),
+        ("ingredient.claimSignature.mismatch", "tampered", "trusted"),
+        ("ingredient.of.the.future", "unreadable", "trusted"),
+        ("algorithm.unsupported", "unreadable", "trusted"),
+    ],
+)
+def test_only_codes_that_do_not_concern_the_claim_are_ignored(
+    code: str, state: str, trust: str
+) -> None:
+    found = described(code)
+    assert (found["state"], found["trust"]) == (state, trust)
+
+
+AGENTS = [{"name": "GPT-4o"}, {"name": "Sora"}, "DALL-E", {}]
+
+
+@pytest.mark.parametrize(
+    ("action", "agent"),
+    [
+        ({"softwareAgentIndex": 0}, "GPT-4o"),
+        ({"softwareAgentIndex": 2}, "DALL-E"),
+        ({"softwareAgentIndex": 0, "softwareAgent": {"name": "Adobe Firefly"}}, "Adobe Firefly"),
+        ({"softwareAgent": "Adobe Firefly"}, "Adobe Firefly"),
+        *(({"softwareAgentIndex": bad}, None) for bad in (-1, 3, 4, "0", 0.0, True, None, [0])),
+        ({}, None),
+    ],
+)
+def test_an_agent_may_be_named_by_its_index(action: dict[str, Any], agent: str | None) -> None:
+    found = described(actions=[action], softwareAgents=AGENTS)
+    assert [one["software_agent"] for one in found["actions"]] == [agent]
+
+
+@pytest.mark.parametrize("agents", [None, {}, "GPT-4o", []])
+def test_an_index_without_a_list_of_agents_names_nobody(agents: Any) -> None:
+    found = described(actions=[{"softwareAgentIndex": 0}], softwareAgents=agents)
+    assert found["actions"][0]["software_agent"] is None
+
+
+def test_a_template_completes_the_actions_that_it_is_for() -> None:
+    found = described(
+        softwareAgents=AGENTS,
+        templates=[
+            {"action": "c2pa.created", "softwareAgentIndex": 0, "digitalSourceType": TRAINED},
+            {"action": "*", "softwareAgent": {"name": "Sora"}},
+        ],
+        actions=[
+            {"action": "c2pa.created"},
+            {"action": "c2pa.created", "softwareAgentIndex": 2, "digitalSourceType": "other"},
+            {"action": "c2pa.edited"},
+        ],
+    )
+    assert [(one["software_agent"], one["digital_source_type"]) for one in found["actions"]] == [
+        ("GPT-4o", TRAINED),
+        ("DALL-E", "other"),
+        ("Sora", None),
+    ]
+
+
+@pytest.mark.parametrize("actions", [None, "created", {"action": "c2pa.created"}, [None, "x", 1]])
+def test_actions_in_another_form_are_none(actions: Any) -> None:
+    assert described(actions=actions, templates=actions)["actions"] == []
+
+
+def test_the_agent_of_a_signed_file_is_found_by_its_index() -> None:
+    block = {
+        "softwareAgents": [{"name": "GPT-4o"}],
+        "actions": [
+            {"action": "c2pa.created", "softwareAgentIndex": 0, "digitalSourceType": TRAINED}
+        ],
+    }
+    assertion = {"label": "c2pa.actions.v2", "data": block}
+    signed, _ = signed_by_anyone("image/jpeg", encoded("JPEG"), assertion)
+    found = CredentialsReader("").read(io.BytesIO(signed), "jpeg")
+    assert found is not None
+    assert (found["state"], found["actions"][0]["software_agent"]) == ("valid", "GPT-4o")
