@@ -5,17 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from proxy.metadata import description, pillow_engine
+from proxy.metadata import description, photograph, pillow_engine
 from proxy.metadata.container.result import Walk
+from proxy.metadata.exact_texts import add_xmp, with_exact_texts
 from proxy.metadata.extraction import SCHEMA
 from proxy.metadata.forensics.advanced import Findings, advanced_of
-from proxy.metadata.formats import FORMATS, extension_matches, level_of
+from proxy.metadata.formats import FORMATS, extension_matches, level_of, media_type_matches
 from proxy.metadata.generation.detect import detect
 from proxy.metadata.quality import ReadingFacts, quality_of
 from proxy.metadata.tags import MAX_OUTPUT_BYTES, Cleaner, Groups, json_bytes
 
 _MAX_WARNINGS, _MAX_WARNING = 200, 1000
 _MAX_EXTENSION = 20
+_ARCHIVE = "ZIP"
+"""exiftool's group of a file that is compressed by gzip."""
 _RESERVE_BYTES = 256 * 1024
 """For what the server adds to the output."""
 
@@ -29,13 +32,14 @@ class Report:
     fallback: bool
 
 
-def report(
+def report(  # noqa: PLR0913 - all that was read and declared
     file: BinaryIO,
     walk: Walk,
     tags: Groups | None,
     credentials: Any,
     *,
     file_name: str,
+    media_type: str = "",
     stealth: bool = True,
     validation: Groups | None = None,
     advanced: bool = False,
@@ -45,12 +49,17 @@ def report(
     ``stealth`` also reads text that is hidden in pixels, ``advanced`` collects the facts for
     examiners, to which ``validation`` belongs.
 
+    ``file_name`` and ``media_type`` are those that the client declared.
+
     Raises:
         NoEngineCouldRead: the fallback cannot read the file either.
     """
     fallback = tags is None
     groups = pillow_engine.read(file, walk) if tags is None else tags
-    groups = description.with_exact_texts(groups, walk)
+    groups = with_exact_texts(groups, walk)
+    if walk.format == "svg" and _ARCHIVE in groups:
+        # exiftool describes the compression only.
+        add_xmp(groups, walk.xmp)
     name = description.image_format(walk, groups)
     warnings, errors = description.warnings_of(walk, groups)
     hidden_text = pillow_engine.hidden_text(file, walk) if stealth else None
@@ -62,6 +71,7 @@ def report(
     )
     warnings = [*warnings, *doubts]
     matches = extension_matches(name, file_name)
+    other_type = "" if media_type_matches(name, media_type) else media_type
     completeness = description.completeness(walk, groups, has_credentials=bool(credentials))
     facts = ReadingFacts(
         warnings=sum(not description.is_minor(one) for one in warnings),
@@ -78,11 +88,11 @@ def report(
         "schema": SCHEMA,
         "format": name,
         "mime_type": FORMATS[name].media_types[0],
-        "extension_matches": matches,
+        "extension_matches": False if other_type else matches,
         "sha256": None,
         **description.image_of(walk, groups, name),
-        "exif": description.exif_of(walk, groups),
-        "gps": description.gps_of(groups),
+        "exif": photograph.exif_of(groups, description.orientation_of(walk, groups)),
+        "gps": photograph.gps_of(groups),
         "groups": description.visible(groups),
         "text": description.texts_of(walk),
         "ai_generation": generation,
@@ -91,7 +101,7 @@ def report(
         "truncated": [],
         "withheld": None,
     }
-    metadata["reasons"] = description.reasons_of(metadata, walk, quality)
+    metadata["reasons"] = description.reasons_of(metadata, walk, quality, media_type=other_type)
     examined: dict[str, Any] | None = None
     if advanced:
         no_stealth = "metadata.stealth is off" if not stealth else pillow_engine.no_pixels(walk)

@@ -18,11 +18,12 @@ Groups = dict[str, dict[str, Any]]
 
 MAX_STRING_BYTES = 64 * 1024
 MAX_OUTPUT_BYTES = 4 * 1024 * 1024
+MAX_DEPTH = 50
+"""Of nested values; those below are cut."""
 MAX_SAFE_INTEGER = 2**53
 """Larger integers are text, because JavaScript would round them."""
 
 _FILE_GROUPS = frozenset({"File", "System", "Composite"})
-_MAX_DEPTH = 50
 _MAX_TRUNCATED, _MAX_PATH = 250, 200
 _MANY_TAGS = 200
 # C0 and C1 controls except tab and line feed.
@@ -134,7 +135,7 @@ class Cleaner:
 
     def clean(self, value: Any, path: str, depth: int = 0) -> Any:
         """Return a value of JSON without control characters, NaN, or strings over the limit."""
-        if depth > _MAX_DEPTH:
+        if depth > MAX_DEPTH:
             self.cut(path)
             return "…"
         match value:

@@ -14,7 +14,7 @@ from proxy.metadata.temp_folder import ReceivedFile, TempFolder
 from proxy.settings import MetadataSettings
 
 JPEG = b"\xff\xd8\xff\xe0" + bytes(100)
-BMP = b"BM" + bytes(100)
+BMP = b"BM" + bytes(12) + (40).to_bytes(4, "little") + bytes(84)
 LONG_S = 600.0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 from dataclasses import replace
 from io import BytesIO
@@ -102,3 +103,52 @@ def test_a_format_that_the_walk_does_not_know_has_no_completeness() -> None:
     content = report(file, walked, TAGS, None, file_name="a.jpg").content
     assert content["quality"]["extraction_completeness"] is None
     assert "extraction_completeness" in content["metadata"]["reasons"]
+
+
+@pytest.mark.parametrize(
+    ("name", "media_type", "matches"),
+    [
+        ("a.jpg", "", True),
+        ("a.jpg", "image/jpg", True),
+        ("a.jpg", "image/png", False),
+        ("photo", "image/png", False),
+        ("photo", "image/jpeg", None),
+        ("a.png", "", False),
+    ],
+)
+def test_extension_and_declared_type_are_compared_with_the_content(
+    *, name: str, media_type: str, matches: bool | None
+) -> None:
+    file = BytesIO(jpeg())
+    content = report(*(file, walk(file), TAGS, None), file_name=name, media_type=media_type).content
+    assert content["metadata"]["extension_matches"] is matches
+    # Only a wrong extension costs confidence.
+    expected = 0.9 if name == "a.png" else 1
+    assert content["quality"]["confidence_score"] == expected
+    reason = content["metadata"]["reasons"].get("extension_matches", "")
+    if media_type == "image/png":
+        assert reason == "the declared type is image/png"
+    else:
+        assert reason == ("" if matches is not None else "the file name has no extension")
+
+
+def test_a_position_without_a_hemisphere_is_explained() -> None:
+    file = BytesIO(jpeg())
+    tags: Any = {"GPS": {"GPSLatitude": 33.5, "GPSLongitude": 70.25}}
+    metadata = report(file, walk(file), tags, None, file_name="a.jpg").content["metadata"]
+    assert metadata["gps"] is None
+    assert metadata["reasons"]["gps"] == "the position has no hemisphere"
+
+
+def test_the_properties_of_a_compressed_drawing_are_tags() -> None:
+    rdf = (
+        '<metadata><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"'
+        ' xmlns:dc="http://purl.org/dc/elements/1.1/"><rdf:Description dc:format="image/svg+xml"/>'
+        "</rdf:RDF></metadata>"
+    )
+    drawing = f'<svg xmlns="http://www.w3.org/2000/svg" width="4" height="3">{rdf}</svg>'
+    file = BytesIO(gzip.compress(drawing.encode()))
+    tags: Any = {"File": {"FileType": "GZIP"}, "ZIP": {"Compression": 8}}
+    metadata = report(file, walk(file), tags, None, file_name="a.svgz").content["metadata"]
+    assert metadata["groups"]["XMP-dc"] == {"Format": "image/svg+xml"}
+    assert (metadata["width"], metadata["extension_matches"]) == (4, True)

@@ -20,7 +20,8 @@ from proxy.metadata.tiers import LIMITS, Tier, check_allowed, lowered, parse_tie
 from proxy.runtime.deferred_json import DeferredArray
 
 MIB = 1024 * 1024
-JPEG, BMP = b"\xff\xd8\xff\xe0", b"BM" + bytes(30)
+JPEG = b"\xff\xd8\xff\xe0"
+BMP = b"BM" + bytes(12) + (40).to_bytes(4, "little") + bytes(14)
 GROUPS = {
     "File": {"FileType": "JPEG"},
     "IFD0": {"Make": "Canon"},

@@ -5,14 +5,18 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+import zlib
 from collections.abc import Mapping
 
-from proxy.domain.errors import MetadataTooLarge
+from proxy.domain.errors import MetadataTooLarge, UnknownImageFormat
 from proxy.metadata.container import xmp
 from proxy.metadata.container.collector import Collector
 from proxy.metadata.container.result import BlockKind
+from proxy.metadata.formats import DETECT_BYTES, UNSUPPORTED_FORMAT, detect, is_gzip
 
 MAX_BYTES = 2 << 20
+_TOO_LARGE = f"The SVG is larger than {MAX_BYTES >> 20} MiB."
+_GZIP_WINDOW = 16 + zlib.MAX_WBITS
 _SVG = "{http://www.w3.org/2000/svg}"
 _MANIFEST = "{http://c2pa.org/manifest}manifest"
 _TEXTS = {"title": "Title", "desc": "Description"}
@@ -75,18 +79,41 @@ def _size(collector: Collector, attributes: Mapping[str, str]) -> None:
 
 
 def read(collector: Collector) -> None:
-    """Read a document of at most `MAX_BYTES`.
+    """Read a document of at most `MAX_BYTES`, which may be compressed by gzip.
 
     Raises:
-        MetadataTooLarge: it is larger.
+        UnknownImageFormat: what is compressed is no SVG.
+        MetadataTooLarge: the document is larger.
     """
+    head = collector.read(0, DETECT_BYTES)
+    if compressed := is_gzip(head):
+        # Before the check of the size: an archive is refused for what it is.
+        content, _ = _inflated(head, DETECT_BYTES)
+        if is_gzip(content) or detect(content) != "svg":
+            raise UnknownImageFormat(UNSUPPORTED_FORMAT)
     if collector.size > MAX_BYTES:
-        raise MetadataTooLarge(f"The SVG is larger than {MAX_BYTES >> 20} MiB.")
+        raise MetadataTooLarge(_TOO_LARGE)
     document = collector.read(0, collector.size)
+    if compressed:
+        document, complete = _inflated(document, MAX_BYTES + 1)
+        if len(document) > MAX_BYTES:
+            raise MetadataTooLarge(_TOO_LARGE)
+        if not complete:
+            collector.damage("The compressed SVG is truncated or damaged")
     target = _Drawing(collector)
     xmp.parse(collector, document, target, "SVG")
     collector.xmp.extend(target.entries)
     start = document.find(b"<metadata")
     end = document.rfind(b"</metadata>")
-    if 0 <= start < end:
+    # Compressed metadata has no place of its own in the file.
+    if 0 <= start < end and not compressed:
         collector.claim(start, end - start + len(b"</metadata>"))
+
+
+def _inflated(content: bytes, max_bytes: int) -> tuple[bytes, bool]:
+    """Return at most this much of the first member, and whether the compressed data end there."""
+    stream = zlib.decompressobj(_GZIP_WINDOW)
+    try:
+        return stream.decompress(content, max_bytes), stream.eof
+    except zlib.error:
+        return b"", False

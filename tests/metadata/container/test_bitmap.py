@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import struct
 
-import pytest
-
 from tests.support.containers import jpeg_with_comment, walked
 from tests.support.golden import golden
 
@@ -19,14 +17,20 @@ def test_a_bmp_has_a_size_also_from_top_to_bottom() -> None:
 
 
 def test_the_largest_image_of_an_icon_counts() -> None:
-    entries = bytes([16, 16]) + bytes(14) + bytes([0, 0]) + bytes(14)
+    entries = bytes([16, 16]) + bytes(10) + bytes([38, 0, 0, 0]) + bytes([0, 0]) + bytes(14)
     walk = walked(b"\0\0\1\0\2\0" + entries)
     assert (walk.image.width, walk.image.height, walk.image.pages) == (256, 256, 2)
 
 
-@pytest.mark.parametrize("content", [b"BM" + bytes(25), b"\0\0\1\0\x05\0\x10"])
-def test_truncated_files_are_damaged_or_empty(content: bytes) -> None:
-    assert walked(content[:28]).image.width in (None, 0, 16)
+def test_a_truncated_icon_has_the_size_of_the_image_that_is_left() -> None:
+    entry = bytes([16, 16]) + bytes(10) + (86).to_bytes(4, "little")
+    walk = walked(b"\0\0\1\0\x05\0" + entry)
+    assert walk.image.width == 16
+    assert walk.damaged
+
+
+def test_a_truncated_bitmap_is_damaged() -> None:
+    assert walked(b"BM" + bytes(12) + struct.pack("<Iii", 40, 30, 20)[:10] + bytes(3)).damaged
 
 
 def test_a_raf_has_the_exif_of_its_jpeg() -> None:

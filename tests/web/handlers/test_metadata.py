@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -50,7 +51,7 @@ INFOTEXT = (
     " Seed: 18446744073709551615, Size: 512x512, Model: dreamshaper_8"
 )
 GENERATED = png(text_chunk("parameters", INFOTEXT))
-BMP = b"BM" + bytes(60)
+BMP = b"BM" + bytes(12) + (40).to_bytes(4, "little") + bytes(44)
 LONG_S = 600.0
 
 
@@ -130,6 +131,47 @@ async def test_a_file_is_extracted_with_its_quality_and_insights(server: Serving
     assert found["processing_insights"]["fallback_extraction"] is False
     assert found["request_id"]
     assert "advanced" not in found
+
+
+@pytest.mark.parametrize(
+    ("declared", "matches"),
+    [
+        ("image/png", False),
+        ("image/pjpeg", True),
+        ("application/octet-stream", True),
+    ],
+)
+async def test_the_type_that_a_form_declares_is_compared_with_the_content(
+    server: Serving, declared: str, *, matches: bool
+) -> None:
+    for route, field in ((EXTRACT, "file"), (BATCH, "files")):
+        sent = FormData(default_to_multipart=True)
+        sent.add_field(field, BytesIO(jpeg()), filename="a.jpg", content_type=declared)
+        status, found = await post(server, route, sent, user={})
+        assert status == 200, found
+        answer = found["results"][0] if route == BATCH else found
+        assert answer["metadata"]["extension_matches"] is matches
+        reason = answer["metadata"]["reasons"].get("extension_matches")
+        assert reason == (None if matches else "the declared type is image/png")
+
+
+@pytest.mark.parametrize(
+    "content", [gzip.compress(b"a tar archive" * 100), b"BMW is a car maker. " * 20]
+)
+async def test_what_only_begins_like_an_image_is_no_image(server: Serving, content: bytes) -> None:
+    status, problem = await post(server, EXTRACT, form(content), user={})
+    assert (status, problem["code"]) == (400, "INVALID_FILE_TYPE")
+
+
+async def test_a_compressed_drawing_is_read(server: Serving) -> None:
+    content = gzip.compress(b'<svg xmlns="http://www.w3.org/2000/svg" width="40" height="30"/>')
+    sent = FormData(default_to_multipart=True)
+    sent.add_field("file", BytesIO(content), filename="a.svgz", content_type="image/svg+xml")
+    status, found = await post(server, EXTRACT, sent, user={})
+    assert status == 200, found
+    metadata = found["metadata"]
+    assert (metadata["format"], metadata["width"], metadata["height"]) == ("svg", 40, 30)
+    assert (metadata["extension_matches"], metadata["warnings"]) == (True, [])
 
 
 async def test_responses_are_counted_by_route_tier_and_code(server: Serving) -> None:
