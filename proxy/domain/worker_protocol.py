@@ -225,6 +225,8 @@ class MetadataJob(Job[MetadataRead]):
     """As the client declared it; for the extension, and as evidence."""
     advanced: bool = False
     """Also build the facts for examiners."""
+    media_type: str = ""
+    """As the client declared it; empty if it declared none."""
 
 
 @dataclass(frozen=True, slots=True)

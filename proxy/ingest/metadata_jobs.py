@@ -87,6 +87,8 @@ class JobRequest:
     """Who may read and delete the job."""
     filename: str
     tier: Tier
+    media_type: str = ""
+    """As the client declared it; see `formats.declared_media_type`."""
     advanced: bool = False
     callback: str | None = None
     """Checked by `Callbacks.check`."""
@@ -95,7 +97,11 @@ class JobRequest:
 
     def new_job(self, job_id: str, queue: str, size: int, media_id: int | None = None) -> NewJob:
         """Return the row of the job."""
-        options = {"tier": self.tier.value, "advanced": self.advanced}
+        options = {
+            "tier": self.tier.value,
+            "advanced": self.advanced,
+            "media_type": self.media_type,
+        }
         name = self.filename[:255]
         return NewJob(job_id, self.owner, queue, media_id, name, size, options, self.callback)
 
@@ -385,7 +391,13 @@ class MetadataJobWorker:
             job.progress = percent
 
         tier = Tier(job.options["tier"])
-        options = ExtractOptions(job.filename, advanced=job.options["advanced"], tier=tier)
+        options = ExtractOptions(
+            job.filename,
+            # A job of an earlier release has none.
+            job.options.get("media_type", ""),
+            advanced=job.options["advanced"],
+            tier=tier,
+        )
         async with (
             self._opened(job) as source,
             self._extractor.receive(read_pieces(source), tier=tier) as file,

@@ -64,6 +64,8 @@ class ExtractOptions:
 
     file_name: str = ""
     """As the client declared it. It is checked against the content, and never used as a path."""
+    media_type: str = ""
+    """As the client declared it, by `formats.declared_media_type`; it is checked as the name is."""
     advanced: bool = False
     """Compute `Extraction.advanced`, too."""
     tier: Tier = Tier.ENTERPRISE

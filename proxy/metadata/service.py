@@ -150,6 +150,7 @@ class MetadataService:
             *(settings.c2pa, settings.stealth, settings.c2pa_trust_list),
             # All that is read from the name: files of other names share the extraction.
             *(name.rpartition(".")[2].lower() if "." in name else "", generator_of(name)),
+            options.media_type,
         )
         return sha256(orjson.dumps(depends)).hexdigest()
 
@@ -310,7 +311,12 @@ class MetadataService:
         try:
             parts = (run.printed, run.credentials, run.validation)
             write_all(attachment, METADATA_PARTS.pack(*map(len, parts)) + b"".join(parts))
-            job = MetadataJob(MetadataStep.DESCRIBE, options.file_name, options.advanced)
+            job = MetadataJob(
+                MetadataStep.DESCRIBE,
+                options.file_name,
+                options.advanced,
+                options.media_type,
+            )
             read, output = await self._run_step(file, job, attachment)
             # No line of JSON contains a line feed.
             head, *bulk = output.split(b"\n")

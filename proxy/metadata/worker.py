@@ -104,6 +104,7 @@ class MetadataWorker:
                     _tags(printed),
                     json.loads(claims) if claims else None,
                     file_name=job.file_name,
+                    media_type=job.media_type,
                     stealth=self._stealth,
                     validation=_tags(validated),
                     advanced=job.advanced,

@@ -26,6 +26,7 @@ from proxy.domain.errors import (
     UnknownImageFormat,
 )
 from proxy.metadata.extractor import Extractor
+from proxy.metadata.formats import declared_media_type
 from proxy.metadata.temp_folder import ReceivedFile
 from proxy.metadata.tiers import Tier, check_allowed, lowered, parse_tier, too_large
 from proxy.settings import MetadataSettings
@@ -39,7 +40,7 @@ from proxy.web.auth import (
     check_local,
 )
 from proxy.web.json_response import TIER
-from proxy.web.multipart import OVERHEAD_BYTES, Form
+from proxy.web.multipart import OVERHEAD_BYTES, Form, FormFile
 
 MAX_BATCH = 50
 """Maximum number of files in a form of several files."""
@@ -199,6 +200,8 @@ class NamedFile:
     name: str
     """As the client declared it, without control characters. It is no path."""
     file: ReceivedFile
+    media_type: str = ""
+    """As the client declared it; see `formats.declared_media_type`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,16 +310,18 @@ class FormReceiver:
         files: list[NamedFile | RefusedFile] = []
         try:
             async with asyncio.timeout(self.timeout_s):
-                async for name, file_name, chunks in form.files():
-                    if name != field:
+                async for sent in form.files():
+                    if sent.field != field:
                         raise _no_file(field)
-                    receiving = self.extractor.receive(chunks, tier=tier, expected_bytes=expected)
-                    files.append(one := await _received(stack, receiving, file_name))
+                    receiving = self.extractor.receive(
+                        sent.chunks, tier=tier, expected_bytes=expected
+                    )
+                    files.append(one := await _received(stack, receiving, sent))
                     if isinstance(one, RefusedFile):
                         if form.max_files == 1:
                             raise one.error
                         # The next file is behind the rest of this one.
-                        async for _ in chunks:
+                        async for _ in sent.chunks:
                             pass
         except TimeoutError as error:
             raise BodyTooSlow(
@@ -331,11 +336,12 @@ def _no_file(field: str) -> NoFile:
 
 
 async def _received(
-    stack: AsyncExitStack, receiving: AbstractAsyncContextManager[ReceivedFile], file_name: str
+    stack: AsyncExitStack, receiving: AbstractAsyncContextManager[ReceivedFile], sent: FormFile
 ) -> NamedFile | RefusedFile:
-    name = clean_name(file_name)
+    name = clean_name(sent.name)
     try:
-        return NamedFile(name, await stack.enter_async_context(receiving))
+        file = await stack.enter_async_context(receiving)
+        return NamedFile(name, file, declared_media_type(sent.content_type, name))
     except (EmptyFile, FileTooLarge, TierInsufficient, UnknownImageFormat) as error:
         return RefusedFile(name, error)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Collection
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from aiohttp import (
     BadContentDispositionHeader,
@@ -41,8 +41,15 @@ warnings.filterwarnings("ignore", category=BadContentDispositionParam)
 _T = TypeVar("_T")
 
 
-FormFile = tuple[str, str, AsyncIterator[bytes]]
-"""Field, file name and bytes of a file. Read the bytes before the next file is requested."""
+class FormFile(NamedTuple):
+    """A file of a form. Read its bytes before the next file is requested."""
+
+    field: str
+    name: str
+    """As the client declared it."""
+    content_type: str
+    """The header of the part; empty if it has none."""
+    chunks: AsyncIterator[bytes]
 
 
 class Form:
@@ -113,7 +120,8 @@ class Form:
         if self._fields is not None and name not in self._fields:
             fields = ", ".join(self._fields)
             raise RequestError(f"this form field does not accept files; use one of {fields}")
-        return name, part.filename or "", self._chunks(part)
+        declared = part.headers.get(hdrs.CONTENT_TYPE, "")
+        return FormFile(name, part.filename or "", declared, self._chunks(part))
 
     async def _chunks(self, part: BodyPartReader) -> AsyncIterator[bytes]:
         while chunk := await self._parse(part.read_chunk(_CHUNK_BYTES)):

@@ -208,7 +208,7 @@ async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 async def test_a_job_ends_with_the_answer_of_an_extraction_and_its_file_is_deleted(
     bench: Bench,
 ) -> None:
-    request = JobRequest("user:4", "a.jpg", Tier.FORENSIC, advanced=True)
+    request = JobRequest("user:4", "a.jpg", Tier.FORENSIC, "image/png", advanced=True)
     job_id = await bench.add(request)
     assert bench.files() == [job_id]
     job = await bench.ended(job_id)
@@ -216,7 +216,8 @@ async def test_a_job_ends_with_the_answer_of_an_extraction_and_its_file_is_delet
     result = await bench.result(job_id)
     assert result["metadata"]["bytes"] == len(JPEG)
     assert (result["success"], result["tier"], result["filesize"]) == (True, "forensic", len(JPEG))
-    assert bench.engines.options == [ExtractOptions("a.jpg", advanced=True, tier=Tier.FORENSIC)]
+    options = ExtractOptions("a.jpg", "image/png", advanced=True, tier=Tier.FORENSIC)
+    assert bench.engines.options == [options]
     assert [*bench.engines.folder.path.iterdir()] == []
 
 

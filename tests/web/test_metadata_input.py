@@ -376,6 +376,23 @@ async def test_of_several_files_the_bad_ones_are_listed_and_the_others_stored(
     assert left(engines) == []
 
 
+@pytest.mark.parametrize(
+    ("declared", "media_type"),
+    [
+        ({}, ""),
+        ({"Content-Type": "application/octet-stream"}, ""),
+        ({"Content-Type": "image/jpeg"}, ""),
+        ({"Content-Type": "image/png"}, "image/png"),
+    ],
+)
+async def test_a_file_has_the_declared_type_if_it_is_not_that_of_the_extension(
+    engines: Engines, declared: dict[str, str], media_type: str
+) -> None:
+    head = {"Content-Disposition": 'form-data; name="file"; filename="a.jpg"', **declared}
+    async with receiving(extractor_of(engines), parts(head, body=JPEG)) as form:
+        assert form.only.media_type == media_type
+
+
 async def test_a_form_may_have_fifty_files(engines: Engines) -> None:
     extractor = extractor_of(engines)
     async with receiving(extractor, parts(*[FILE] * 50, body=JPEG), max_files=50) as form:

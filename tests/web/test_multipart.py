@@ -20,14 +20,25 @@ async def read(*sent: bytes, complete: bool = True) -> list[tuple[str, str, byte
         body_request(sent, complete=complete, headers=BOUNDED), max_file_bytes=1000, stall_s=600
     )
     return [
-        (field, filename, b"".join([chunk async for chunk in chunks]))
-        async for field, filename, chunks in form.files()
+        (one.field, one.name, b"".join([chunk async for chunk in one.chunks]))
+        async for one in form.files()
     ]
 
 
 async def test_files_are_yielded_in_order_and_texts_are_skipped() -> None:
     body = parts(TEXT, FILE, TEXT, FILE, body=b"bytes")
     assert await read(body) == [("logo_image", "a.png", b"bytes")] * 2
+
+
+async def test_a_file_has_the_type_that_its_part_declares() -> None:
+    body = parts({**FILE, "Content-Type": "image/jpeg"}, FILE, body=b"bytes")
+    form = Form(body_request([body], headers=BOUNDED), max_file_bytes=1000, stall_s=600)
+    types = []
+    async for one in form.files():
+        types.append(one.content_type)
+        async for _ in one.chunks:
+            pass
+    assert types == ["image/jpeg", ""]
 
 
 async def test_chunk_boundaries_do_not_matter() -> None:

@@ -161,7 +161,7 @@ class MetadataHandler:
         )
         async with receiving as form:
             one = form.only
-            options = ExtractOptions(one.name, advanced=advanced, tier=form.tier)
+            options = ExtractOptions(one.name, one.media_type, advanced=advanced, tier=form.tier)
             with self.progress.reporting(form.texts.get("sessionId")) as report:
                 report(PROGRESS["received"], "received")
                 self.extractor.check(one.file, options)
@@ -219,7 +219,7 @@ class _Batch:
         return orjson.Fragment(content)
 
     async def _extract(self, one: NamedFile) -> _Answer:
-        options = ExtractOptions(one.name, tier=self._tier)
+        options = ExtractOptions(one.name, one.media_type, tier=self._tier)
         self._extractor.check(one.file, options)
         await self._extractor.charge(self._user_id, "batch")
         found = await self._extractor.extract(one.file, options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -137,8 +137,16 @@ class MetadataJobsHandler:
             one = form.only
             options = _parse_options(_json(form.texts.get("options")))
             callback = self._callback(form.texts.get("callback"))
-            wanted = self._request(
-                caller, options, callback, tier=form.tier, name=one.name, size=one.file.byte_size
+            wanted = replace(
+                self._request(
+                    caller,
+                    options,
+                    callback,
+                    tier=form.tier,
+                    name=one.name,
+                    size=one.file.byte_size,
+                ),
+                media_type=one.media_type,
             )
             await self.forms.extractor.charge(caller.user_id, "job")
             return await self.jobs.add(wanted, one.file.descriptor, one.file.byte_size)

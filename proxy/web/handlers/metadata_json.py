@@ -53,7 +53,7 @@ class ExifFacts(TypedDict):
     model: str | None
     software: str | None
     orientation: int | None
-    taken_at: Annotated[str | None, Field(description="ISO 8601; with an offset if known.")]
+    taken_at: Annotated[str | None, Field(description="ISO 8601, as exact as it is written.")]
     exposure: Annotated[float | None, Field(description="Seconds.")]
     aperture: Annotated[float | None, Field(description="F-number.")]
     iso: float | None
@@ -207,7 +207,10 @@ class FileMetadata(TypedDict):
     schema: Annotated[int, Field(description="Version of this object.")]
     format: str
     mime_type: str
-    extension_matches: Annotated[bool | None, Field(description="Null: no extension.")]
+    extension_matches: Annotated[
+        bool | None,
+        Field(description="False: extension or declared type is another; null: no extension."),
+    ]
     sha256: str
     width: Count | None
     height: Count | None

@@ -68,7 +68,7 @@ class ModerationHandler:
                 raise RequestError("Send either an image or a media_id.")
             if form.files:
                 one = form.only
-                options = ExtractOptions(one.name, tier=form.tier)
+                options = ExtractOptions(one.name, one.media_type, tier=form.tier)
                 await self.extractor.charge(caller.user_id, _OPERATION)
                 return await self.extractor.extract(one.file, options)
         if media_id is None:

@@ -120,7 +120,7 @@ class UploadHandler:
     async def _read(self, form: Form, upload: UploadIntake) -> None:
         try:
             async with asyncio.timeout(self.timeout_s):
-                async for field, filename, chunks in form.files():
+                async for field, filename, _, chunks in form.files():
                     await upload.add(UPLOAD_FIELDS[field], filename, chunks)
         except TimeoutError as error:
             raise BodyTooSlow(
