@@ -102,7 +102,7 @@ function imageRows(metadata, filename, filesize) {
   return [
     ["File name", textOf(filename)],
     ["File size", Number.isFinite(filesize) ? bytes(filesize) : ""],
-    ["Format", metadata.extension_matches === false ? `${type}; the extension says otherwise` : type],
+    ["Format", metadata.extension_matches === false ? `${type}; the extension or the declared type says otherwise` : type],
     ["Dimensions", width && height ? `${width} × ${height}` : ""],
     ["Orientation", textOf(metadata.orientation)],
     ["Bit depth", textOf(metadata.bit_depth)],
