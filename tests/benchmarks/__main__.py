@@ -59,6 +59,7 @@ BENCHMARKS: Mapping[str, Callable[[], Table]] = {
     "disk": disk.measure,
     "signed": signed.measure,
     "longtail": longtail.measure,
+    "longtail-mariadb": longtail.measure_mariadb,
     "processes": multiprocess.measure,
     "growth": growth.measure,
     "detail": detail.measure,

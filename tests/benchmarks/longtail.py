@@ -1,6 +1,7 @@
 """Hits spread over many renditions on disk, against nginx with the same files.
 
-The database has more rows than the row cache, and the directory more renditions than memory.
+SQLite has more rows than the row cache, and the directory more renditions than memory. MariaDB has
+as many rows as the row cache, and each has been read once.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from pathlib import Path
 from statistics import median
 from threading import Lock
 
+import pymysql
+
 from proxy.app.services import open_services
 from proxy.domain.media import Focus, Media, MediaFacts
 from proxy.domain.render_plan import RenderPlanner
@@ -31,6 +34,7 @@ from proxy.settings import load_settings
 from proxy.storage.renditions.disk_state import RenditionPaths
 from proxy.storage.renditions.rendition_file import WriteTicket, write_file
 from tests.benchmarks import stills
+from tests.benchmarks.client import fetched
 from tests.benchmarks.processes import family
 from tests.benchmarks.report import Comparison, Row, Table
 from tests.benchmarks.servers import (
@@ -42,6 +46,7 @@ from tests.benchmarks.servers import (
     smartserve,
 )
 from tests.benchmarks.turns import in_turns
+from tests.support.mariadb import MariaDB, private_mariadb
 from tests.support.server import CHROME
 
 TARGET = 0.15
@@ -50,6 +55,8 @@ CPU_MS = 0.3
 P99_OF_P50 = 3
 
 ROWS, FILES = 1_000_000, 300_000
+KNOWN = 100_000
+"""Rows and files of the measurement with MariaDB: as many as the row cache holds."""
 CONNECTIONS = 16
 
 _TURNS = 5
@@ -76,14 +83,37 @@ class Spread:
 
 
 def measure() -> Table:
-    """Measure requests per second, latencies and processor time per request."""
+    """Measure requests per second, latencies and processor time per request, with SQLite."""
+    with tempfile.TemporaryDirectory(prefix="smartserve-tail-") as name:
+        place = Path(name)
+        fill(place / "data")
+        return _table(_turns(place, {}), f"{ROWS:,} rows in SQLite", FILES)
+
+
+def measure_mariadb() -> Table:
+    """Measure the same with MariaDB and rows that are all in the row cache."""
+    for needed in ("mariadbd", "mariadb-install-db", "mariadb"):
+        program(needed)
+    with (
+        tempfile.TemporaryDirectory(prefix="smartserve-tail-") as name,
+        private_mariadb("--innodb-buffer-pool-size=128M") as database,
+    ):
+        place, schema = Path(name), database.create_database()
+        fill_mariadb(place / "data", database, schema, rows=KNOWN)
+        settings = {"DATABASE__URL": database.url(schema)}
+        taken = _turns(place, settings, all_known=True)
+    return _table(taken, f"{KNOWN:,} known rows in MariaDB", KNOWN)
+
+
+def _turns(
+    place: Path, settings: Mapping[str, str], *, all_known: bool = False
+) -> Mapping[str, Sequence[Spread]]:
+    """Measure nginx and the server in turns; with ``all_known`` each target was requested once."""
     for needed in ("nginx", "wrk"):
         program(needed)
+    data = place / "data"
     with ExitStack() as stack:
-        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="smartserve-tail-")))
-        data = place / "data"
-        fill(data)
-        server = stack.enter_context(smartserve(data, settings=_SETTINGS))
+        server = stack.enter_context(smartserve(data, settings={**_SETTINGS, **settings}))
         static = stack.enter_context(nginx(place / "nginx", data / "renditions"))
         contestants: dict[str, Callable[[int], Spread]] = {
             _NGINX: lambda turn: spread(static, data / "files.txt", seed=turn),
@@ -91,10 +121,12 @@ def measure() -> Table:
                 server.address, data / "targets.txt", seed=turn, pid=server.pid
             ),
         }
+        if all_known:
+            targets = (data / "targets.txt").read_text().split()
+            fetched(server.address, targets, clients=CONNECTIONS, accept=CHROME)
         for warm_up in contestants.values():
             warm_up(_TURNS)
-        taken = in_turns(contestants, turns=_TURNS, alternate=True)
-    return _table(taken)
+        return in_turns(contestants, turns=_TURNS, alternate=True)
 
 
 def spread(address: Address, targets: Path, *, seed: int, pid: int | None = None) -> Spread:
@@ -138,21 +170,48 @@ def fill(data_dir: Path, *, rows: int = ROWS, files: int = FILES) -> None:
     planner = asyncio.run(_prepare(data_dir))
     with closing(sqlite3.connect(data_dir / "smartserve.db")) as database:
         database.execute("PRAGMA synchronous = OFF")
-        media = library(rows)
-        while some := list(islice(media, _BATCH)):
-            for statement, values in inserts(some).items():
-                database.executemany(statement.replace("%s", "?"), values)
+        for statement, values in _batches(rows):
+            database.executemany(statement.replace("%s", "?"), values)
         database.commit()
+    _store_some(data_dir, planner, rows=rows, files=files)
+
+
+def fill_mariadb(data_dir: Path, server: MariaDB, schema: str, *, rows: int) -> None:
+    """As `fill`, with the rows in an empty database of MariaDB and a final of each."""
+    planner = asyncio.run(_prepare(data_dir, url=server.url(schema)))
+    with closing(
+        pymysql.connect(
+            host="127.0.0.1",
+            port=server.port,
+            user="root",
+            database=schema,
+            init_command="SET time_zone = '+00:00'",
+        )
+    ) as database:
+        with database.cursor() as cursor:
+            for statement, values in _batches(rows):
+                cursor.executemany(statement, values)
+        database.commit()
+    _store_some(data_dir, planner, rows=rows, files=rows)
+
+
+async def _prepare(data_dir: Path, *, url: str = "") -> RenderPlanner:
+    """Create the tables, and return what plans requests."""
+    settings = load_settings(overrides={"data_dir": str(data_dir), "database": {"url": url}})
+    async with open_services(settings) as services:
+        return services.serving.planner
+
+
+def _batches(rows: int) -> Iterator[tuple[str, list[tuple[object, ...]]]]:
+    media = library(rows)
+    while some := list(islice(media, _BATCH)):
+        yield from inserts(some).items()
+
+
+def _store_some(data_dir: Path, planner: RenderPlanner, *, rows: int, files: int) -> None:
     step = rows // files
     stored = (one for one in library(rows) if one.id % step == 0)
     store(data_dir, planner, islice(stored, files))
-
-
-async def _prepare(data_dir: Path) -> RenderPlanner:
-    """Create the database, and return what plans requests."""
-    settings = load_settings(overrides={"data_dir": str(data_dir)})
-    async with open_services(settings) as services:
-        return services.serving.planner
 
 
 def library(rows: int) -> Iterator[Media]:
@@ -250,7 +309,7 @@ def _body() -> bytes:
         return stills.picture(server, tier="memory").body
 
 
-def _table(taken: Mapping[str, Sequence[Spread]]) -> Table:
+def _table(taken: Mapping[str, Sequence[Spread]], rows_in: str, files: int) -> Table:
     rates = {name: [one.rate for one in turns] for name, turns in taken.items()}
     rows = [
         Row(
@@ -278,7 +337,7 @@ def _table(taken: Mapping[str, Sequence[Spread]]) -> Table:
         ),
     ]
     return Table(
-        f"requests per second; {FILES:,} thumbnails in random order, {ROWS:,} rows in SQLite; one"
+        f"requests per second; {files:,} thumbnails in random order, {rows_in}; one"
         f" process each, wrk with {CONNECTIONS} connections, {_TURNS} turns of {_SECONDS} s",
         rows,
         [
@@ -288,7 +347,7 @@ def _table(taken: Mapping[str, Sequence[Spread]]) -> Table:
         ],
         compared=[
             Comparison(
-                f"hits/s spread over {FILES:,} files, {ROWS:,} rows, {CONNECTIONS} connections",
+                f"hits/s spread over {files:,} files, {rows_in}, {CONNECTIONS} connections",
                 _NGINX,
                 rates[_SERVED],
                 rates[_NGINX],
