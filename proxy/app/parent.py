@@ -162,6 +162,7 @@ class ServerParent:
         return 0
 
     async def _start(self, slot: int) -> _Child:
+        """Start a process; raises OSError if the machine has no memory or descriptors for it."""
         ours, theirs = socket.socketpair()
         inherited = self._sockets.of(slot)
         order = {
@@ -176,10 +177,14 @@ class ServerParent:
             # Only what was set: a newer program may have other defaults and fewer settings.
             "settings": self._settings.model_dump(mode="json", exclude_unset=True),
         }
-        with theirs:
-            process = start_process(
-                MODULE, orjson.dumps(order), [theirs.fileno(), *inherited.descriptors()]
-            )
+        descriptors = [theirs.fileno(), *inherited.descriptors()]
+        try:
+            process = start_process(MODULE, orjson.dumps(order), descriptors)
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         child = _Child(slot, process, await ProcessLink.open(ours))
         self._children.add(child)
         child.watch = asyncio.create_task(self._watch(child))
@@ -210,7 +215,9 @@ class ServerParent:
         messages = asyncio.create_task(child.link.run(handlers))
         code = await ended(child.process)
         # The messages that it has sent before its end.
-        await messages
+        await asyncio.wait([messages])
+        if error := messages.exception():
+            log.error("process_messages_failed", slot=child.slot, exc_info=error)
         child.link.close()
         child.code = code
         self._children.discard(child)
@@ -228,12 +235,10 @@ class ServerParent:
         self._later(child)
 
     def _later(self, child: _Child) -> None:
-        slot = child.slot
-        wait_s = self._backoff_s[slot]
-        self._backoff_s[slot] = min(2 * wait_s, _MAX_BACKOFF_S)
+        wait_s = self._next_wait_s(child.slot)
         log.error(
             "process_ended",
-            slot=slot,
+            slot=child.slot,
             pid=child.process.pid,
             cause=child.reason or _cause(child.code),
             restart_in_s=wait_s,
@@ -242,13 +247,25 @@ class ServerParent:
         self._restarting.add(task)
         task.add_done_callback(self._restarting.discard)
 
+    def _next_wait_s(self, slot: int) -> float:
+        wait_s = self._backoff_s[slot]
+        self._backoff_s[slot] = min(2 * wait_s, _MAX_BACKOFF_S)
+        return wait_s
+
     async def _start_again(self, ended_child: _Child, wait_s: float) -> None:
-        await asyncio.sleep(wait_s)
-        slot = ended_child.slot
-        # A reload may have replaced it meanwhile.
-        if self._slots[slot] is not ended_child:
-            return
-        child = self._slots[slot] = await self._start(slot)
+        slot, child = ended_child.slot, None
+        while child is None:
+            await asyncio.sleep(wait_s)
+            # A reload may have replaced it meanwhile.
+            if self._slots[slot] is not ended_child:
+                return
+            try:
+                child = self._slots[slot] = await self._start(slot)
+            except OSError as error:
+                wait_s = self._next_wait_s(slot)
+                log.error(  # noqa: TRY400 - not a defect
+                    "process_not_started", slot=slot, cause=str(error), restart_in_s=wait_s
+                )
         if await self._serves(child) is not None and self._slots[slot] is child:
             self._later(child)
 
@@ -348,8 +365,13 @@ class ServerParent:
     async def _replace_all(self) -> bool:
         """Replace all processes; return False if a new one could not start."""
         for slot in range(len(self._slots)):
-            new = await self._start(slot)
-            if await self._serves(new) is not None:
+            try:
+                new = await self._start(slot)
+            except OSError as error:
+                log.error("reload_failed", slot=slot, cause=str(error))  # noqa: TRY400 - no defect
+                return False
+            # It may also have ended just after it began to serve.
+            if await self._serves(new) is not None or new.done.is_set():
                 log.error("reload_failed", slot=slot, cause=_cause(new.code))
                 return False
             old, self._slots[slot] = self._slots[slot], new

@@ -77,7 +77,8 @@ class ProcessLink:
     async def run(self, handlers: Mapping[str, Handler]) -> None:
         """Handle messages until the other side has ended; requests are answered concurrently."""
         with suppress(ConnectionError):
-            while line := await self._reader.readline():
+            # A process that is killed may leave the beginning of a message.
+            while (line := await self._reader.readline()).endswith(b"\n"):
                 self._receive(orjson.loads(line), handlers)
         for reply in self._replies.values():
             if not reply.done():

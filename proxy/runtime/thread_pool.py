@@ -117,23 +117,32 @@ class ThreadPool:
         if the work did not end in time.
 
         Raises:
-            OSError: the pool is closed (ESHUTDOWN).
+            OSError: the pool is closed (ESHUTDOWN), or it has no thread and cannot start one
+                (EAGAIN).
         """
         if self._closed:
             raise OSError(errno.ESHUTDOWN, f"the threads of {self._name} have ended")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[_T] = loop.create_future()
+        # A thread releases the semaphore when it becomes free. Another one is started only if none
+        # is free, and before the work is queued: if none can be started, nothing is queued.
+        if not self._idle.acquire(blocking=False) and len(self._threads) < self._count:
+            self._add_thread()
         if self.timeout_s is not None:
             self._limit(loop, future, self.timeout_s)
         self._queue.put(_Job(work, release, future, shielded=shielded))
-        # A thread releases the semaphore when it becomes free. Another one is started only if none
-        # is free.
-        if not self._idle.acquire(blocking=False) and len(self._threads) < self._count:
-            ended: Future[None] = Future()
-            self._threads.append(ended)
-            arguments = (self._queue, self._idle, ended)
-            threading.Thread(target=_work, args=arguments, name=self._name, daemon=True).start()
         return future
+
+    def _add_thread(self) -> None:
+        ended: Future[None] = Future()
+        try:
+            _start(_work, self._queue, self._idle, ended, name=self._name)
+        except OSError:
+            # Another thread does the work when it is free.
+            if not self._threads:
+                raise
+        else:
+            self._threads.append(ended)
 
     def _limit(
         self, loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], timeout_s: float
@@ -175,11 +184,14 @@ async def in_daemon_thread(
     what the caller is about to close: ``abandon`` is called to make the work end early, and
     ``release`` receives its result. A second cancellation does not wait. The caller limits how
     many such threads exist.
+
+    Raises:
+        OSError: no thread can be started (EAGAIN); or what ``work`` raises.
     """
     job: Future[_T] = Future()
     # From here on the future counts as running, so nothing can cancel it.
     job.set_running_or_notify_cancel()
-    threading.Thread(target=_complete, args=(job, work), name="in-thread", daemon=True).start()
+    _start(_complete, job, work, name="in-thread")
     working = asyncio.wrap_future(job)
     try:
         return await asyncio.shield(working)
@@ -200,14 +212,25 @@ class DaemonExecutor(ThreadPoolExecutor):
     """
 
     def submit(self, fn: Callable[..., _T], /, *arguments: Any, **options: Any) -> Future[_T]:
-        """Start a thread; return the future of its result."""
+        """Start a thread; return the future of its result.
+
+        Raises:
+            OSError: no thread can be started (EAGAIN).
+        """
         job: Future[_T] = Future()
-        work = partial(fn, *arguments, **options)
-        threading.Thread(target=_complete_unless_cancelled, args=(job, work), daemon=True).start()
+        _start(_complete_unless_cancelled, job, partial(fn, *arguments, **options))
         return job
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - the signature of the base class
         """Do nothing: nobody waits for the threads."""
+
+
+def _start(work: Callable[..., None], *arguments: object, name: str | None = None) -> None:
+    try:
+        threading.Thread(target=work, args=arguments, name=name, daemon=True).start()
+    except RuntimeError as error:
+        # A limit of processes or memory. Callers handle OSError, as every other lack of resources.
+        raise OSError(errno.EAGAIN, str(error)) from error
 
 
 def _complete_unless_cancelled(job: Future[_T], work: Callable[[], _T]) -> None:

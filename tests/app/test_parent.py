@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -49,6 +50,13 @@ with open(os.path.join(place, "settings"), "w") as file:
 if mode == "fails":
     sys.exit(2)
 link = socket.socket(fileno=order["link"])
+if mode == "ends":
+    link.sendall(b'{"kind":"ready","value":[]}\\n{"kind":"rep')
+    note("ended")
+    os.kill(pid, signal.SIGKILL)
+if mode == "babbles":
+    link.sendall(b'{"kind":"ready","value":[]}\\n[]\\n')
+    time.sleep(60)
 lock = threading.Lock()
 
 def send(**message):
@@ -270,6 +278,103 @@ async def test_a_new_process_that_fails_ends_the_reload_and_the_old_ones_stay(
             await eventually(lambda: any(one["event"] == "reload_failed" for one in logs))
             await parents.serving()
             assert parents.events("replaced") == []
+
+
+async def test_a_new_process_that_ends_just_after_its_start_ends_the_reload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serves = ServerParent._serves
+
+    async def late(parent: ServerParent, child: Any) -> int | None:
+        """Return after its end has been noticed."""
+        code = await serves(parent, child)
+        if code is None and len(parent._children) > 2:
+            await child.done.wait()
+        return code
+
+    with capture_logs() as logs:
+        async with running(tmp_path, monkeypatch) as parents:
+            await eventually(lambda: parents.lines)
+            monkeypatch.setattr(ServerParent, "_serves", late)
+            parents.mode("ends")
+            parents.parent.reload()
+            await eventually(lambda: any(one["event"] == "reload_failed" for one in logs))
+            await parents.serving()
+            assert parents.events("replaced") == []
+
+
+async def test_a_process_that_ends_within_a_message_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path, monkeypatch) as parents:
+        await eventually(lambda: parents.lines)
+        parents.mode("ends")
+        os.kill(parents.events("ready")[-1][2], signal.SIGKILL)
+        await eventually(lambda: len(parents.events("ended")) >= 2)
+        parents.mode("")
+        await parents.serving()
+
+
+async def test_a_process_that_sends_what_is_no_message_is_killed_and_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parent_module, "_TICK_S", 0.05)
+    with capture_logs() as logs:
+        async with running(tmp_path, monkeypatch, watchdog_s=0.5) as parents:
+            await eventually(lambda: parents.lines)
+            parents.mode("babbles")
+            os.kill(parents.events("ready")[-1][2], signal.SIGKILL)
+            await eventually(lambda: any(one["event"] == "process_hangs" for one in logs))
+            parents.mode("")
+            ready = len(parents.events("ready"))
+            await eventually(partial(parents.more_than, ready))
+            await parents.serving()
+    assert "process_messages_failed" in [one["event"] for one in logs]
+
+
+class Exhausted:
+    """Starts processes, but not the next ones, as a machine without memory."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self.failures:
+            self.failures -= 1
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        return start_process(*arguments)
+
+
+async def test_a_process_that_the_machine_cannot_start_is_started_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with capture_logs() as logs:
+        async with running(tmp_path, monkeypatch) as parents:
+            await eventually(lambda: parents.lines)
+            monkeypatch.setattr(parent_module, "start_process", Exhausted(2))
+            ready = parents.events("ready")
+            os.kill(ready[-1][2], signal.SIGKILL)
+            await eventually(partial(parents.more_than, len(ready)))
+            await parents.serving()
+    failed = [entry for entry in logs if entry["event"] == "process_not_started"]
+    assert [entry["restart_in_s"] for entry in failed] == [0.2, 0.4]
+    assert failed[0]["cause"] == "[Errno 12] Cannot allocate memory"
+
+
+async def test_a_reload_for_which_the_machine_has_no_memory_leaves_the_old_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with capture_logs() as logs:
+        async with running(tmp_path, monkeypatch) as parents:
+            await eventually(lambda: parents.lines)
+            monkeypatch.setattr(parent_module, "start_process", Exhausted(1))
+            parents.parent.reload()
+            await eventually(lambda: any(one["event"] == "reload_failed" for one in logs))
+            await parents.serving()
+            assert parents.events("replaced") == []
+            # The next one replaces them.
+            parents.parent.reload()
+            await eventually(lambda: len(parents.events("replaced")) == 2)
 
 
 async def test_after_a_reload_that_failed_processes_start_with_the_old_settings(

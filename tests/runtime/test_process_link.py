@@ -47,6 +47,21 @@ async def test_notices_arrive_in_their_order() -> None:
     assert received == [{"number": number} for number in range(100)]
 
 
+async def test_the_beginning_of_a_message_of_a_process_that_was_killed_is_dropped() -> None:
+    received: list[object] = []
+
+    async def note(value: object) -> None:
+        received.append(value)
+
+    ours, theirs = socket.socketpair()
+    link = await ProcessLink.open(ours)
+    theirs.sendall(b'{"kind":"note","value":1}\n{"kind":"note","val')
+    theirs.close()
+    await link.run({"note": note})
+    await eventually(lambda: received == [1])
+    link.close()
+
+
 async def test_each_request_gets_its_own_reply() -> None:
     release = asyncio.Event()
 

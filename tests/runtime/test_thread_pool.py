@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from threading import Event
 
 import pytest
 
-from proxy.runtime.thread_pool import ThreadPool, in_daemon_thread
+from proxy.runtime.thread_pool import DaemonExecutor, ThreadPool, in_daemon_thread
 from tests.support.waiting import eventually
 
 
@@ -69,6 +71,55 @@ async def test_no_more_threads_run_than_allowed() -> None:
     await asyncio.gather(*calls)
     assert len(running) == 2
     await threads.aclose()
+
+
+def refused(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+async def test_without_a_thread_work_is_refused_until_one_can_be_started(
+    threads: ThreadPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refused)
+        with pytest.raises(OSError, match="can't start new thread") as failure:
+            threads.run(partial(done.append, 1), shielded=True)
+    assert failure.value.errno == errno.EAGAIN
+    await threads.run(partial(done.append, 2))
+    assert done == [2], "what was refused is not done later"
+
+
+async def test_work_waits_for_the_other_threads_if_no_more_can_be_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads, begun, may_end = ThreadPool("test", count=2, timeout_s=5), Event(), Event()
+
+    def block() -> None:
+        begun.set()
+        may_end.wait()
+
+    first = threads.run(block)
+    await eventually(begun.is_set)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refused)
+        second = threads.run(lambda: 2)
+    # The limit is gone: a second thread is started for the third piece of work.
+    assert await threads.run(lambda: 3) == 3
+    assert await second == 2
+    may_end.set()
+    await first
+    await threads.aclose()
+
+
+async def test_a_thread_that_cannot_be_started_is_an_error_of_the_operating_system(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    with pytest.raises(OSError, match="can't start new thread"):
+        await in_daemon_thread(lambda: 1)
+    with pytest.raises(OSError, match="can't start new thread"):
+        DaemonExecutor().submit(lambda: 1)
 
 
 async def test_an_idle_thread_is_used_again() -> None:
