@@ -88,6 +88,13 @@ def source() -> Iterator[int]:
     os.close(descriptor)
 
 
+@pytest.fixture
+def photograph() -> Iterator[int]:
+    descriptor = os.open(SAMPLE.with_name("kodak-03.jpg"), os.O_RDONLY)
+    yield descriptor
+    os.close(descriptor)
+
+
 def job_of(profile: EncoderProfile, width: int, height: int) -> RenditionSet:
     output = RenderOutput(Geometry(width, height, width, height), profile)
     return RenditionSet(LIMITS, (output,))
@@ -351,8 +358,10 @@ async def test_a_job_whose_worker_is_killed_is_done_by_another(source: int) -> N
         assert (await task)[4:12] == b"ftypavif"
 
 
-async def test_a_job_whose_worker_is_killed_after_output_is_not_repeated(source: int) -> None:
+async def test_a_job_whose_worker_is_killed_after_output_is_not_repeated(photograph: int) -> None:
     """A client may have the bytes already: the error aborts its transfer."""
+    # Its 6 MB never fit into the pipe: the worker is still writing.
+    source = photograph
     async with pool_of(deadline_s=LONG_S) as pool:
         received = 0
 
