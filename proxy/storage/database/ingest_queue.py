@@ -428,7 +428,8 @@ async def _reopen(connection: AsyncConnection, listed: Iterable[int], settled_be
         if ids:
             again = update(ingest_items).where(_items.main_api_id.in_(ids))
             values = now | {"heals": 0, "finished_at": None, "state": state}
-            await connection.execute(again.values(final=False, **values))
+            # A worker that retries an analysis must not mark the item as done after this.
+            await connection.execute(again.values(final=False, **values, **RELEASED))
     if left.rowcount:
         await connection.execute(add_to_total(DONE, -left.rowcount))
     return len(done) + len(failed)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.domain.errors import LeaseLost
 from proxy.domain.upload import ItemState, Step, StepState, UnusableUpload
 from proxy.settings import DatabaseSettings
 from proxy.storage.database.ingest_queue import IngestQueue
@@ -236,6 +237,23 @@ async def test_what_is_incomplete_and_pending_there_again_is_told_again(
     await queue.finish(item.lease, analysis_in_s=500)
     assert await queue.enqueue([upload(1)], settled_before=await queue.now() + 0.1) == 1
     again = await claimed(queue)
+    assert [step for step in Step if not again.is_done(step)] == [Step.UPDATE_CALLBACK]
+
+
+@pytest.mark.parametrize("again_in_s", [None, 500.0])
+async def test_what_is_listed_while_its_analysis_is_retried_is_reported_again(
+    queue: IngestQueue, writer: LeasedWriter, again_in_s: float | None
+) -> None:
+    await offer(queue, 1)
+    item = await claimed(queue)
+    for step in Step:
+        await writer.set_step(item.lease, step, StepState.COMPLETED)
+    await queue.finish(item.lease, analysis_in_s=-1)
+    retried = await claimed(queue, state=ItemState.INCOMPLETE)
+    assert await queue.enqueue([upload(1)], settled_before=await queue.now() + 0.1) == 1
+    with pytest.raises(LeaseLost):
+        await queue.finish_revisit(retried.lease, again_in_s=again_in_s)
+    again = await claimed(queue, "w2")
     assert [step for step in Step if not again.is_done(step)] == [Step.UPDATE_CALLBACK]
 
 
