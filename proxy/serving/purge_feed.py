@@ -173,9 +173,10 @@ class PurgeFeed:
         away_s = now - position if self._synced_at is None else self._clock() - self._synced_at
         if position and away_s > self._table.retention_s:
             # The table does not contain all that was missed.
-            log.warning("renditions_cleared", away_days=round(away_s / 86_400, 1))
-            await self._store.clear()
-            position = now
+            if not self._to_clear:
+                log.warning("renditions_cleared", away_days=round(away_s / 86_400, 1))
+            # Cleared, and tried again if the disk fails, before the purges are read.
+            self._to_clear, position = True, now
         # A database whose clock went back records purges with earlier times.
         complete = await self._read_purges(min(position, now) - self._overlap_s)
         # If a purge failed on disk, it is read and applied again.

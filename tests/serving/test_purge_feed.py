@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import delete, update
 
 from proxy.app.storage import StorageServices, open_storage
-from proxy.domain.errors import StorageError
+from proxy.domain.errors import MediaRowInvalid, StorageError
 from proxy.domain.variant import PurgeEntry, shape_of
 from proxy.runtime.supervised_task import cancel
 from proxy.serving import purge_feed
@@ -250,6 +250,28 @@ async def test_a_changed_row_is_read_again_and_the_caches_are_told(
     assert found is not None
     assert found.bulk_path == "bulk/other.jpg"
     await there.writer.run(lambda one: one.execute(delete(media_files)))
+
+
+async def test_a_row_that_has_become_invalid_does_not_hide_the_other_changes(
+    pair: Pair, new: NewMedia, facts: object
+) -> None:
+    there = await pair.server("there")
+    ids = [await there.repository.insert(new, facts) for _ in range(2)]  # type: ignore[arg-type] # the fixture's
+    for media_id in ids:
+        assert await there.database.find(media_id) is not None
+    await there.purge_feed.sync()
+    moved = update(media_files).values(bulk_path="bulk/other.jpg")
+    await there.writer.run(lambda one: one.execute(moved))
+    # Another program has written bytes that are not text. Changes are read newest first.
+    damage = "UPDATE media_files SET bulk_path = x'ff', updated_at = datetime('now') WHERE id = 2"
+    await there.writer.run(lambda one: one.execute(sa.text(damage)))
+    await there.purge_feed.sync()
+    other = await there.database.find(ids[0])
+    assert other is not None
+    assert other.bulk_path == "bulk/other.jpg"
+    with pytest.raises(MediaRowInvalid):
+        await there.database.find(ids[1])
+    await there.purge_feed.check()
 
 
 async def test_a_row_that_is_cached_as_it_is_is_not_read_again(

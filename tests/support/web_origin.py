@@ -37,7 +37,7 @@ class WebOrigin:
     secrets: int = 0
     """Requests that reached the private address."""
     hold: asyncio.Event | None = None
-    """Responses wait for it."""
+    """Responses wait for it, and are what they were when the request arrived."""
     tls: ssl.SSLContext | None = None
 
     @property
@@ -56,6 +56,7 @@ class WebOrigin:
             self.secrets += 1
             return web.Response(text=SECRET)
         self.received.append(request)
+        body, headers, status = self.body, self.headers, self.status
         if self.hold is not None:
             await self.hold.wait()
         special = {
@@ -66,11 +67,11 @@ class WebOrigin:
         }
         if request.path in special:
             return await special[request.path](request)
-        status = 404 if request.path == "/missing.jpg" else self.status
-        etag = self.headers.get("ETag")
+        status = 404 if request.path == "/missing.jpg" else status
+        etag = headers.get("ETag")
         if status == 200 and etag and request.headers.get("If-None-Match") == etag:
-            return web.Response(status=304, headers=self.headers)
-        return web.Response(status=status, body=self.body, headers=self.headers)
+            return web.Response(status=304, headers=headers)
+        return web.Response(status=status, body=body, headers=headers)
 
     async def _redirect(self, request: web.BaseRequest) -> web.StreamResponse:
         return web.Response(status=302, headers={"Location": request.query["to"]})

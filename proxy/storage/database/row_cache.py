@@ -320,7 +320,7 @@ class CachedMediaRepository:
         try:
             found = await self._inner.find(media_id)
         # A row that cannot be read is not the one that is cached; `find` raises the reason.
-        except (ValueError, TypeError, LookupError):
+        except (MediaRowInvalid, ValueError, TypeError, LookupError):
             found = None
         media, _ = self._rows.get(media_id, _NO_ROW)
         if media is None or (found and replace(found, facts=None) == replace(media, facts=None)):

@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
+from itertools import count
 
 import aiohttp
 import structlog
@@ -152,6 +153,10 @@ class _Copy:
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self.drop)
 
+    def drop_soon(self) -> None:
+        """Do not keep it; callers that wait for it open it first."""
+        self._loop.call_later(_HANDOVER_S, self.drop)
+
     def drop(self) -> None:
         """Remove a user, or the cache."""
         self._users -= 1
@@ -215,6 +220,9 @@ class HttpOriginals:
         self._known: LRUCache[str, _Validators] = LRUCache(_MAX_KNOWN)
         """Of the last versions, also of files that are not kept any more."""
         self._failed: LRUCache[str, _Failure] = LRUCache(_MAX_KNOWN)
+        self._expirations = count(1)
+        self._expired: LRUCache[str, int] = LRUCache(_MAX_KNOWN)
+        """Numbers of the latest expirations. What was requested before one may be out of date."""
         self._hosts: LRUCache[str, _Host] = LRUCache(_MAX_KNOWN)
         self._logged_at = -_LOG_EVERY_S
         self._counts = dict.fromkeys(
@@ -259,7 +267,11 @@ class HttpOriginals:
         return answer.copy is not None and answer.copy.content_hash != content_hash
 
     def expire(self, path: str) -> None:
-        """Revalidate an original before its next use, and forget that it failed."""
+        """Revalidate an original before its next use, and forget that it failed.
+
+        Requests that are under way supply their callers, and nobody else.
+        """
+        self._expired[path] = next(self._expirations)
         self._failed.pop(path, None)
         if path in self._kept:
             self._kept[path].fresh_until = 0.0
@@ -302,7 +314,8 @@ class HttpOriginals:
         while True:
             copy = self._kept.get(path)
             if copy is None or self._clock() >= copy.fresh_until:
-                copy = await self._shared.result(path, partial(self._refresh, path))
+                since = self._expired.get(path, 0)
+                copy = await self._shared.result(f"{since} {path}", partial(self._refresh, path))
             else:
                 self._kept.move_to_end(path)
             # Another file may have taken its place before this task continued.
@@ -312,7 +325,7 @@ class HttpOriginals:
     async def _refresh(self, path: str) -> _Copy:
         """Revalidate a kept file, or fetch it."""
         kept = self._kept.get(path)
-        known = self._known.get(path)
+        known, since = self._known.get(path), self._expired.get(path, 0)
         same = kept is not None and known is not None and known.content_hash == kept.content_hash
         try:
             answer = await self._request(path, known if same else None)
@@ -327,12 +340,13 @@ class HttpOriginals:
             copy = (await self._request(path, None)).copy
         if copy is None:
             raise SourceUnavailable(_INCOMPLETE)
-        copy.fresh_until = self._clock() + answer.fresh_s
+        if self._expired.get(path, 0) == since:
+            copy.fresh_until = self._clock() + answer.fresh_s
         return copy
 
     async def _request(self, path: str, known: _Validators | None) -> _Answer:
-        """Send a request, unless one has just failed; keep what arrives."""
-        failure = self._failed.get(path)
+        """Send a request, unless one has just failed; keep the outcome, unless it was expired."""
+        failure, since = self._failed.get(path), self._expired.get(path, 0)
         if failure is not None and self._clock() < failure.until:
             # A new instance: the traceback of the first one would keep its frames alive.
             raise failure.kind(failure.detail) from failure.cause
@@ -351,8 +365,14 @@ class HttpOriginals:
             lasting = isinstance(error, SourceMissing | SourceTooLarge)
             until = self._clock() + (_MISSING_S if lasting else _FAILED_S)
             cause = error.__cause__ if isinstance(error.__cause__, ForbiddenAddress) else None
-            self._failed[path] = _Failure(type(error), error.detail, cause, until)
+            if self._expired.get(path, 0) == since:
+                self._failed[path] = _Failure(type(error), error.detail, cause, until)
             raise
+        if self._expired.get(path, 0) != since:
+            # A request after the expiration may have brought a newer file.
+            if answer.copy is not None:
+                answer.copy.drop_soon()
+            return answer
         self._failed.pop(path, None)
         if answer.copy is not None:
             self._keep(path, answer.copy)

@@ -271,10 +271,8 @@ class DiskStore:
 
         The maintenance deletes the files afterwards.
         """
-        with self._publishing:
-            pass
         try:
-            await self._threads.run(partial(discard_all, self._paths), shielded=True)
+            await self._threads.run(self._discard_all, shielded=True)
         except OSError as error:
             self._state.record_failure(error)
             raise StorageError("renditions could not be deleted from the disk") from error
@@ -326,11 +324,18 @@ class DiskStore:
             self._state.reads.succeed()
         return result
 
-    def _purge(self, media_id: int, shapes: Shapes) -> UsageChange:
-        # A writer that found its ticket valid before the purge holds this lock until its file has
-        # its name, so the deletion below finds the file. A later writer finds its ticket void.
+    def _discard_all(self) -> None:
+        self._await_writers()
+        discard_all(self._paths)
+
+    def _await_writers(self) -> None:
+        # A writer that found its ticket valid before a purge holds this lock until its file has its
+        # name, so a deletion after this finds the file. A later writer finds its ticket void.
         with self._publishing:
             pass
+
+    def _purge(self, media_id: int, shapes: Shapes) -> UsageChange:
+        self._await_writers()
         # A missing root means that its file system is away: the files come back with it.
         os.close(os.open(self._paths.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         return delete_medium(self._paths.medium(media_id), shapes)

@@ -170,13 +170,13 @@ class ObjectTier:
         self._queue.append(_Write(WriteTicket(variant), None))
         self._filled.set()
 
-    async def purge(self, media_id: int, shapes: Shapes = None) -> int:
-        """Delete a medium's renditions, in these shapes or in all; return their number.
+    def begin_purge(self, media_id: int, shapes: Shapes = None) -> asyncio.Task[int]:
+        """Delete a medium's renditions, in these shapes or in all; return a task of their number.
 
-        The caller has voided the tickets of writes that have begun. A cancellation does not stop
-        it. Until it is done nothing of the medium is read from the bucket.
+        The caller has voided the tickets of writes that have begun. Until it is done nothing of the
+        medium is read from the bucket. Await it with a shield: a cancellation would stop it.
 
-        Raises:
+        The task raises:
             StorageError: some may still be there; the purge is repeated in the background.
         """
         before = self._unpurged.get(media_id)
@@ -185,7 +185,7 @@ class ObjectTier:
         task = asyncio.create_task(self._purge(media_id))
         self._purges.add(task)
         task.add_done_callback(self._purge_ended)
-        return await asyncio.shield(task)
+        return task
 
     def _purge_ended(self, task: asyncio.Task[int]) -> None:
         self._purges.discard(task)

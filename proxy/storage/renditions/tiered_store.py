@@ -450,12 +450,17 @@ class TieredStore:
         """
         # Memory first: unlike the disk, it cannot fail.
         deleted = self._forget(media_id, shapes)
+        # Before the disk is awaited: from now on nothing is read from the bucket.
+        in_bucket = self._objects and self._objects.begin_purge(media_id, shapes)
         try:
             deleted = max(deleted, await self.disk.purge(media_id, shapes))
         finally:
-            # Also if the disk fails, or the caller is cancelled.
-            if self._objects is not None:
-                deleted = max(deleted, await self._objects.purge(media_id, shapes))
+            # Also if the disk fails, or the caller is cancelled. A request meanwhile may have read
+            # a file before its deletion.
+            self._unregister_reads(media_id, shapes)
+            self.memory.purge(media_id, shapes)
+            if in_bucket:
+                deleted = max(deleted, await asyncio.shield(in_bucket))
         return deleted
 
     async def clear(self) -> None:

@@ -25,6 +25,9 @@ class FakeDatabase:
         self.asked: list[int] = []
         self.batches: list[list[int]] = []
         self.bad_row: int | None = None
+        """A row for which a query of several fails; each row is then queried alone."""
+        self.invalid_row: int | None = None
+        """A row that cannot be read alone either."""
         self.saved: list[MediaFacts] = []
         self.writes = 0
         self.down = False
@@ -38,6 +41,8 @@ class FakeDatabase:
         found = self.rows.get(media_id)
         await self.gate.wait()
         self._answer(refuse=self.down)
+        if media_id == self.invalid_row:
+            raise MediaRowInvalid("invalid")
         return found
 
     async def find_many(self, media_ids: Collection[int]) -> Mapping[int, Media]:
@@ -627,6 +632,16 @@ async def test_a_refresh_reports_whether_a_cached_row_has_changed(
     asked = list(inner.asked)
     assert not await cache.refresh(2)
     assert inner.asked == asked
+
+
+async def test_a_refresh_of_a_row_that_is_not_valid_any_more_reports_a_change(
+    cache: CachedMediaRepository, inner: FakeDatabase
+) -> None:
+    await cache.find(1)
+    inner.invalid_row = 1
+    assert await cache.refresh(1)
+    with pytest.raises(MediaRowInvalid):
+        await cache.find(1)
 
 
 async def test_a_refresh_finds_a_row_that_was_missing(

@@ -309,6 +309,77 @@ async def test_a_changed_file_replaces_the_kept_one(origin: WebOrigin) -> None:
         assert content(after) == origin.body
 
 
+async def held(origin: WebOrigin, originals: HttpOriginals) -> tuple[asyncio.Task[Any], Any]:
+    """Open a file whose response does not come yet; return the task and what lets it come."""
+    origin.hold, count = asyncio.Event(), len(origin.received)
+    task = asyncio.create_task(originals.open(origin.url()))
+    await eventually(lambda: len(origin.received) > count)
+    hold, origin.hold = origin.hold, None
+    return task, hold
+
+
+async def test_what_was_requested_before_an_expiration_supplies_nobody_after_it(
+    origin: WebOrigin,
+) -> None:
+    origin.headers = {"Cache-Control": "max-age=3600"}
+    old = origin.body
+    async with reading(origin) as originals:
+        before, hold = await held(origin, originals)
+        origin.body = b"y" * len(old)
+        originals.expire(origin.url())
+        assert content(await originals.open(origin.url())) == origin.body
+        hold.set()
+        assert content(await before) == old
+        # It has not replaced the newer one.
+        assert content(await originals.open(origin.url())) == origin.body
+    assert len(origin.received) == 2
+
+
+async def test_what_was_requested_before_an_expiration_is_not_kept_after_it(
+    origin: WebOrigin,
+) -> None:
+    origin.headers = {"Cache-Control": "max-age=3600"}
+    async with reading(origin) as originals:
+        before, hold = await held(origin, originals)
+        originals.expire(origin.url())
+        hold.set()
+        content(await before)
+        assert originals.statistics()["kept_bytes"] == 0
+        content(await originals.open(origin.url()))
+    assert len(origin.received) == 2
+
+
+async def test_a_failure_of_a_request_before_an_expiration_is_not_remembered(
+    origin: WebOrigin,
+) -> None:
+    async with reading(origin) as originals:
+        origin.status = 404
+        before, hold = await held(origin, originals)
+        origin.status = 200
+        originals.expire(origin.url())
+        hold.set()
+        with pytest.raises(SourceMissing):
+            await before
+        assert content(await originals.open(origin.url())) == origin.body
+
+
+async def test_a_confirmation_of_before_an_expiration_is_not_enough_after_it(
+    origin: WebOrigin,
+) -> None:
+    clock = Clock()
+    origin.headers = {"ETag": '"1"', "Cache-Control": "max-age=60"}
+    async with reading(origin, clock) as originals:
+        content(await originals.open(origin.url()))
+        clock.now += 61
+        before, hold = await held(origin, originals)
+        originals.expire(origin.url())
+        hold.set()
+        content(await before)
+        content(await originals.open(origin.url()))
+    conditions = [request.headers.get("If-None-Match") for request in origin.received]
+    assert conditions == [None, '"1"', '"1"']
+
+
 @pytest.mark.parametrize("validators", [{"ETag": '"1"'}, {}])
 async def test_a_check_finds_a_change_of_the_content(
     origin: WebOrigin, validators: dict[str, str]

@@ -1,6 +1,6 @@
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -122,6 +122,21 @@ async def test_a_purge_leaves_no_directory(disk: DiskStore, root: Path) -> None:
     await disk.purge(1)
 
     assert not file_of(root).parent.exists()
+
+
+@pytest.mark.parametrize("purge_all", [True, False])
+async def test_the_event_loop_runs_while_a_purge_waits_for_a_writer_on_a_disk_that_hangs(
+    disk: DiskStore, *, purge_all: bool
+) -> None:
+    await put(disk, variant(), body())
+    with disk._publishing:
+        work: Coroutine[Any, Any, int | None] = disk.clear() if purge_all else disk.purge(1)
+        purge = asyncio.create_task(work)
+        # The disk can still be read.
+        assert await read(disk, variant()) == body()
+        assert not purge.done()
+    await purge
+    assert await read(disk, variant()) is None
 
 
 async def test_after_its_end_a_store_is_a_miss_and_purges_nothing(root: Path) -> None:

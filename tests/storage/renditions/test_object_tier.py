@@ -219,6 +219,19 @@ async def test_a_purge_deletes_in_the_bucket(
     assert await read(fresh.store, variant()) is None
 
 
+async def test_nothing_is_read_from_the_bucket_while_a_purge_waits_for_the_disk(
+    nodes: Nodes,
+) -> None:
+    first, second = await nodes(), await nodes()
+    await first.put(variant(), body())
+    with second.store.disk._publishing:
+        purge = asyncio.create_task(second.store.purge(1))
+        await eventually(lambda: second.store.purges, interval_s=0)
+        assert await read(second.store, variant()) is None
+    await purge
+    assert await read(second.store, variant()) is None
+
+
 async def test_a_write_that_began_before_a_purge_is_not_stored(
     nodes: Nodes, bucket: S3Store, request: pytest.FixtureRequest
 ) -> None:

@@ -131,6 +131,38 @@ async def test_what_was_read_before_a_purge_is_not_promoted_after_it(store: Tier
     assert await store.get(variant()) is None
 
 
+async def test_what_is_read_while_a_purge_waits_for_the_disk_is_not_kept(
+    store: TieredStore,
+) -> None:
+    await put(store, variant(), body())
+    with store.disk._publishing:
+        purge = asyncio.create_task(store.purge(1))
+        await eventually(lambda: variant().digest not in store.memory, interval_s=0)
+        since = store.purges
+        looked_up, _ = await asyncio.to_thread(store.look_up, [variant()])
+        # The file is still there, and is promoted.
+        assert await read(store, variant()) == body()
+    await purge
+    assert await store.get(variant()) is None
+    store.take(variant(), looked_up, since=since)
+    assert variant().digest not in store.memory
+
+
+async def test_what_is_read_while_a_purge_fails_on_disk_is_not_kept_in_memory(
+    store: TieredStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await put(store, variant(), body())
+
+    async def failing(media_id: int, shapes: object) -> int:
+        assert await read(store, variant()) == body()
+        raise StorageError("the disk fails")
+
+    monkeypatch.setattr(store.disk, "purge", failing)
+    with pytest.raises(StorageError):
+        await store.purge(1)
+    assert variant().digest not in store.memory
+
+
 async def test_a_read_of_another_shape_is_promoted_whatever_is_purged(store: TieredStore) -> None:
     for width in (300, 480):
         await put(store.disk, variant(width=width), body())
