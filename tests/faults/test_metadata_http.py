@@ -121,7 +121,8 @@ async def test_bombs_are_answered_with_422_and_the_server_does_not_grow(
         assert body["code"] in ("METADATA_TOO_LARGE", "INVALID_FILE_TYPE"), name
     assert peak_bytes(pid) - before < 48 * MIB
     assert engines(server) == [engine]
-    assert peak_bytes(engine) == peak
+    # It was not given any of them. Reading a time or a signal may cost it a page.
+    assert peak_bytes(engine) - peak < MIB
     await assert_healthy(server, pid, tmp_path)
 
 
