@@ -132,10 +132,11 @@ def _check_zeros(file: mmap.mmap, end: int) -> None:
 # JPEG (ITU-T T.81). Markers other than stuffing and restarts, which belong to the data of a scan.
 # Not ``\xff+``: a pattern that begins with one byte is searched ten times as fast.
 _MARKER = re.compile(rb"\xff\xff*([\x01-\xcf\xd8-\xfe])", re.DOTALL)
-_EOI, _SOS, _STANDALONE = 0xD9, 0xDA, (0x01, 0xD8)
-_FRAMES = (0xC0, 0xC1, 0xC2)
-# Arithmetic coding: T.81, D.1.8 allows an encoder to omit the zeros at the end of a scan.
-_ARITHMETIC = range(0xC9, 0xD0)
+_SOI, _EOI, _SOS, _DRI, _TEM = 0xD8, 0xD9, 0xDA, 0xDD, 0x01
+# Markers below it are reserved: in a scan they are damage.
+_DEFINED = 0xC0
+# Not arithmetic coding: T.81, D.1.8 allows an encoder to omit the zeros at the end of a scan.
+_FRAMES, _PROGRESSIVE = (0xC0, 0xC1, 0xC2), 0xC2
 _COEFFICIENTS = 64
 _BLOCK = 8
 _END = b"\xff\xd9"
@@ -151,11 +152,15 @@ class _JpegLayout:
     end: int = 0
     """End of the data, before the marker that follows."""
     scans: int = 0
-    arithmetic: bool = False
     missing_bits: dict[int, list[int]] = field(default_factory=dict)
     """Low bits of each coefficient that no scan has sent, by component."""
     frame: int = 0
-    """Start of the contents of the frame header: precision, height, width, components."""
+    """Start of the contents of the frame header: precision, height, width, components.
+
+    0 if no frame is coded in a way that is checked here.
+    """
+    progressive: bool = False
+    restarts: bool = False
 
     @property
     def complete(self) -> bool:
@@ -164,44 +169,58 @@ class _JpegLayout:
 
 
 def _jpeg_layout(file: mmap.mmap) -> _JpegLayout:
+    """Return the layout of the first image of a file; other images or any bytes may follow it."""
     layout, at = _JpegLayout(), 2
     with suppress(struct.error, IndexError):
         while found := _MARKER.search(file, at):
             marker, at = found[1][0], found.end()
-            if layout.scans:
+            if layout.scans and layout.restarts and marker < _DEFINED:
+                continue  # decoders resume at the next restart
+            if layout.scans and not layout.end:
                 layout.end = found.start()
-            if marker == _EOI:
+            # Without an end marker, bytes that follow the last scan may look like markers.
+            if marker in (_SOI, _EOI) or (layout.scans and layout.frame and layout.complete):
                 return layout
-            if marker in _STANDALONE:
+            if marker == _TEM:
                 continue
             (length,) = struct.unpack_from(">H", file, at)
             segment = file[at + 2 : at + length]
             at += length
-            layout.arithmetic |= marker in _ARITHMETIC and marker != 0xCC  # noqa: PLR2004 - DAC
-            if marker in _FRAMES:
-                layout.frame = at - length + 2
+            if marker in _FRAMES and not layout.scans:
+                layout.frame, layout.progressive = at - length + 2, marker == _PROGRESSIVE
                 ids = segment[6 : 6 + 3 * segment[5] : 3]
                 layout.missing_bits = {one: [1] * _COEFFICIENTS for one in ids}
-            elif marker == _SOS:
-                layout.start, layout.scans = at, layout.scans + 1
-                _add_scan(layout, segment)
+            elif marker == _DRI:
+                layout.restarts = any(segment)
+            elif marker == _SOS and _add_scan(layout, segment):
+                layout.start, layout.end, layout.scans = at, 0, layout.scans + 1
     # The file ends within the data of a scan, or within the header of a segment.
-    layout.end = max(layout.end, len(file)) if layout.start < len(file) else layout.end
+    layout.end = layout.end or len(file)
     return layout
 
 
-def _add_scan(layout: _JpegLayout, segment: bytes) -> None:
+def _add_scan(layout: _JpegLayout, segment: bytes) -> bool:
+    """Record what a scan contains; return False if it is none of this frame."""
     count = segment[0]
+    components = segment[1 : 1 + 2 * count : 2]
     first, last, low_bit = segment[1 + 2 * count], segment[2 + 2 * count], segment[3 + 2 * count]
-    for one in segment[1 : 1 + 2 * count : 2]:
-        sent = layout.missing_bits.get(one, [])
-        sent[first : last + 1] = [low_bit & 15] * len(sent[first : last + 1])
+    if layout.frame and not (components and set(components) <= set(layout.missing_bits)):
+        return False
+    for one in components if layout.frame else b"":
+        sent = layout.missing_bits[one]
+        if layout.progressive:
+            sent[first : last + 1] = [low_bit & 15] * len(sent[first : last + 1])
+        else:
+            # A sequential scan contains everything (T.81, B.2.3). Decoders ignore the three values,
+            # and some cameras write others than 0, 63 and 0.
+            sent[:] = [0] * _COEFFICIENTS
+    return True
 
 
 def _check_jpeg(opened: load.OpenedSource, file: mmap.mmap, reduce: Reduce) -> Any:
     layout, height = _jpeg_layout(file), opened.header.height
     zeros = file[max(layout.start, layout.end - _HUFFMAN_ZERO_RUN) : layout.end].strip(b"\0") == b""
-    if not layout.scans or layout.arithmetic:
+    if not layout.scans or not layout.frame:
         _decode(opened)
         return None
     content = file[: layout.end].rstrip(b"\xff")

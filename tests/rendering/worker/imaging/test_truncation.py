@@ -124,6 +124,89 @@ def test_one_decode_is_enough_and_misses_no_lost_byte(
                         truncation._reduced(content, layout, height, reduce)
 
 
+def with_scan_header(jpeg: bytes, values: bytes) -> bytes:
+    """Replace first and last coefficient and the bits of the first scan (T.81, B.2.3)."""
+    at = jpeg.index(b"\xff\xda") + 4
+    at += 1 + 2 * jpeg[at]
+    return jpeg[:at] + values + jpeg[at + 3 :]
+
+
+@pytest.mark.parametrize("name", [name for name in JPEGS if name != "progressive"])
+@pytest.mark.parametrize("frame", [b"\xff\xc0", b"\xff\xc1"])
+@pytest.mark.parametrize("values", [b"\0\0\0", b"\0\x3f\1", b"\1\x3f\0", b"\0\xff\x10"])
+def test_the_scan_header_of_a_sequential_jpeg_is_ignored(
+    name: str, frame: bytes, values: bytes
+) -> None:
+    """Some cameras write other values than the standard has."""
+    odd = with_scan_header(JPEGS[name].replace(b"\xff\xc0", frame, 1), values)
+    assert refusal(odd) is None
+    assert refusal(odd.removesuffix(EOI)) is None
+    for ending in (b"", EOI, b"trailer" * 9):
+        assert 0 < row_of(odd[: len(odd) * 9 // 10] + ending) < SIDE
+
+
+def segment(marker: int, body: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body
+
+
+COMPONENTS = bytes((3, 1, 0x22, 0, 2, 0x11, 1, 3, 0x11, 1))
+TRAILERS = {
+    "a frame": segment(0xC2, struct.pack(">BHH", 8, SIDE, SIDE) + COMPONENTS),
+    "a frame without components": segment(0xC0, struct.pack(">BHHB", 8, SIDE, SIDE, 0)),
+    "an arithmetic frame": segment(0xC9, struct.pack(">BHH", 8, SIDE, SIDE) + COMPONENTS),
+    "a scan of other components": segment(0xDA, bytes((2, 77, 0, 78, 0, 0, 0, 0))),
+    "a scan of its components": segment(0xDA, bytes((1, 1, 0, 5, 5, 0))) + bytes(99),
+    "a scan without components": segment(0xDA, bytes((0, 0, 0, 0))),
+    "the number of lines": segment(0xDC, struct.pack(">H", SIDE)),
+    "a comment": segment(0xFE, b"SEFT" * 99),
+    "a reserved marker": b"\xff\x4f" + bytes(range(200)),
+    "another image": JPEGS["progressive"],
+    "an image and its map": JPEGS["baseline"] + JPEGS["grey"],
+}
+
+
+@jpegs
+@pytest.mark.parametrize("trailer", TRAILERS.values(), ids=TRAILERS)
+@pytest.mark.parametrize("end", [EOI, b""], ids=["ended", "open"])
+def test_bytes_after_the_last_scan_are_not_part_of_the_image(
+    jpeg: bytes, trailer: bytes, end: bytes
+) -> None:
+    """Telephones append panoramas and their own data, and some write no end marker."""
+    assert refusal(jpeg.removesuffix(EOI) + end + trailer) is None
+
+
+@pytest.mark.parametrize("name", [name for name in JPEGS if name != "with restarts"])
+@pytest.mark.parametrize("trailer", TRAILERS.values(), ids=TRAILERS)
+def test_a_part_of_a_jpeg_is_refused_whatever_image_follows(name: str, trailer: bytes) -> None:
+    jpeg = JPEGS[name]
+    assert "truncated" in (refusal(jpeg[: len(jpeg) * 8 // 10] + trailer) or "")
+
+
+def test_damage_between_two_restarts_is_no_truncation() -> None:
+    jpeg = bytearray(JPEGS["with restarts"])
+    at = jpeg.index(b"\xff\xd3", len(jpeg) // 2) + 8
+    jpeg[at : at + 2] = b"\xff\x4f"
+    assert refusal(bytes(jpeg)) is None
+
+
+@pytest.mark.parametrize("marker", [0xC3, 0xC9, 0xCA])
+def test_frames_that_are_not_coded_by_huffman_are_left_to_the_decoder(marker: int) -> None:
+    content = JPEGS["baseline"].replace(b"\xff\xc0", bytes((0xFF, marker)), 1)
+    layout = truncation._jpeg_layout(content)  # type: ignore[arg-type]
+    assert (layout.frame, layout.scans) == (0, 1)
+    assert "truncated" not in (refusal(content) or "")
+
+
+def test_a_frame_without_rows_or_components_is_refused_by_the_decoder() -> None:
+    jpeg = JPEGS["baseline"]
+    at = jpeg.index(b"\xff\xc0") + 4
+    # The number of lines may follow the first scan (T.81, B.2.5), which no decoder supports.
+    later = jpeg[: at + 1] + bytes(2) + jpeg[at + 3 :]
+    without = jpeg[: at + 5] + bytes(1) + jpeg[at + 6 :]
+    for content in (later, without):
+        assert "truncated" not in (refusal(content) or "truncated")
+
+
 def test_a_jpeg_that_ends_between_two_restarts_is_refused() -> None:
     jpeg = JPEGS["with restarts"]
     middle = jpeg.index(b"\xff\xd3", len(jpeg) // 2)
