@@ -26,8 +26,8 @@ _SHARED = (b"PLTE", b"tRNS")
 _DISPOSE_BACKGROUND, _DISPOSE_PREVIOUS = 1, 2
 _BLEND_OVER = 1
 _DEFAULT_UNITS_S = 100
-# Before the pixels.
-_MAX_CHUNKS = 1000
+# Larger files are believed what they declare: this many take 50 ms.
+_MAX_CHUNKS = 100_000
 _RGB, _RGBA = 3, 4
 
 
@@ -45,14 +45,25 @@ class _Frame:
 
 
 def animation_of(file: Buffer) -> tuple[int, int] | None:
-    """Return the declared number of frames and of repetitions, or None for a still image."""
-    for name, content in islice(_chunks(file), _MAX_CHUNKS):
-        if name == b"acTL" and len(content) >= _ANIMATION.size:
-            frames, loop = _ANIMATION.unpack_from(content)
-            return (frames, loop) if frames > 1 else None
-        if name == b"IDAT":
+    """Return the number of frames and of repetitions, or None for a still image.
+
+    If the file is complete, only frames that it contains are counted: browsers show a file that
+    declares more, and one that declares an animation without any frame is a still image.
+    """
+    declared = loop = found = 0
+    for name, start, length in islice(_places(file), _MAX_CHUNKS):
+        if name == b"acTL" and not declared and length >= _ANIMATION.size:
+            with suppress(struct.error):
+                declared, loop = _ANIMATION.unpack_from(file, start)
+        elif name == b"fcTL":
+            found += 1
+        elif name == b"IDAT" and not declared:
             break
-    return None
+        elif name == b"IEND":
+            declared = min(declared, found)
+        if found >= declared > 0 or name == b"IEND":
+            break
+    return (declared, loop) if declared > 1 else None
 
 
 def size_of(file: Buffer) -> tuple[int, int]:
@@ -142,14 +153,20 @@ def _controlled(content: bytes, width: int, height: int) -> _Frame | None:
     return None
 
 
-def _chunks(file: Buffer) -> Iterator[tuple[bytes, bytes]]:
-    """Yield name and content of each chunk; that of the last may be incomplete."""
+def _places(file: Buffer) -> Iterator[tuple[bytes, int, int]]:
+    """Yield name, start and length of the content of each chunk; the last may be incomplete."""
     at = len(_SIGNATURE)
     while at + _CHUNK.size <= len(file):
         length, name = _CHUNK.unpack_from(file, at)
         at += _CHUNK.size
-        yield name, file[at : at + length]
+        yield name, at, length
         at += length + _CRC_BYTES
+
+
+def _chunks(file: Buffer) -> Iterator[tuple[bytes, bytes]]:
+    """Yield name and content of each chunk; that of the last may be incomplete."""
+    for name, start, length in _places(file):
+        yield name, file[start : start + length]
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:

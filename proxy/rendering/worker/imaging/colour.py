@@ -83,6 +83,8 @@ class SourceColour:
     """Without alpha."""
     lab: bool = field(default=False, compare=False)
     """libvips converts the levels from CIELAB."""
+    premultiplied: bool = field(default=False, compare=False)
+    """libvips delivers colours that are multiplied by the alpha."""
 
     @property
     def wide(self) -> bool:
@@ -159,6 +161,15 @@ def outside(page: Any, source: SourceColour, gamut: Gamut) -> float:
     return float((before.dE76(after) > _NOTICEABLE).avg() / _FULL)
 
 
+def with_profile(page: Any, profile: bytes) -> Any:
+    """Return a page with an ICC profile, or as it is if there is none."""
+    if not profile:
+        return page
+    page = page.copy()
+    page.set_type(pyvips.GValue.blob_type, "icc-profile-data", profile)
+    return page
+
+
 def _imported(page: Any) -> Any:
     return page.icc_import(embedded=True, intent="relative", pcs="lab")
 
@@ -190,8 +201,7 @@ def _compared(profile: bytes, bands: int) -> bool:
     steps = [round(at * _FULL / (_STEPS - 1)) for at in range(_STEPS)]
     levels = bytes(level for colour in product(steps, repeat=bands) for level in colour)
     chart = pyvips.Image.new_from_memory(levels, _STEPS**bands, 1, bands, "uchar")
-    chart = chart.copy(interpretation="cmyk" if bands == _INKS else "srgb")
-    chart.set_type(pyvips.GValue.blob_type, "icc-profile-data", profile)
+    chart = with_profile(chart.copy(interpretation="cmyk" if bands == _INKS else "srgb"), profile)
     try:
         before, after = _exported(_imported(chart), Gamut.SRGB)
         return bool(before.dE76(after).max() > _NOTICEABLE)
@@ -212,8 +222,7 @@ def _keeps_chart(profile: bytes, *, grey: bool) -> bool:
         cube = bytes(part for r in steps for g in steps for b in steps for part in (r, g, b))
         chart = pyvips.Image.new_from_memory(cube, _CHART_SIDE**3, 1, 3, "uchar")
         chart = chart.join(levels.bandjoin([levels, levels]), "horizontal")
-    chart = chart.copy(interpretation="b-w" if grey else "srgb")
-    chart.set_type(pyvips.GValue.blob_type, "icc-profile-data", profile)
+    chart = with_profile(chart.copy(interpretation="b-w" if grey else "srgb"), profile)
     try:
         converted = chart.icc_transform("srgb", embedded=True, intent="relative")
         return bool((converted.cast("int") - chart.cast("int")).abs().max() <= _SAME_LEVELS)
@@ -301,31 +310,6 @@ def _colour_chunks(descriptor: int) -> dict[bytes, bytes]:
     return found
 
 
-# TIFF 6.0, sections 8 and 23, and its supplements.
-_BITS, _PHOTOMETRIC, _CIELAB = 258, 262, 8
-_OTHER_LABS: Mapping[int, str] = MappingProxyType({9: "ICCLab", 10: "ITULab"})
-_MAX_INLINE = 2
-
-
-def unreadable_lab(descriptor: int) -> str | None:
-    """Return the name of a Lab encoding in a TIFF that libvips misreads or does not open."""
-    header = os.pread(descriptor, 8, 0)
-    order = "<" if header[:2] == b"II" else ">"
-    with suppress(struct.error, KeyError):
-        (first,) = struct.unpack_from(f"{order}I", header, 4)
-        (count,) = struct.unpack(f"{order}H", os.pread(descriptor, 2, first))
-        entries = struct.iter_unpack(f"{order}HHI4s", os.pread(descriptor, 12 * count, first + 2))
-        values = {tag: (number, value) for tag, _, number, value in entries}
-        (photometric,) = struct.unpack_from(f"{order}H", values[_PHOTOMETRIC][1])
-        number, bits = values[_BITS]
-        if number > _MAX_INLINE:
-            bits = os.pread(descriptor, 2, *struct.unpack(f"{order}I", bits))
-        if photometric == _CIELAB and struct.unpack_from(f"{order}H", bits)[0] == 8:  # noqa: PLR2004
-            return "8-bit CIELab"
-        return _OTHER_LABS.get(photometric)
-    return None
-
-
 _NCLX = struct.Struct(">4sHHHB")
 _FULL_RANGE = 0x80
 # Offset of the byte with ``monochrome`` in ``av1C`` (AV1-ISOBMFF, 2.3.3), and its bit.
@@ -336,6 +320,7 @@ _HEVC_CHROMA = 16
 
 def _of_heif(descriptor: int, profiled: SourceColour, *, has_profile: bool) -> SourceColour:
     items = heif_items.read(descriptor)
+    profiled = replace(profiled, premultiplied=bool(items and items.premultiplied))
     properties = items.of_primary() if items else []
     coded = next((box for name, box in properties if box[:4] == b"nclx" and name == b"colr"), None)
     if coded is None:

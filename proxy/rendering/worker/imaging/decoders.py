@@ -22,6 +22,8 @@ from PIL.ImageOps import exif_transpose
 
 from proxy.domain.worker_protocol import Limits
 from proxy.rendering.worker.imaging import colour
+from proxy.rendering.worker.imaging.jxl_header import has_premultiplied_alpha
+from proxy.rendering.worker.imaging.libvips import unpremultiplied
 from proxy.rendering.worker.imaging.load import (
     Header,
     LoadedFrames,
@@ -75,6 +77,7 @@ _LAYOUTS: Mapping[str, _Layout] = MappingProxyType(
 """Of the modes of Pillow that are passed on."""
 _CONVERTED: Mapping[str, str] = MappingProxyType({"1": "L", "PA": "RGBA"})
 _WIDE_BITS, _GREY_BANDS = 8, 1
+_OPAQUE = 255
 _STRIP_PIXELS = 2**20
 
 
@@ -115,9 +118,10 @@ def open_decoded(descriptor: int, source_type: str, limits: Limits) -> OpenedSou
     if not read.width or not read.height:
         raise pyvips.Error(f"unable to decode {source_type}", "it has no pixels")
     empty = bytes(layout.bands * layout.band_bytes)
-    pixel = _with_profile(_image(empty, (1, 1), layout), read.profile)
-    # The decoder has widened narrow levels of AVIF already.
-    found = replace(colour.read(pixel, descriptor, source_type), narrow=False)
+    pixel = colour.with_profile(_image(empty, (1, 1), layout), read.profile)
+    # The decoder has widened narrow levels of AVIF already, and divided colours by their alpha.
+    found = colour.read(pixel, descriptor, source_type)
+    found = replace(found, narrow=False, premultiplied=False)
     decode = partial(_decoded, source_type, read)
     return OpenedSource(None, replace(header, colour=found), descriptor, decode=decode)
 
@@ -129,7 +133,7 @@ def _decoded(source_type: str, read: _Read, most: int, fail_on: str) -> LoadedFr
         found = read.decode(most, fail_on)
     if any((page.width, page.height) != (read.width, read.height) for page in found.pages):
         raise pyvips.Error(f"unable to decode {source_type}", "its size is not that of its header")
-    return replace(found, pages=[_with_profile(page, read.profile) for page in found.pages])
+    return replace(found, pages=[colour.with_profile(page, read.profile) for page in found.pages])
 
 
 @contextmanager
@@ -147,14 +151,6 @@ def _image(pixels: bytes | bytearray, size: tuple[int, int], layout: _Layout) ->
     return page.copy(interpretation=layout.interpretation).copy_memory()
 
 
-def _with_profile(page: Any, profile: bytes) -> Any:
-    if not profile:
-        return page
-    page = page.copy()
-    page.set_type(pyvips.GValue.blob_type, "icc-profile-data", profile)
-    return page
-
-
 def _mode(image: Image.Image) -> str:
     """Return the mode in which an image of Pillow is passed on."""
     if image.mode == "P":
@@ -166,6 +162,9 @@ def _mode(image: Image.Image) -> str:
 def _page(image: Image.Image) -> Any:
     mode, (width, height) = _mode(image), image.size
     image.load()
+    if image.format == "BMP" and _invisible(image):
+        # Programs that write no alpha leave its bytes at 0. Browsers show the colours.
+        image.putalpha(_OPAQUE)
     pixels = bytearray()
     # In strips: Pillow would make two copies of the whole.
     rows = max(1, _STRIP_PIXELS // width)
@@ -197,7 +196,16 @@ def _read_bmp(content: bytes) -> _Read:
         start, length = struct.unpack_from("<II", header, _BMP_PROFILE)
         if header[_BMP_SPACE : _BMP_SPACE + 4] == _BMP_EMBEDDED:
             profile = header[start : start + length]
-    return _still(lambda: BmpImagePlugin.BmpImageFile(io.BytesIO(content)), profile)
+    return _still(partial(_open_bmp, content), profile)
+
+
+def _open_bmp(content: bytes) -> Image.Image:
+    return BmpImagePlugin.BmpImageFile(io.BytesIO(content))
+
+
+def _invisible(image: Image.Image) -> bool:
+    """Return whether nothing of an image is visible; it is decoded for that."""
+    return image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0)
 
 
 class RunLengthDecoder(ImageFile.PyDecoder):
@@ -279,20 +287,55 @@ def _read_ico(content: bytes) -> _Read:
         png = content[start : start + length]
         decode = partial(_png_page, png)
         return _Read(image.width, image.height, layout, decode)
-    # The bitmap has twice the height: a mask of one bit per pixel follows.
-    width, height = BmpImagePlugin.DibImageFile(io.BytesIO(content[start:])).size
-    file = IcoImagePlugin.IcoFile(io.BytesIO(content))
-    index = next(at for at, one in enumerate(file.entry) if one.offset == start)
-    return _Read(
-        width,
-        height // 2,
-        _LAYOUTS["RGBA"],
-        lambda *_: LoadedFrames([_page(file.frame(index).convert("RGBA"))]),
-    )
+    return _icon_bitmap(content, start, length)
 
 
 def _png_page(png: bytes, _most: int, fail_on: str) -> LoadedFrames:
-    return LoadedFrames([pyvips.Image.new_from_buffer(png, "", fail_on=fail_on).copy_memory()])
+    page = pyvips.Image.new_from_buffer(png, "", fail_on=fail_on).copy_memory()
+    # Browsers ignore the Exif of an icon, and the header has the size as stored.
+    page.remove("orientation")
+    return LoadedFrames([page])
+
+
+def _icon_bitmap(content: bytes, start: int, length: int) -> _Read:
+    # The bitmap has twice the height: a mask of one bit per pixel follows.
+    width, height = BmpImagePlugin.DibImageFile(io.BytesIO(content[start:])).size
+    height //= 2
+    file = IcoImagePlugin.IcoFile(io.BytesIO(content))
+    index = next(at for at, one in enumerate(file.entry) if one.offset == start)
+
+    def decode(_most: int, _fail_on: str) -> LoadedFrames:
+        image = file.frame(index).convert("RGBA")
+        if _invisible(image):
+            # Programs that write no alpha leave its bytes at 0. Browsers then apply the mask.
+            alpha = _icon_alpha(content[start : start + length], width, height)
+            image.putalpha(alpha or image.getchannel("A"))
+        return LoadedFrames([_page(image)])
+
+    return _Read(width, height, _LAYOUTS["RGBA"], decode)
+
+
+# BITMAPINFOHEADER: its length, bits per pixel, compression; masks of the colours may follow.
+_DIB_HEADER = struct.Struct("<IiiHHI")
+_DIB_BITS, _DIB_FIELDS, _DIB_MASKS = 32, (40, 3), 12
+_MASK_ROW_BITS = 32
+
+
+def _icon_alpha(bitmap: bytes, width: int, height: int) -> Image.Image | None:
+    """Return the alpha that the mask after the pixels of a bitmap defines; None if not of 32 bits.
+
+    A pixel is transparent if its bit is set. Without a complete mask everything is opaque.
+    """
+    header, _, _, _, bits, compression = _DIB_HEADER.unpack_from(bitmap)
+    if bits != _DIB_BITS:
+        return None
+    row = -(-width // _MASK_ROW_BITS) * _MASK_ROW_BITS // 8
+    start = header + 4 * width * height
+    start += _DIB_MASKS if (header, compression) == _DIB_FIELDS else 0
+    mask = bitmap[start : start + row * height]
+    if len(mask) < row * height:
+        return Image.new("L", (width, height), _OPAQUE)
+    return Image.frombytes("1", (width, height), mask, "raw", "1;I", row, -1).convert("L")
 
 
 def _read_jp2(content: bytes) -> _Read:
@@ -365,7 +408,10 @@ def _read_jxl(content: bytes) -> _Read:
 def _jxl_page(content: bytes, layout: _Layout, _most: int, _fail_on: str) -> LoadedFrames:
     dtype = "uint16" if layout.number_type == "ushort" else "uint8"
     found, pixels = pyjpegxl.decode(content, dtype=dtype)
-    return LoadedFrames([_image(pixels, (found.width, found.height), layout)])
+    page = _image(pixels, (found.width, found.height), layout)
+    if found.has_alpha and has_premultiplied_alpha(content):
+        page = unpremultiplied(page).copy_memory()
+    return LoadedFrames([page])
 
 
 def _read_avif(content: bytes) -> _Read:

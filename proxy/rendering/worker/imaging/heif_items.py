@@ -67,6 +67,11 @@ class HeifItems:
     lengths: Mapping[int, int]
     """Bytes that are read for each item."""
 
+    @property
+    def premultiplied(self) -> bool:
+        """Whether the colours of the primary item are multiplied by its alpha (MIAF, 7.3.5.2)."""
+        return any(one.kind == b"prem" and one.item == self.primary for one in self.references)
+
     def of_primary(self) -> list[Property]:
         """Return the properties of the primary item; if it is a grid, also those of a tile."""
         tiles = (

@@ -183,11 +183,17 @@ def decode_heic(content: bytes) -> Any:
     # Into memory of libvips while ``pixels`` exists: `copy_memory` of the first image would return
     # the image itself.
     page = page.copy(interpretation=_INTERPRETATIONS[bands < _RGB, wide]).copy_memory()
-    if decoded.mode.startswith("RGBa"):
-        page = page.unpremultiply().cast(number_type).copy(interpretation=page.interpretation)
+    if decoded.mode.startswith(("RGBa", "La")):
+        page = unpremultiplied(page).copy_memory()
     if profile := decoded.info.get("icc_profile"):
         page.set_type(pyvips.GValue.blob_type, "icc-profile-data", profile)
     return page
+
+
+def unpremultiplied(page: Any) -> Any:
+    """Return a page whose colours are no longer multiplied by its alpha, in the same levels."""
+    straight = page.unpremultiply().rint().cast(page.format)
+    return straight.copy(interpretation=page.interpretation)
 
 
 def _decodes_sample(source_type: str) -> bool:

@@ -17,13 +17,21 @@ from pyvips.vimage import FORMAT_TO_TYPESTR
 from proxy.domain.formats import SNIFF_BYTES, sniff
 from proxy.domain.variant import Gamut
 from proxy.domain.worker_protocol import Limits
-from proxy.rendering.worker.imaging import animated_png, colour, file_structure, heif_items, svg
+from proxy.rendering.worker.imaging import (
+    animated_png,
+    colour,
+    file_structure,
+    heif_items,
+    svg,
+    tiff,
+)
 from proxy.rendering.worker.imaging.libvips import (
     DECODED_ELSEWHERE,
     SourceRefused,
     decode_heic,
     loadable_types,
     loaders_of,
+    unpremultiplied,
 )
 
 MIN_TRANSPARENCY = 0.0005
@@ -35,7 +43,7 @@ _OPAQUE = 255
 _ANIMATED = ("webp", "gif")
 _COMPRESSIONS: Mapping[str, str] = MappingProxyType({"avif": "av1", "heic": "hevc"})
 _GREY = ("b-w", "grey16")
-_RGBA = 4
+_COLOURS, _RGBA = 3, 4
 # EXIF orientations that swap width and height.
 _ROTATED = range(5, 9)
 # Chromium, Firefox and WebKit show a frame with a delay of up to 10 ms, or none, for 100 ms. With
@@ -147,9 +155,7 @@ def open_source(descriptor: int, limits: Limits) -> OpenedSource:
     if source_type == "avif" and pages > 1:
         with suppress(pyvips.Error):
             return _open_elsewhere(descriptor, source_type, limits)
-    if source_type == "tiff" and (lab := colour.unreadable_lab(descriptor)):
-        detail = f"the source is a TIFF in {lab}, which is not supported: save it as RGB"
-        raise SourceRefused("unsupported", detail)
+    layout = _tiff_layout(descriptor) if source_type == "tiff" else None
     largest = limits.max_pixels if pages <= 1 else limits.max_animation_pixels // pages
     largest = min(largest, limits.max_raw_bytes // _RGBA)
     content = file_structure.repaired(
@@ -165,10 +171,12 @@ def open_source(descriptor: int, limits: Limits) -> OpenedSource:
     if content is not None and source_type == "gif":
         header = replace(header, pages=header.pages - 1, first_page=1)
     check_header(header, limits)
-    found = colour.read(image, descriptor, source_type)
-    header = replace(header, colour=found)
-    decode = _own_decoder(descriptor, header)
-    return OpenedSource(source, header, descriptor, decode=decode)
+    convert = None
+    if layout is not None:
+        convert = layout.converter(profiled=bool(image.get_typeof("icc-profile-data")))
+    shown = tiff.sample(image, convert) if convert else image
+    header = replace(header, colour=colour.read(shown, descriptor, source_type))
+    return _with_decoder(OpenedSource(source, header, descriptor), convert)
 
 
 def _open_elsewhere(descriptor: int, source_type: str, limits: Limits) -> OpenedSource:
@@ -187,13 +195,57 @@ def _heif_options(descriptor: int, source_type: str, limits: Limits) -> dict[str
     return {"unlimited": True} if source_type == "heic" and items > heif_items.LIBVIPS_ITEMS else {}
 
 
-def _own_decoder(descriptor: int, header: Header) -> Decode | None:
-    """Return the decoder of a source of which libvips reads the header only."""
+def _tiff_layout(descriptor: int) -> tiff.TiffLayout | None:
+    layout = tiff.read(descriptor)
+    if layout and (reason := layout.unsupported()):
+        raise SourceRefused("unsupported", f"the source is a TIFF {reason}")
+    return layout
+
+
+_Convert = Callable[[Any], Any]
+
+
+def _with_decoder(opened: OpenedSource, convert: _Convert | None) -> OpenedSource:
+    """Return a source with a decoder if libvips reads its header only, or its levels wrongly."""
+    header = opened.header
     if header.source_type == "heic":
-        return partial(_heic, descriptor, header)
+        return replace(opened, decode=partial(_heic, opened.descriptor, header))
+    if header.source_type == "avif" and header.colour.premultiplied:
+        narrow = header.colour.narrow
+        convert = partial(_straight, narrow=narrow)
+        header = replace(header, colour=replace(header.colour, narrow=False))
+    decode: Decode
     if header.source_type == "png" and header.pages > 1:
-        return partial(_animated_png, descriptor)
-    return None
+        decode = partial(_animated_png, opened.descriptor, header)
+    elif convert is not None:
+        decode = partial(_converted, opened.source, header, convert)
+    else:
+        return opened
+    # What it returns is upright.
+    width, height = header.upright
+    header = replace(header, width=width, height=height, rotated=False, orientation=1)
+    return replace(opened, header=header, decode=decode)
+
+
+def _straight(page: Any, *, narrow: bool) -> Any:
+    page = colour.widened(page) if narrow else page
+    return unpremultiplied(page) if page.hasalpha() else page
+
+
+def _converted(
+    source: Any, header: Header, convert: _Convert, _most: int, fail_on: str
+) -> LoadedFrames:
+    page = pyvips.Image.new_from_source(source, "", access="sequential", fail_on=fail_on)
+    return LoadedFrames([_turned(convert(page).copy_memory(), header.orientation)])
+
+
+def _turned(page: Any, orientation: int) -> Any:
+    """Return a page in memory upright."""
+    if orientation == 1:
+        return page
+    page = page.copy()
+    page.set_type(pyvips.GValue.gint_type, "orientation", orientation)
+    return page.autorot().copy_memory()
 
 
 def _heic(descriptor: int, header: Header, _most: int, _fail_on: str) -> LoadedFrames:
@@ -203,12 +255,24 @@ def _heic(descriptor: int, header: Header, _most: int, _fail_on: str) -> LoadedF
     return LoadedFrames([page])
 
 
-def _animated_png(descriptor: int, most: int, fail_on: str) -> LoadedFrames:
+def _animated_png(descriptor: int, header: Header, most: int, fail_on: str) -> LoadedFrames:
     content = content_of(descriptor)
     strict = fail_on != "none"
-    found = list(animated_png.decoded_frames(content, most=most, strict=strict))
+    found = [
+        (_turned(_profiled(page, header.colour), header.orientation), delay)
+        for page, delay in animated_png.decoded_frames(content, most=most, strict=strict)
+    ]
     _, loop = animated_png.animation_of(content) or (0, 0)
     return LoadedFrames([page for page, _ in found], [delay for _, delay in found], loop)
+
+
+def _profiled(page: Any, stored: colour.SourceColour) -> Any:
+    """Return a frame in RGBA with the profile of the file, in grey if that is one of grey."""
+    if not stored.profiled:
+        return page
+    if stored.bands < _COLOURS:
+        page = page[0].bandjoin(page[_COLOURS]).copy(interpretation="b-w")
+    return colour.with_profile(page, stored.profile)
 
 
 def content_of(descriptor: int) -> bytes:

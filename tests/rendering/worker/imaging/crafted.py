@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,3 +165,72 @@ def heif_of(brand: bytes, items: Sequence[HeifItem], *, primary: int = 1) -> byt
 
 def _box(name: bytes, body: bytes | bytearray) -> bytes:
     return struct.pack(">I4s", 8 + len(body), name) + body
+
+
+def tiff(
+    size: tuple[int, int],
+    pixels: bytes | Sequence[bytes],
+    tags: Mapping[int, Sequence[int]],
+    *,
+    order: str = "<",
+    big: bool = False,
+) -> bytes:
+    """A TIFF or BigTIFF of these strips or planes; fractions are two numbers."""
+    strips = [pixels] if isinstance(pixels, bytes) else list(pixels)
+    entries = {256: [size[0]], 257: [size[1]], 259: [1], 278: [size[1]], **tags}
+    entries |= {273: [0] * len(strips), 279: [len(strip) for strip in strips]}
+    count, word, inline = ("Q", "Q", 8) if big else ("H", "I", 4)
+    head = 16 if big else 8
+    body = struct.calcsize(f"<{count}") + len(entries) * (12 + 2 * (inline - 4)) + inline
+    packed = {tag: _packed(order, tag, values) for tag, values in entries.items()}
+    at = head + body + sum(len(one) for one in packed.values() if len(one) > inline)
+    offsets = [at + sum(map(len, strips[:index])) for index in range(len(strips))]
+    packed[273] = struct.pack(f"{order}{len(strips)}I", *offsets)
+    directory, outside = struct.pack(f"{order}{count}", len(entries)), b""
+    for tag in sorted(entries):
+        kind, value = _kind(tag), packed[tag]
+        number = len(entries[tag]) // (2 if kind == _RATIONAL else 1)
+        directory += struct.pack(f"{order}HH{word}", tag, kind, number)
+        if len(value) > inline:
+            directory += struct.pack(f"{order}{word}", head + body + len(outside))
+            outside += value
+        else:
+            directory += value.ljust(inline, b"\0")
+    mark = b"II" if order == "<" else b"MM"
+    version = (43, 8, 0, 16) if big else (42, 8)
+    start = mark + struct.pack(f"{order}{'HHHQ' if big else 'HI'}", *version)
+    return start + directory + bytes(inline) + outside + b"".join(strips)
+
+
+_SHORT, _LONG, _RATIONAL, _BYTE = 3, 4, 5, 1
+
+
+def _kind(tag: int) -> int:
+    return {273: _LONG, 279: _LONG, 529: _RATIONAL, 532: _RATIONAL, 34675: _BYTE}.get(tag, _SHORT)
+
+
+def _packed(order: str, tag: int, values: Sequence[int]) -> bytes:
+    code = {_SHORT: "H", _LONG: "I", _RATIONAL: "I", _BYTE: "B"}[_kind(tag)]
+    return struct.pack(f"{order}{len(values)}{code}", *values)
+
+
+def premultiplied_jxl(codestream: bytes) -> bytes:
+    """A JPEG XL of 16 x 16 pixels with an alpha, which says that colours are multiplied by it.
+
+    The defaults of an alpha of 8 bits (ISO/IEC 18181-1, D.3.6) are replaced by 17 bits with the
+    same values, so that what follows keeps its place within bytes.
+    """
+    bits = "".join(f"{byte:08b}"[::-1] for byte in codestream[2:])
+    # After the size, no default and no extra fields: integers, of 8 bits or of a number + 1.
+    at = 9 + 2 + 1
+    at += (8 if bits[at : at + 2] == "11" else 2) + 1 + 2
+    of_sixteen_bits = "0" + "00" + "0" + "11" + "111100" + "00" + "00"
+    if bits[at] == "1":
+        bits = bits[:at] + of_sixteen_bits.replace("111100", "111000") + "1" + bits[at + 1 :]
+    else:
+        assert bits[at:].startswith(of_sixteen_bits)
+        at += len(of_sixteen_bits)
+        bits = bits[:at] + "1" + bits[at + 1 :]
+    return codestream[:2] + bytes(
+        int(bits[start : start + 8][::-1], 2) for start in range(0, len(bits), 8)
+    )

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import struct
+import time
 import zlib
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import pyvips
 from PIL import Image
+from PIL.ImageOps import exif_transpose
 
 from proxy.domain.formats import Format
+from proxy.domain.variant import Gamut
 from proxy.domain.worker_protocol import JobFailure
+from proxy.rendering.worker.imaging import animated_png
 from tests.rendering.worker.imaging import studio
 from tests.support.photos import case
 
@@ -207,14 +213,166 @@ def test_a_frame_outside_of_the_image_ends_the_animation(box: Box) -> None:
     assert studio.pixels(studio.rendered(source))[0, 0].tolist() == list(RED[:3])
 
 
-def test_too_many_frames_are_refused_by_the_header() -> None:
-    source = apng((WHOLE, RED, NONE, SOURCE), (WHOLE, RED, NONE, SOURCE))
+def declaring(frames: int, source: bytes) -> bytes:
     at = source.index(b"acTL") + 4
-    claimed = source[:at] + struct.pack(">I", 10_000_000) + source[at + 4 :]
-    answer = studio.refused_or_known(claimed)
+    return source[:at] + struct.pack(">I", frames) + source[at + 4 :]
+
+
+@pytest.mark.parametrize("missing", [0, 12])
+def test_too_many_frames_are_refused_by_the_header(missing: int) -> None:
+    whole = apng(*[((0, 0, 1, 1), RED, NONE, SOURCE)] * 501)
+    # If the file is incomplete, what it declares counts.
+    source = declaring(10_000_000, apng((WHOLE, RED, NONE, SOURCE)) if missing else whole)
+    answer = studio.refused_or_known(source[: len(source) - missing])
     assert isinstance(answer, JobFailure)
     assert answer.kind == "too_large"
     assert "more than 500 pages" in answer.detail
+
+
+def test_many_chunks_are_counted_quickly() -> None:
+    whole = declaring(3, apng((WHOLE, RED, NONE, SOURCE)))
+    filled = whole[:-12] + chunk(b"fdAT", b"") * 2_000_000 + whole[-12:]
+    started = time.process_time()
+    assert animated_png.animation_of(filled) == (3, 3)
+    assert time.process_time() - started < 1
+
+
+def without_frames() -> bytes:
+    """A still image that declares an animation."""
+    source = apng((WHOLE, RED, NONE, SOURCE))
+    at = source.index(b"fcTL") - 4
+    return declaring(3, source[:at] + source[at + 12 + 26 :])
+
+
+def test_a_declared_animation_without_frames_is_a_still_image() -> None:
+    assert studio.looked_at(without_frames(), strict=True).pages == 1
+    assert studio.pixels(studio.rendered(without_frames()))[0, 0].tolist() == list(RED[:3])
+    one = declaring(3, apng((WHOLE, RED, NONE, SOURCE)))
+    assert studio.looked_at(one, strict=True).pages == 1
+
+
+def test_frames_that_a_complete_file_does_not_have_are_not_missed() -> None:
+    source = declaring(5, apng((WHOLE, RED, NONE, SOURCE), (CORNER, HALF_BLUE, NONE, SOURCE)))
+    assert studio.looked_at(source, strict=True).pages == 2
+    assert len(moving(source)) == 2
+    # Without its end it is truncated.
+    assert isinstance(studio.refused_or_known(source[:-12], strict=True), JobFailure)
+
+
+QUARTERS = (
+    np.array([[[200, 30, 30], [30, 200, 30]], [[30, 30, 200], [220, 220, 220]]], np.uint8)
+    .repeat(12, 0)
+    .repeat(20, 1)
+)
+
+
+def animated(fmt: str, mode: str = "RGB", **options: Any) -> bytes:
+    """Four colours, and the same with black in the first pixels."""
+    first = Image.fromarray(QUARTERS).convert(mode)
+    second = first.copy()
+    second.paste(0 if mode == "L" else (0, 0, 0), (0, 0, 4, 4))
+    return studio.saved(first, fmt, save_all=True, append_images=[second], duration=100, **options)
+
+
+def exif(orientation: int) -> Image.Exif:
+    made = Image.Exif()
+    made[0x112] = orientation
+    return made
+
+
+def upright(levels: Any, orientation: int) -> Any:
+    still = studio.opened(studio.saved(Image.fromarray(levels), exif=exif(orientation)))
+    return np.asarray(exif_transpose(still))
+
+
+@pytest.mark.parametrize(
+    ("orientation", "colour"),
+    [*((at, None) for at in range(1, 9)), (5, b"gAMA"), (3, b"cHRM"), (6, b"cICP")],
+)
+def test_frames_are_upright(orientation: int, colour: bytes | None) -> None:
+    source = animated("PNG", exif=exif(orientation))
+    still = studio.saved(Image.fromarray(QUARTERS), exif=exif(orientation))
+    values = {
+        b"gAMA": struct.pack(">I", 100_000),
+        b"cHRM": struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000),
+        b"cICP": bytes((12, 13, 0, 1)),
+    }
+    if colour is not None:
+        source, still = (
+            one[:33] + chunk(colour, values[colour]) + one[33:] for one in (source, still)
+        )
+    wanted = (
+        upright(QUARTERS, orientation) if colour is None else studio.pixels(studio.rendered(still))
+    )
+    known = studio.looked_at(source, strict=True)
+    assert (known.height, known.width, known.pages) == (*wanted.shape[:2], 2)
+    assert studio.difference(studio.pixels(studio.rendered(source)), wanted) < 1
+    frames = moving(source)
+    assert len(frames) == 2
+    assert studio.difference(frames[0][..., :3], wanted) < 1
+    small = studio.rendered(source, Format.GIF, animated=True, box=studio.contain(20, 20))
+    assert studio.frames(small)[1].shape[:2] == tuple(round(side / 2) for side in wanted.shape[:2])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_frames_of_webp_are_upright(orientation: int) -> None:
+    source = animated("WEBP", lossless=True, exif=exif(orientation))
+    wanted = upright(QUARTERS, orientation)
+    known = studio.looked_at(source, strict=True)
+    assert (known.height, known.width, known.pages) == (*wanted.shape[:2], 2)
+    assert studio.difference(studio.pixels(studio.rendered(source)), wanted) < 1
+    for frame in moving(source):
+        assert studio.difference(frame[..., :3], wanted) < 2
+
+
+def p3_profile() -> bytes:
+    patch = pyvips.Image.black(1, 1, bands=3).copy(interpretation="srgb")
+    found: bytes = patch.icc_transform("p3", input_profile="srgb").get("icc-profile-data")
+    return found
+
+
+def grey_profile() -> bytes:
+    """A grey profile of linear light (ICC.1:2022, 8.5)."""
+    white = struct.pack(">4sI3i", b"XYZ ", 0, 63190, 65536, 54061)
+    curve = struct.pack(">4sII", b"curv", 0, 0)
+    text = struct.pack(">4sI", b"text", 0) + b"none\0\0\0\0"
+    description = struct.pack(">4sII", b"desc", 0, 2) + b"x\0" + bytes(78) + bytes(2)
+    tags = {b"wtpt": white, b"kTRC": curve, b"cprt": text, b"desc": description}
+    at = 128 + 4 + 12 * len(tags)
+    table, bodies = struct.pack(">I", len(tags)), b""
+    for name, body in tags.items():
+        table += struct.pack(">4sII", name, at + len(bodies), len(body))
+        bodies += body
+    head = struct.pack(
+        ">I4sI4s4s4s", at + len(bodies), bytes(4), 0x02400000, b"mntr", b"GRAY", b"XYZ "
+    )
+    head += bytes(12) + b"acsp" + bytes(28) + struct.pack(">3i", 63190, 65536, 54061)
+    return head.ljust(128, b"\0") + table + bodies
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_the_profile_applies_to_every_frame(mode: str, orientation: int) -> None:
+    icc = grey_profile() if mode == "L" else p3_profile()
+    options: dict[str, Any] = {"icc_profile": icc, "exif": exif(orientation)}
+    source = animated("PNG", mode, **options)
+    still = studio.saved(Image.fromarray(QUARTERS).convert(mode), **options)
+    plain = studio.pixels(studio.rendered(animated("PNG", mode, exif=exif(orientation))))
+    wanted = studio.pixels(studio.rendered(still))
+    assert studio.difference(wanted, plain) > 3
+    assert studio.looked_at(source, strict=True).pages == 2
+    assert studio.difference(studio.pixels(studio.rendered(source)), wanted) < 1
+    frames = moving(source)
+    assert len(frames) == 2
+    assert studio.difference(frames[0][..., :3], wanted) < 1
+
+
+def test_frames_in_display_p3_are_sent_in_display_p3() -> None:
+    source = animated("PNG", icc_profile=p3_profile())
+    wide = replace(studio.LOSSLESS, gamut=Gamut.P3)
+    sent = studio.rendered(source, wide)
+    assert studio.opened(sent).info["icc_profile"]
+    assert studio.difference(studio.pixels(sent), QUARTERS) < 2
 
 
 def test_the_pixels_of_all_frames_count() -> None:

@@ -500,25 +500,6 @@ def test_files_of_other_types_are_not_read_for_their_colour(source_type: str) ->
     assert colour.read(image, -1, source_type) == colour.STORED_AS_SRGB
 
 
-def lab_tiff(photometric: int, order: str) -> bytes:
-    """The header of a TIFF of three bands with 8 bits (TIFF 6.0, section 2)."""
-    entries = ((258, 3, 3, 100), (262, 3, 1, photometric if order == "<" else photometric << 16))
-    packed = b"".join(struct.pack(f"{order}HHII", *entry) for entry in entries)
-    start = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(entries))
-    return (start + packed).ljust(100, b"\0") + struct.pack(f"{order}HHH", 8, 8, 8)
-
-
-@pytest.mark.parametrize("order", ["<", ">"])
-@pytest.mark.parametrize(
-    ("photometric", "name"), [(8, "8-bit CIELab"), (9, "ICCLab"), (10, "ITULab"), (2, None)]
-)
-def test_encodings_of_lab_that_libvips_cannot_read_are_found(
-    photometric: int, name: str | None, order: str
-) -> None:
-    with memory_file(lab_tiff(photometric, order)) as source:
-        assert colour.unreadable_lab(source) == name
-
-
 def test_a_tiff_in_eight_bit_lab_is_refused_by_name() -> None:
     sentence = "the source is a TIFF in 8-bit CIELab, which is not supported: save it as RGB"
     expected = JobFailure("unsupported", sentence)

@@ -7,6 +7,7 @@ import io
 import struct
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -157,6 +158,16 @@ ROWS = {
 }
 
 
+@pytest.mark.parametrize("named", [False, True])
+def test_a_bmp_whose_alpha_is_zero_everywhere_is_opaque(*, named: bool) -> None:
+    pixels = bytes((0, 0, 255, 0, 255, 0, 0, 0))
+    masks = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000) + bytes(52)
+    plain: dict[str, Any] = {"compression": 3, "extra": masks, "header": 108} if named else {}
+    source = bmp((2, 1), pixels, bits=32, **plain)
+    assert not studio.looked_at(source, strict=True).has_alpha
+    assert shown(source, "RGBA") == [[[*RED, 255], [*BLUE, 255]]]
+
+
 @pytest.mark.parametrize("bits", [8, 4])
 def test_a_bmp_may_be_compressed_as_runs(bits: int) -> None:
     source = bmp((5, 3), RUNS[bits], bits=bits, compression=3 - bits // 4, extra=PALETTE)
@@ -246,11 +257,74 @@ def test_a_jxl_in_display_p3_is_converted(name: str) -> None:
     assert max(abs(one - other) for one, other in zip(found, wanted, strict=True)) <= 6
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_jxl_whose_colours_are_multiplied_by_its_alpha_is_shown_as_meant(bits: int) -> None:
+    unit = 1 if bits == 8 else 257
+    pixel = np.array([100, 15, 15, 128]) * unit
+    stored = np.full((16, 16, 4), pixel, np.uint8 if bits == 8 else np.uint16)
+    plain = jxl(stored, lossless=True)
+    assert shown(plain, "RGBA")[8][8] == [100, 15, 15, 128]
+    multiplied = crafted.premultiplied_jxl(decoders._codestream(plain))
+    red, green, blue, alpha = shown(multiplied, "RGBA")[8][8]
+    assert abs(red - 199) <= 2
+    assert max(abs(green - 30), abs(blue - 30)) <= 2
+    assert alpha == 128
+
+
 def test_a_jpeg_2000_in_cmyk_is_converted() -> None:
     patch = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
     red, green, blue = shown(studio.saved(patch, "JPEG2000"))[0][0]
     assert red > 200
     assert max(green, blue) < 80
+
+
+def dib(alpha: tuple[int, ...], mask: bytes, *, fields: bool = False) -> bytes:
+    """The bitmap of an icon of 16 x 16 red pixels; rows come from below, and begin with these."""
+    side = 16
+    head = struct.pack("<IiiHHIIiiII", 40, side, 2 * side, 1, 32, 3 * fields, 0, 0, 0, 0, 0)
+    head += struct.pack("<III", 0xFF0000, 0xFF00, 0xFF) if fields else b""
+    first = b"".join(bytes((0, 0, 255, at)) for at in alpha)
+    return head + first + b"\0\0\xff\0" * (side * side - len(alpha)) + mask
+
+
+UPPER_HALF = bytes(4) * 8 + b"\xff\xff\0\0" * 8
+
+
+@pytest.mark.parametrize("fields", [False, True])
+@pytest.mark.parametrize(
+    ("alpha", "mask", "upper", "lower"),
+    [
+        ((), bytes(64), 255, 255),
+        ((), b"", 255, 255),
+        ((), UPPER_HALF, 0, 255),
+        ((), b"\xff" * 64, 0, 0),
+        # With any alpha the mask is ignored.
+        ((128,), UPPER_HALF, 0, 0),
+    ],
+)
+def test_the_mask_of_an_icon_applies_if_its_alpha_is_zero_everywhere(
+    alpha: tuple[int, ...], mask: bytes, upper: int, lower: int, *, fields: bool
+) -> None:
+    source = ico(dib(alpha, mask, fields=fields), sides=(16,))
+    found = studio.pixels(studio.rendered(source), "RGBA")
+    assert found[0, 8, 3] == upper
+    assert found[15, 8, 3] == lower
+    assert found[15, 0, 3] == (alpha[0] if alpha else lower)
+    assert not upper or found[0, 8, :3].tolist() == RED
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_exif_of_an_icon_is_ignored(orientation: int) -> None:
+    """As in browsers, which read the pixels of the PNG only."""
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    image = Image.new("RGB", (32, 16), "red")
+    image.paste("blue", (0, 0, 16, 8))
+    source = ico(studio.saved(image, exif=exif), sides=(32,))
+    known = studio.looked_at(source, strict=True)
+    assert (known.width, known.height) == (32, 16)
+    found = studio.pixels(studio.rendered(source))
+    assert studio.difference(found, studio.pixels(image)) == 0
 
 
 def test_the_largest_image_of_an_icon_is_shown() -> None:

@@ -174,3 +174,16 @@ def test_the_first_of_several_images_of_an_encoder_is_shown() -> None:
     found = studio.pixels(studio.rendered(source, studio.LOSSLESS))
     assert found.shape == PATTERN.shape
     assert studio.difference(found, PATTERN) < 20
+
+
+@pytest.mark.parametrize(("primary", "found"), [(1, True), (2, False)])
+def test_colours_that_are_multiplied_by_an_alpha_are_found(primary: int, *, found: bool) -> None:
+    items = [
+        HeifItem(b"av01", bytes(9), (ispe(8, 8),), ((b"prem", (3,)),)),
+        HeifItem(b"av01", bytes(9), (ispe(8, 8),)),
+        HeifItem(b"av01", bytes(9), (ispe(8, 8),), ((b"auxl", (1, 2)),)),
+    ]
+    with memory_file(heif_of(b"avif", items, primary=primary)) as source:
+        read = heif_items.read(source)
+    assert read is not None
+    assert read.premultiplied == found

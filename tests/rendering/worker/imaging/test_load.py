@@ -512,3 +512,38 @@ def test_a_page_has_one_alpha_at_most(interpretation: str, colours: int, extra: 
         page = shrunk(open_source(source, MANY_BANDS), (15, 15))
         assert page.bands <= 4
         assert to_srgb(page).bands == 3 + min(extra, 1)
+
+
+TRANSPARENT = Image.new("RGBA", (64, 64), (200, 30, 30, 100))
+TRANSPARENT.paste((30, 200, 30, 255), (0, 0, 32, 32))
+TRANSPARENT.paste((30, 30, 200, 50), (32, 32, 64, 64))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+@pytest.mark.parametrize("span", ["full", "limited"])
+@pytest.mark.parametrize("moves", [False, True])
+def test_an_avif_whose_colours_are_multiplied_by_its_alpha_is_shown_as_meant(
+    mode: str, span: str, *, moves: bool
+) -> None:
+    picture = TRANSPARENT.convert(mode)
+    options = {"quality": 100, "range": span}
+    options["subsampling"] = "4:0:0" if mode == "LA" else "4:4:4"
+    if moves:
+        turned = picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+        options |= {"save_all": True, "append_images": [turned], "duration": 100}
+    source = studio.saved(picture, "AVIF", alpha_premultiplied=True, **options)
+    assert b"prem" in source
+    plain = studio.saved(picture, "AVIF", alpha_premultiplied=False, **options)
+    known = studio.looked_at(source, strict=True)
+    assert (known.has_alpha, known.pages) == (True, 1 + moves)
+    found, wanted = (studio.pixels(studio.rendered(one), "RGBA") for one in (source, plain))
+    # A twentieth of the light has few levels left.
+    assert np.abs(found.astype(int) - wanted)[8::48, 8::48].max() <= 8
+    assert np.abs(wanted.astype(int) - np.asarray(picture.convert("RGBA"))).max() <= 8
+
+
+def test_a_truncated_avif_with_multiplied_colours_is_found() -> None:
+    source = studio.saved(TRANSPARENT, "AVIF", quality=100, alpha_premultiplied=True)
+    answer = studio.refused_or_known(source[:-40], strict=True)
+    assert isinstance(answer, JobFailure)
+    assert answer.kind == "undecodable"
