@@ -111,8 +111,7 @@ async def embed_(
         except (OSError, ValueError) as error:
             raise ValueError(f"no metadata in {source}: {_reason(error)}") from error
         # Metadata of an earlier run is replaced in the copy; the file itself is not changed.
-        known = ImageMetadataWriter().extract_metadata(path) is not None
-        content = embed(_read(path, _MAX_IMAGE_BYTES), found, replace=known)
+        content = embed(_read(path, _MAX_IMAGE_BYTES), found)
         beside = sidecar_json(found) if sidecar else None
         output.mkdir(parents=True, exist_ok=True)
         print(printable(str(publish(output, path.name, content, beside, generated=False))))

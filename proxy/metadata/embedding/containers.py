@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Collection, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple, Protocol
 
 EXIF_PREFIX = b"Exif\0\0"
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -15,11 +15,8 @@ _END = b"\xff\xd9"
 """EOI; cannot occur in image data."""
 _STANDALONE = frozenset((0x01, *range(0xD0, 0xD8)))
 """Markers of JPEG without a length."""
-_ASCII, _LONG, _UNDEFINED = 2, 4, 7
-"""Types of TIFF values."""
-_EXIF_IFD, _USER_COMMENT, _INLINE = 0x8769, 0x9286, 4
-_HEAD = b"II*\0" + struct.pack("<I", 8)
-"""Little-endian, and the offset of IFD0."""
+_MAX_INFLATED = 1 << 20
+"""As for readers: a longer compressed text is none that this program wrote."""
 _WEBP_EXIF, _WEBP_ALPHA = 0x08, 0x10
 
 
@@ -31,46 +28,57 @@ class _Piece(NamedTuple):
     end: int
 
 
+class Own(Protocol):
+    """Recognises what an earlier run of this program wrote, and nobody has changed since."""
+
+    def is_own_text(self, keyword: str, text: bytes) -> bool:
+        """Return whether a text chunk is to be replaced; ``text`` is inflated."""
+
+    def is_own_exif(self, tiff: bytes) -> bool:
+        """Return whether a TIFF structure is to be replaced, as a whole."""
+
+
 def with_metadata(
-    content: bytes, texts: Mapping[str, str], exif: bytes, *, ours: Collection[str] = ()
+    content: bytes,
+    texts: Mapping[str, str],
+    exif: bytes,
+    *,
+    own: Own | None = None,
+    always: str = "",
 ) -> bytes:
     """Return the file with text chunks (PNG only) and a TIFF structure, unless that is empty.
 
     Nothing of another program is removed: keywords that a PNG has are not written a second time,
-    and its EXIF data stays. If the file has metadata of this program already, ``ours`` are its
-    keywords, which are replaced, as is the EXIF data.
+    except for ``always``, whose chunk comes first; and its EXIF data stays. Only what is ``own`` is
+    replaced.
 
     Raises:
-        ValueError: it is no such file or damaged, or a JPEG or WebP has EXIF data already.
+        ValueError: it is no such file or damaged, or a JPEG or WebP has other EXIF data.
     """
     try:
         if content.startswith(_PNG):
-            return _into_png(content, texts, exif, ours=ours)
+            return _into_png(content, texts, exif, own, always)
         if content.startswith(b"\xff\xd8"):
-            return _into_jpeg(content, exif, ours=ours)
+            return _into_jpeg(content, exif, own)
         if content.startswith(b"RIFF") and content[8:12] == b"WEBP":
-            return _into_webp(content, exif, ours=ours)
+            return _into_webp(content, exif, own)
     except (IndexError, struct.error):
         raise ValueError("the file is damaged") from None
     raise ValueError("the file is not PNG, JPEG or WebP")
 
 
 def _into_png(
-    content: bytes, texts: Mapping[str, str], exif: bytes, *, ours: Collection[str]
+    content: bytes, texts: Mapping[str, str], exif: bytes, own: Own | None, always: str
 ) -> bytes:
     pieces = list(_chunks(content, len(_PNG), len(content), ">I4s", trailer=4))
     if not pieces or (pieces[0].kind, pieces[-1].kind) != (b"IHDR", b"IEND"):
         raise IndexError
-    found = {_keyword(content, one) for one in pieces if one.kind in _TEXT_CHUNKS}
     head, *rest = pieces
-    if ours:
-        rest = [
-            one
-            for one in rest
-            if one.kind != b"eXIf"
-            and not (one.kind in _TEXT_CHUNKS and _keyword(content, one) in ours)
-        ]
-        found = set()
+    if own is not None:
+        rest = [one for one in rest if not _is_own(content, one, own)]
+    found = {_text(content, one)[0] for one in rest if one.kind in _TEXT_CHUNKS}
+    # One of another program may have that keyword; readers take the first that they can parse.
+    found.discard(always)
     new = [_text_chunk(key, text) for key, text in texts.items() if key not in found]
     if exif and not any(one.kind == b"eXIf" for one in rest):
         new.append(_png_chunk(b"eXIf", exif))
@@ -79,8 +87,34 @@ def _into_png(
     return b"".join((content[: head.end], *new, *old, content[pieces[-1].end :]))
 
 
-def _keyword(content: bytes, piece: _Piece) -> str:
-    return content[piece.start + 8 : piece.end - 4].partition(b"\0")[0].decode("latin-1")
+def _is_own(content: bytes, piece: _Piece, own: Own) -> bool:
+    if piece.kind == b"eXIf":
+        return own.is_own_exif(content[piece.start + 8 : piece.end - 4])
+    if piece.kind not in _TEXT_CHUNKS:
+        return False
+    keyword, text = _text(content, piece)
+    return text is not None and own.is_own_text(keyword, text)
+
+
+def _text(content: bytes, piece: _Piece) -> tuple[str, bytes | None]:
+    """Return the keyword of a text chunk, and its text unless that cannot be read."""
+    keyword, _, text = content[piece.start + 8 : piece.end - 4].partition(b"\0")
+    compressed = piece.kind == b"zTXt"
+    if compressed:
+        text = text[1:]
+    elif piece.kind == b"iTXt":
+        # Language and translated keyword stand before the text.
+        compressed, text = text[:1] == b"\1", text[2:].partition(b"\0")[2].partition(b"\0")[2]
+    return keyword.decode("latin-1"), _inflated(text) if compressed else text
+
+
+def _inflated(deflated: bytes) -> bytes | None:
+    stream = zlib.decompressobj()
+    try:
+        inflated = stream.decompress(deflated, _MAX_INFLATED)
+    except zlib.error:
+        return None
+    return inflated if stream.eof else None
 
 
 def _text_chunk(keyword: str, text: str) -> bytes:
@@ -126,13 +160,13 @@ def _chunks(
             break
 
 
-def _into_jpeg(content: bytes, exif: bytes, *, ours: Collection[str]) -> bytes:
+def _into_jpeg(content: bytes, exif: bytes, own: Own | None) -> bytes:
     segments = list(_segments(content))
-    kept = [one for one in segments if not _is_exif(content, one)]
     if not exif:
         return content
-    if len(kept) < len(segments) and not ours:
-        raise _foreign()
+    old = {one for one in segments if _is_exif(content, one)}
+    _require_own((content[one.start : one.end] for one in old), own)
+    kept = [one for one in segments if one not in old]
     body = EXIF_PREFIX + exif
     new = struct.pack(">BBH", 0xFF, _APP1, len(body) + 2) + body
     # JFIF demands that its segment is the first one; EXIF is content with the second place.
@@ -168,16 +202,16 @@ def _is_exif(content: bytes, piece: _Piece) -> bool:
     return piece.kind[0] == _APP1 and EXIF_PREFIX in content[piece.start : piece.start + 20]
 
 
-def _into_webp(content: bytes, exif: bytes, *, ours: Collection[str]) -> bytes:
+def _into_webp(content: bytes, exif: bytes, own: Own | None) -> bytes:
     if not exif:
         return content
     end = 8 + int(struct.unpack_from("<I", content, 4)[0])
     if end > len(content):
         raise IndexError
     pieces = list(_chunks(content, 12, end, "<4sI", even=True))
-    kept = [one for one in pieces if one.kind != b"EXIF"]
-    if len(kept) < len(pieces) and not ours:
-        raise _foreign()
+    old = {one for one in pieces if one.kind == b"EXIF"}
+    _require_own((content[one.start + 8 : one.end] for one in old), own)
+    kept = [one for one in pieces if one not in old]
     chunks = [(one.kind, content[one.start : one.end]) for one in kept]
     if chunks[0][0] != b"VP8X":
         # Only the extended format may have metadata.
@@ -205,40 +239,19 @@ def _extended(content: bytes, image: _Piece) -> bytes:
         width, height = (int(side) & 0x3FFF for side in struct.unpack_from("<HH", body, 6))
     else:
         raise IndexError
+    if not width or not height:
+        raise IndexError
     sizes = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
     return struct.pack("<4sII", b"VP8X", 10, flags) + sizes
 
 
-def _foreign() -> ValueError:
-    return ValueError(
-        "the file has EXIF data of another program, which would be lost. "
-        "Convert it to PNG, or keep the metadata in a sidecar file."
-    )
-
-
-def exif_of(ifd0: Mapping[int, bytes], exif: Mapping[int, bytes], comment: bytes = b"") -> bytes:
-    """Return a TIFF structure: text of IFD0 and of the Exif IFD by tag, and the UserComment."""
-    main = [(tag, _ASCII, text + b"\0") for tag, text in sorted(ifd0.items())]
-    below = [(tag, _ASCII, text + b"\0") for tag, text in exif.items()]
-    if comment:
-        below.append((_USER_COMMENT, _UNDEFINED, comment))
-    if not below:
-        return _HEAD + _directory(main, len(_HEAD))
-    # The length does not depend on the value of the pointer.
-    at = len(_HEAD) + len(_directory([*main, (_EXIF_IFD, _LONG, bytes(_INLINE))], 0))
-    pointer = (_EXIF_IFD, _LONG, struct.pack("<I", at))
-    # Tags of a directory must ascend.
-    return _HEAD + _directory([*main, pointer], len(_HEAD)) + _directory(sorted(below), at)
-
-
-def _directory(entries: list[tuple[int, int, bytes]], offset: int) -> bytes:
-    data = offset + 2 + 12 * len(entries) + 4
-    head, values = struct.pack("<H", len(entries)), b""
-    for tag, kind, value in entries:
-        count = len(value) // 4 if kind == _LONG else len(value)
-        inline = value.ljust(_INLINE, b"\0")
-        if len(value) > _INLINE:
-            inline = struct.pack("<I", data + len(values))
-            values += value + b"\0" * (len(value) & 1)
-        head += struct.pack("<HHI", tag, kind, count) + inline
-    return head + struct.pack("<I", 0) + values
+def _require_own(found: Iterable[bytes], own: Own | None) -> None:
+    """Raise ValueError if EXIF data, possibly after the prefix of JPEG, is of another program."""
+    for one in found:
+        # Some programs write the prefix into WebP too.
+        tiff = one.partition(EXIF_PREFIX)[2] or one
+        if own is None or not own.is_own_exif(tiff):
+            raise ValueError(
+                "the file has EXIF data of another program, which would be lost. "
+                "Convert it to PNG, or keep the metadata in a sidecar file."
+            )

@@ -5,10 +5,8 @@ from __future__ import annotations
 import errno
 import io
 import itertools
-import json
 import os
 import stat
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -16,13 +14,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from proxy.domain.errors import MetadataError
 from proxy.metadata.container.walk import walk
-from proxy.metadata.embedding.containers import exif_of, with_metadata
-from proxy.metadata.embedding.fields import UNKNOWN, ImageMetadataEmbedding
-from proxy.metadata.embedding.naming import (
-    SUFFIXES,
-    ImageNamingConfig,
-    filename_of,
-    parse_timestamp,
+from proxy.metadata.embedding.containers import with_metadata
+from proxy.metadata.embedding.fields import ImageMetadataEmbedding
+from proxy.metadata.embedding.naming import SUFFIXES, ImageNamingConfig, filename_of
+from proxy.metadata.embedding.written import (
+    FULL_JSON,
+    MAX_JPEG_EXIF,
+    EarlierMetadata,
+    exif_data,
+    texts_of,
 )
 from proxy.runtime.safe_open import sync_directory
 from proxy.runtime.tempfiles import TempFile, write_all
@@ -30,20 +30,13 @@ from proxy.runtime.tempfiles import TempFile, write_all
 if TYPE_CHECKING:
     from PIL import Image
 
-FULL_JSON = "ml_lib_metadata"
-"""The keyword of the PNG chunk with all fields."""
-KEYWORDS = {
-    one: one for one in ImageMetadataEmbedding.__dataclass_fields__ if one != "base_model_id"
-} | {"base_model_id": "base_model"}
-"""The keyword of each field's own PNG chunk."""
-_MAX_JPEG_EXIF = 60_000
-"""A segment of JPEG has at most 65,533 bytes."""
 _OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "PNG": {},
     "JPEG": {"quality": 95, "subsampling": 0},
     "WEBP": {"quality": 95},
 }
-_IMAGE_DESCRIPTION, _SOFTWARE, _DATE_TIME, _OFFSET_TIME = 0x010E, 0x0131, 0x0132, 0x9010
+_MAX_SIDES = {"PNG": (1 << 31) - 1, "JPEG": 65_500, "WEBP": 16_383}
+"""In pixels; that of JPEG is the limit of libjpeg."""
 FILE_MODE = 0o666
 """Less the umask, as for files of other programs."""
 
@@ -112,17 +105,21 @@ class ImageMetadataWriter:
 
 def read_metadata(file: BinaryIO) -> ImageMetadataEmbedding | None:
     """As `ImageMetadataWriter.extract_metadata`, for a seekable file."""
+    return next(_embedded(file), None)
+
+
+def _embedded(file: BinaryIO) -> Iterator[ImageMetadataEmbedding]:
+    """Yield all metadata that can be parsed, that of text chunks first."""
     try:
         found = walk(file)
     # Not an image, or one that exceeds the limits of the walk.
     except MetadataError:
-        return None
+        return
     chunks = [one.text for one in found.texts if one.keyword == FULL_JSON]
     comments = [one.text for one in found.exif if one.keyword == "UserComment"]
     for text in (*chunks, *comments):
         with suppress(ValueError):
-            return ImageMetadataEmbedding.from_json(text)
-    return None
+            yield ImageMetadataEmbedding.from_json(text)
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -154,6 +151,12 @@ def format_of(name: str) -> str:
 
 
 def _encode(image: Image.Image, kind: str) -> bytes:
+    # Before the encoder: its errors do not name the cause, and one of them is a MemoryError.
+    if not 0 < min(image.size) <= max(image.size) <= _MAX_SIDES[kind]:
+        raise ValueError(
+            f"{kind} cannot store an image of {image.width}x{image.height} pixels. "
+            f"Each side must have 1 to {_MAX_SIDES[kind]:,} pixels."
+        )
     # A copy: the caller's image keeps its info, of which Pillow would write comment and XMP.
     clean = image.copy()
     clean.info = {key: image.info[key] for key in ("transparency",) if key in image.info}
@@ -174,61 +177,20 @@ def embed(
     *,
     full_json: bool = True,
     exif: bool = True,
-    replace: bool = False,
 ) -> bytes:
     """Return an image file with metadata; its pixels are not encoded again.
 
-    Models are named without folders. ``replace`` replaces metadata of this program.
+    Models are named without folders. What this program embedded earlier is replaced, unless another
+    program has changed it.
 
     Raises:
         ValueError: the file is damaged or no PNG, JPEG or WebP, or would lose other EXIF data.
     """
     safe = metadata.without_folders()
-    is_jpeg = content.startswith(b"\xff\xd8")
-    return with_metadata(
-        content,
-        _texts(safe) if full_json else {},
-        _exif(safe, limit=_MAX_JPEG_EXIF if is_jpeg else None) if exif else b"",
-        ours={FULL_JSON, *KEYWORDS.values()} if replace else (),
-    )
-
-
-def _texts(metadata: ImageMetadataEmbedding) -> dict[str, str]:
-    """Return the text of each PNG chunk by its keyword; unknown values have none."""
-    known = {
-        KEYWORDS[name]: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        for name, value in metadata.to_dict().items()
-        if value not in (None, UNKNOWN, [])
-    }
-    return {FULL_JSON: metadata.to_json(), **known}
-
-
-def _exif(metadata: ImageMetadataEmbedding, *, limit: int | None) -> bytes:
-    """Return EXIF data; what exceeds the limit of JPEG is omitted with a warning."""
-    made_by = (metadata.pipeline_type, metadata.pipeline_version)
-    software = " ".join(one for one in made_by if one != UNKNOWN)
-    text = {_IMAGE_DESCRIPTION: metadata.prompt, _SOFTWARE: software}
-    offset = {}
-    # An unknown time is omitted: a name may do without it.
-    with suppress(ValueError):
-        text[_DATE_TIME] = parse_timestamp(metadata).strftime("%Y:%m:%d %H:%M:%S")
-        offset[_OFFSET_TIME] = b"+00:00"
-    # As UTF-8, which readers expect although EXIF allows ASCII only.
-    ifd0 = {
-        tag: value.replace("\0", "").encode("utf-8", "replace")
-        for tag, value in text.items()
-        if value
-    }
-    comment = b"UNICODE\0" + metadata.to_json().encode("utf-16-le", "replace")
-    result = exif_of(ifd0, offset, comment)
-    if limit is None or len(result) <= limit:
-        return result
-    advice = "Save a PNG, or a sidecar file as well."
-    warnings.warn(f"too long for JPEG: not all fields are embedded. {advice}", stacklevel=4)
-    result = exif_of(ifd0, offset)
-    if len(result) > limit:
-        del ifd0[_IMAGE_DESCRIPTION]
-    return exif_of(ifd0, offset)
+    limit = MAX_JPEG_EXIF if content.startswith(b"\xff\xd8") else None
+    texts, tiff = texts_of(safe) if full_json else {}, exif_data(safe, limit=limit) if exif else b""
+    earlier = EarlierMetadata(_embedded(io.BytesIO(content)))
+    return with_metadata(content, texts, tiff, own=earlier, always=FULL_JSON)
 
 
 def sidecar_path(image: Path) -> Path:

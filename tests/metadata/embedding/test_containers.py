@@ -10,17 +10,18 @@ from typing import Any
 import pytest
 from PIL import Image, PngImagePlugin
 
-from proxy.metadata.embedding.containers import exif_of, with_metadata
+from proxy.metadata.embedding.containers import with_metadata
+from proxy.metadata.embedding.exif import exif_of
 
 EXIF = exif_of({0x010E: "a cat, Größe 日本".encode()}, {0x9010: b"+00:00"}, b"UNICODE\0{\0}\0")
 OTHER_EXIF = exif_of({0x0131: b"Camera 1.0"}, {})
+NOISE = Image.effect_noise((33, 17), 64)
 
 
 def encoded(kind: str, mode: str = "RGB", **options: Any) -> bytes:
-    noise = Image.effect_noise((33, 17), 64)
-    image = noise.convert(mode)
+    image = NOISE.convert(mode)
     if mode.endswith("A"):
-        image.putalpha(noise)
+        image.putalpha(NOISE)
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
@@ -118,6 +119,18 @@ def test_exif_data_of_another_program_is_not_replaced(kind: str) -> None:
         with_metadata(other, {}, EXIF)
 
 
+class Known:
+    """Recognises some texts by keyword, and one structure."""
+
+    texts = {("seed", b"42"), ("vae", b"old"), ("key", "日本".encode())}  # noqa: RUF012
+
+    def is_own_text(self, keyword: str, text: bytes) -> bool:
+        return (keyword, text) in self.texts
+
+    def is_own_exif(self, tiff: bytes) -> bool:
+        return tiff == OTHER_EXIF
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 def test_own_metadata_is_replaced(kind: str) -> None:
     info = PngImagePlugin.PngInfo()
@@ -125,13 +138,75 @@ def test_own_metadata_is_replaced(kind: str) -> None:
     options: dict[str, Any] = {"pnginfo": info} if kind == "PNG" else {}
     old = {"seed": "42", "vae": "old"}
     once = with_metadata(encoded(kind, **options), old, OTHER_EXIF)
-    twice = with_metadata(once, {"seed": "7"}, EXIF, ours=("seed", "vae"))
+    twice = with_metadata(once, {"seed": "7"}, EXIF, own=Known())
     image = opened(twice)
     assert 0x010E in image.getexif()
     assert 0x0131 not in image.getexif()
     if kind == "PNG":
         assert image.text == {"seed": "7", "other": "stays"}
         assert [one for one, _ in chunks(twice)].count(b"eXIf") == 1
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_what_is_not_recognised_stays_under_own_keywords_too(kind: str) -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("seed", "43")
+    options: dict[str, Any] = {"pnginfo": info} if kind == "PNG" else {}
+    other = encoded(kind, exif=b"Exif\0\0" + EXIF, **options)
+    if kind != "PNG":
+        with pytest.raises(ValueError, match="EXIF data of another program"):
+            with_metadata(other, {}, OTHER_EXIF, own=Known())
+        return
+    image = opened(with_metadata(other, {"seed": "7", "vae": "new"}, OTHER_EXIF, own=Known()))
+    assert image.text == {"seed": "43", "vae": "new"}
+    assert 0x010E in image.getexif()
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_text_is_recognised_in_each_kind_of_chunk(*, zipped: bool) -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("seed", "42", zip=zipped)
+    info.add_itxt("key", "日本", "ja", "translated", zip=zipped)
+    assert chunks(with_metadata(encoded("PNG", pnginfo=info), {}, b"", own=Known())) == chunks(
+        FILES["png"]
+    )
+
+
+@pytest.mark.parametrize("body", [b"seed\0\0broken", b"seed\0\0" + zlib.compress(b"42")[:-3], b"x"])
+def test_a_damaged_compressed_text_stays(body: bytes) -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add(b"zTXt", body)
+    assert (b"zTXt", body) in chunks(
+        with_metadata(encoded("PNG", pnginfo=info), {}, b"", own=Known())
+    )
+
+
+def test_one_keyword_is_always_written_before_that_of_another_program() -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("all", "other")
+    content = with_metadata(
+        encoded("PNG", pnginfo=info), {"all": "{}", "seed": "7"}, b"", always="all"
+    )
+    found = [body for kind, body in chunks(content) if kind == b"tEXt"]
+    assert found == [b"all\0{}", b"seed\x007", b"all\0other"]
+
+
+def test_a_prefix_of_exif_data_in_webp_is_skipped() -> None:
+    other = encoded("WEBP", exif=b"Exif\0\0" + OTHER_EXIF)
+    at = other.index(OTHER_EXIF)
+    prefixed = other[:at] + b"Exif\0\0" + other[at:]
+    body = bytearray(prefixed)
+    struct.pack_into("<I", body, at - 4, len(OTHER_EXIF) + 6)
+    struct.pack_into("<I", body, 4, len(body) - 8)
+    assert 0x010E in opened(with_metadata(bytes(body), {}, EXIF, own=Known())).getexif()
+
+
+def test_a_webp_of_no_pixels_is_refused() -> None:
+    for at in (26, 28):
+        empty = bytearray(FILES["webp, lossy"])
+        empty[at : at + 2] = b"\0\0"
+        with pytest.raises(ValueError, match="the file is damaged"):
+            with_metadata(bytes(empty), {}, EXIF)
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -281,6 +281,19 @@ def test_an_image_that_the_format_cannot_store_is_refused_with_advice(tmp_path: 
     assert names(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("size", "name"),
+    [(size, f"a.{kind}") for size in ((0, 5), (5, 0), (0, 0)) for kind in ("png", "jpg", "webp")]
+    + [((65_501, 1), "a.jpg"), ((1, 16_384), "a.webp")],
+)
+def test_a_size_that_the_format_cannot_store_is_refused_by_its_limit(
+    size: tuple[int, int], name: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=rf"{size[0]}x{size[1]} pixels\. Each side must have 1 to"):
+        WRITER.save_with_metadata(Image.new("RGB", size), make(), tmp_path, filename=name)
+    assert names(tmp_path) == []
+
+
 def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -383,7 +396,7 @@ def test_metadata_is_embedded_in_a_file_without_changing_its_pixels(tmp_path: Pa
             pixels = image.tobytes()
         path.write_bytes(embed(path.read_bytes(), FULL))
         assert WRITER.extract_metadata(path) == FULL
-        path.write_bytes(embed(path.read_bytes(), make(seed=7), replace=True))
+        path.write_bytes(embed(path.read_bytes(), make(seed=7)))
         assert WRITER.extract_metadata(path) == make(seed=7)
         with Image.open(path) as image:
             assert image.tobytes() == pixels
