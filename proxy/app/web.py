@@ -103,6 +103,8 @@ def build_http_server(
     # A purged or changed image must not be served from the response cache.
     storage.invalidators.append(response_cache.forget)
     storage.purger.resets.append(response_cache.clear)
+    # Nor from a response that is being made, which has the old key.
+    storage.purger.resets.append(storage.database.purged_many)
     health = HealthHandler(
         {
             "database": storage.repository.ping,

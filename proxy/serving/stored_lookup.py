@@ -55,6 +55,8 @@ class StoredRendition(NamedTuple):
     """Time that the row took."""
     puts: int
     """`TieredStore.puts` before the look-up: if it has changed, something may be stored now."""
+    changes: int
+    """`CachedMediaRepository.changes` before the look-up; see `StoredLookup.is_valid`."""
 
 
 _Since = tuple[int, int]
@@ -155,6 +157,16 @@ class StoredLookup:
         lookup.waiters.append(waiter)
         return waiter
 
+    def is_valid(self, found: StoredRendition) -> bool:
+        """Return whether a result is that of a look-up that would begin now.
+
+        If its image was changed or purged, nobody may see it any more, or it has another rendition.
+        """
+        since = found.changes
+        return self._rows.changes == since or not self._rows.changed_since(
+            found.plan.media.id, since
+        )
+
     def _start(self) -> None:
         self._scheduled = False
         size, jobs = (1, _SLOW_JOBS) if self._slow > _SLOW else (_BATCH, 1)
@@ -212,7 +224,7 @@ class StoredLookup:
                 rendition = self._store.take(plan.variant, file, since=since)
                 if rendition is not None or not exists:
                     results[-1] = StoredRendition(
-                        plan, rendition, one.known, done.database_s, one.puts
+                        plan, rendition, one.known, done.database_s, one.puts, one.since[1]
                     )
         return results
 

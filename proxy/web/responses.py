@@ -255,6 +255,10 @@ class StreamedResponse(web.StreamResponse):
         self.broken: str | None = None
         """Why it was not sent completely, if it was not."""
 
+    def discard(self) -> None:
+        """Release what the response holds; it is not sent."""
+        self._release()
+
     async def send(self, request: BaseRequest) -> None:
         """Send head and pieces; an error after the head aborts the connection.
 

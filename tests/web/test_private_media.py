@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -20,6 +20,7 @@ KEYS = {"keys": {"a": "k" * 32}, "max_ttl_s": 86_400}
 ADMIN = "admin-key-of-the-test"
 BEARER = {"Authorization": f"Bearer {ADMIN}"}
 UNKNOWN = 999_999
+PRIVATE = "private"
 VARYING = ("date", "x-request-id")
 
 
@@ -314,6 +315,110 @@ async def test_the_cache_refuses_a_response_whose_visibility_has_changed_meanwhi
     await rendering
     for _ in range(3):
         await guarded.like_unknown(path)
+
+
+def after_once(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, act: Callable[[], Awaitable[Any]]
+) -> None:
+    """Let the next call of a coroutine method be followed by an act, before it returns."""
+    work, acts = getattr(owner, name), [act]
+
+    async def wrapped(*args: Any, **named: Any) -> Any:
+        result = await work(*args, **named)
+        while acts:
+            await acts.pop()()
+        return result
+
+    monkeypatch.setattr(type(owner), name, staticmethod(wrapped))
+
+
+@pytest.fixture
+async def opened(guarded: Guarded) -> Guarded:
+    await guarded.set("public")
+    return guarded
+
+
+@pytest.mark.parametrize("query", ["?size=thumbnail", "?size=thumbnail&v=1"])
+@pytest.mark.parametrize("route", ["serve", "api/images"])
+@pytest.mark.parametrize("stored", [False, True])
+async def test_an_image_that_becomes_private_during_its_request_is_not_sent(
+    opened: Guarded, monkeypatch: pytest.MonkeyPatch, route: str, query: str, *, stored: bool
+) -> None:
+    path, services = f"/{route}/{opened.id}{query}", opened.server.services
+    if stored:
+        await opened.get(path)
+        services.storage.renditions.memory.clear()
+        cache = opened.server.surface.runner.pipeline._response_cache
+        cache.clear()
+        after_once(monkeypatch, services.serving.stored_lookup, "find", lambda: opened.set(PRIVATE))
+    else:
+        after_once(monkeypatch, services.serving.delivery, "fetch", lambda: opened.set(PRIVATE))
+    await opened.like_unknown(path)
+
+
+@pytest.mark.parametrize("headers", [{}, {"Range": "bytes=0-9"}])
+async def test_an_image_that_changes_during_its_request_is_looked_up_again_and_not_cached(
+    opened: Guarded, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
+) -> None:
+    path, services = f"/serve/{opened.id}?size=thumbnail", opened.server.services
+
+    async def crop() -> None:
+        focus = {"x": 0.9, "y": 0.9}
+        url = f"/api/media/{opened.id}/focus"
+        answer = await opened.server.client.put(url, json=focus, headers=BEARER)
+        assert answer.status == 200, await answer.text()
+
+    after_once(monkeypatch, services.serving.delivery, "fetch", crop)
+    during = await opened.get(path, **headers)
+    later = await opened.get(path)
+    assert during.headers["ETag"] == later.headers["ETag"]
+    assert during.headers["Cache-Control"] == "no-store"
+    assert later.headers["Cache-Control"].startswith("public, max-age=31536000")
+
+
+@pytest.mark.parametrize("purge", ["/api/media/{}/renditions", "/api/renditions"])
+async def test_a_response_that_began_before_a_purge_is_not_cached(
+    opened: Guarded, monkeypatch: pytest.MonkeyPatch, purge: str
+) -> None:
+    async def delete() -> None:
+        url = purge.format(opened.id)
+        answer = await opened.server.client.delete(url, headers=BEARER)
+        assert answer.status == 200, await answer.text()
+
+    after_once(monkeypatch, opened.server.services.serving.delivery, "fetch", delete)
+    during = await opened.get(f"/serve/{opened.id}?size=thumbnail")
+    assert (during.status, during.headers["Cache-Control"]) == (200, "no-store")
+
+
+async def test_a_304_that_began_before_a_change_does_not_renew_a_cached_image(
+    opened: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, services = f"/serve/{opened.id}?size=thumbnail", opened.server.services
+    first = await opened.get(path)
+    services.storage.renditions.memory.clear()
+    after_once(monkeypatch, services.serving.delivery, "fetch", lambda: opened.set(PRIVATE))
+    date = first.headers["Last-Modified"]
+    await opened.like_unknown(path, If_Modified_Since=date)
+
+
+@pytest.mark.parametrize(
+    ("path", "method"),
+    [
+        ("/info/{}", "describe"),
+        ("/info?ids={},3", "describe"),
+        ("/oembed?url={base}/serve/{}", "alt_texts"),
+    ],
+)
+async def test_a_description_that_began_before_a_change_is_not_cached(
+    opened: Guarded, monkeypatch: pytest.MonkeyPatch, path: str, method: str
+) -> None:
+    client, services = opened.server.client, opened.server.services
+    path = path.format(opened.id, base=f"http://{client.host}:{client.port}")
+    after_once(monkeypatch, services.serving.image_info, method, lambda: opened.set(PRIVATE))
+    answer = await opened.get(path)
+    assert (answer.status, answer.headers["Cache-Control"]) == (200, "no-store")
+    await opened.set("public")
+    assert (await opened.get(path)).headers["Cache-Control"].startswith("public, ")
 
 
 async def test_under_overload_a_signed_url_gets_no_other_size(guarded: Guarded) -> None:

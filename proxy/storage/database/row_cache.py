@@ -72,6 +72,8 @@ class CachedMediaRepository:
         self.changes = 0
         """Counts invalidated rows. What was read before one may be out of date."""
         self._invalidations: LRUCache[int, int] = LRUCache(settings.max_rows)
+        self._all_changed_at = 0
+        """Value of `changes` at the last purge of a user or of everything."""
         self._now = 0.0
         # With the time of the clock until which a row is fresh.
         self._rows: LRUCache[int, tuple[Media, float]] = LRUCache(settings.max_rows)
@@ -285,6 +287,20 @@ class CachedMediaRepository:
     def last_invalidation(self, media_id: int) -> int:
         """Return the value of `changes` at the last invalidation of a row, or 0 if unknown."""
         return self._invalidations.get(media_id, 0)
+
+    def purged_many(self) -> None:
+        """Count a purge of a user or of everything, which leaves the rows valid."""
+        self.changes += 1
+        self._all_changed_at = self.changes
+
+    def changed_since(self, media_id: int, changes: int) -> bool:
+        """Return whether a row or its renditions were invalidated after `changes` had this value.
+
+        True also if so many others were that this one may have been forgotten.
+        """
+        if self.changes - changes >= self._invalidations.maxsize:
+            return True
+        return max(self._all_changed_at, self._invalidations.get(media_id, 0)) > changes
 
     def _unregister(self, media_id: int) -> None:
         """Keep the results of running queries for a row from being cached."""

@@ -18,7 +18,7 @@ from proxy.domain.urls import SERVE_ROUTE
 from proxy.settings import LifetimeSettings
 from proxy.web.conditional import not_modified, requested_range
 from proxy.web.forward import ForwardedRequest, MediaForwarder
-from proxy.web.headers import SECURITY, Header, ImageRoute, cache_status, ignored_header
+from proxy.web.headers import NO_STORE, SECURITY, Header, ImageRoute, cache_status, ignored_header
 from proxy.web.media_server import ForwardedResponse
 from proxy.web.responses import Answer, StreamedResponse, bodiless, whole
 
@@ -42,9 +42,17 @@ class ForwardedImages:
         self._clock = clock
 
     async def answer(
-        self, request: web.Request, route: ImageRoute, media_id: int, wanted: VariantRequest
+        self,
+        request: web.Request,
+        route: ImageRoute,
+        media_id: int,
+        wanted: VariantRequest,
+        *,
+        uncached: bool = False,
     ) -> Answer | None:
         """Return the response, or None if this server has the image.
+
+        No cache keeps an ``uncached`` response.
 
         Raises:
             SmartserveError: the media server failed, or the request came back in a loop.
@@ -67,7 +75,7 @@ class ForwardedImages:
                 raise
             return None
         try:
-            return await self._answer(request, route, forwarded, response)
+            return await self._answer(request, route, forwarded, response, uncached=uncached)
         except BaseException:
             response.release()
             raise
@@ -96,6 +104,8 @@ class ForwardedImages:
         route: ImageRoute,
         forwarded: ForwardedRequest,
         response: ForwardedResponse,
+        *,
+        uncached: bool,
     ) -> Answer:
         fmt = _FORMATS.get(response.headers.get("Content-Type", ""), "none")
         outcome = Outcome(
@@ -103,6 +113,9 @@ class ForwardedImages:
         )
         # Not that of the media server: its stored response answers requests with other parameters.
         headers = [*self._headers(response), *ignored_header(request.rel_url.raw_query_string)]
+        if uncached:
+            control = "Cache-Control"
+            headers = [*((n, v) for n, v in headers if n != control), (control, NO_STORE)]
         # A relayed 206 or 304 is the media server's decision.
         if response.status == HTTPStatus.NOT_MODIFIED or (
             response.status == HTTPStatus.OK

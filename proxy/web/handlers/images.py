@@ -26,13 +26,14 @@ from proxy.domain.signature import OPEN_ACCESS, MediaAccess, Scope
 from proxy.domain.variant import Variant
 from proxy.serving.delivery import Delivery, DeliveryResult
 from proxy.settings import LifetimeSettings
-from proxy.storage.database import MediaRepository
+from proxy.storage.database.row_cache import CachedMediaRepository
 from proxy.storage.renditions.rendition import Rendition
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.tracing import STATE, span
 from proxy.web.conditional import ByteRange, names, not_modified, requested_range
 from proxy.web.handlers.forwarding import ForwardedImages
 from proxy.web.headers import (
+    NO_STORE,
     Header,
     ImageRoute,
     cache_status,
@@ -107,7 +108,7 @@ class ImageHandler:
     def __init__(  # noqa: PLR0913 - its collaborators
         self,
         *,
-        database: MediaRepository,
+        database: CachedMediaRepository,
         delivery: Delivery,
         response_cache: ResponseCache,
         load_shedder: LoadShedder,
@@ -147,16 +148,16 @@ class ImageHandler:
             lean = wants_less(request.headers) if self._client_hints else None
             query = request.rel_url.raw_query_string
             wanted = self._parse_query(query, extension=extension, lean=lean)
-            if self._forwarded is not None:
-                answer = await self._forwarded.answer(request, route, media_id, wanted)
-                if answer is not None:
-                    return answer
-            target = ImageTarget(route, media_id, wanted)
-            try:
-                return await self._respond(request, target)
-            except SourceChanged:
-                # The new facts were saved before this was raised, so the second plan uses them.
-                return await self._respond(request, target)
+            target, database = ImageTarget(route, media_id, wanted), self._database
+            changes = database.changes
+            answer = await self._answer(request, target)
+            if changes == database.changes or not database.changed_since(media_id, changes):
+                return answer
+            # Changed or purged meanwhile: it may be private now, or have another crop. A CDN has
+            # been purged already, and would keep the old image for as long as the new one.
+            if isinstance(answer, StreamedResponse):
+                answer.discard()
+            return await self._answer(request, target, uncached=True)
         except SmartserveError as error:
             self._log(error, media_id)
             label = "none" if wanted is None else wanted.box.name
@@ -167,7 +168,28 @@ class ImageHandler:
                 negotiated=wanted is not None and wanted.negotiated,
             )
 
-    async def _respond(self, request: web.Request, target: ImageTarget) -> Answer:
+    async def _answer(
+        self, request: web.Request, target: ImageTarget, *, uncached: bool = False
+    ) -> Answer:
+        """Return the response of this server or the media server.
+
+        ``uncached``: no cache may keep it, because the image changes while it is made.
+        """
+        if self._forwarded is not None:
+            answer = await self._forwarded.answer(
+                request, target.route, target.media_id, target.request, uncached=uncached
+            )
+            if answer is not None:
+                return answer
+        try:
+            return await self._respond(request, target, uncached=uncached)
+        except SourceChanged:
+            # The new facts were saved before this was raised, so the second plan uses them.
+            return await self._respond(request, target, uncached=uncached)
+
+    async def _respond(
+        self, request: web.Request, target: ImageTarget, *, uncached: bool
+    ) -> Answer:
         """Resolve, find, render and respond."""
         ticket = self._load_shedder.ticket()
         try:
@@ -186,7 +208,12 @@ class ImageHandler:
                     media, target.request, accept, on_wait=ticket.release
                 )
             responder = ImageResponder(
-                request, plan, target.route, self._lifetimes, conditional=conditional
+                request,
+                plan,
+                target.route,
+                self._lifetimes,
+                conditional=conditional,
+                uncached=uncached,
             )
             unchanged = await self._without_render(responder) if conditional else None
             if unchanged is not None:
@@ -311,13 +338,18 @@ class ImageResponder:
         lifetimes: LifetimeSettings,
         *,
         conditional: bool,
+        uncached: bool = False,
     ) -> None:
-        """``conditional`` is whether the request has a condition for a 304."""
+        """``conditional`` is whether the request has a condition for a 304.
+
+        The responses of an ``uncached`` responder are kept by no cache.
+        """
         self.plan = plan
         self._request = request
         self._route = route
         self._lifetimes = lifetimes
         self._conditional = conditional
+        self._uncached = uncached
         # Not a part of the plan: equal plans answer requests with other such parameters.
         self._ignored = ignored_header(request.rel_url.raw_query_string)
         self._began = time.perf_counter()
@@ -438,7 +470,15 @@ class ImageResponder:
 
     def _validators(self, variant: Variant, origin: Origin) -> list[Header]:
         """Return the headers that 200 and 304 share."""
-        return validators(self.plan, variant, origin, route=self._route, lifetimes=self._lifetimes)
+        return self._lasting(
+            validators(self.plan, variant, origin, route=self._route, lifetimes=self._lifetimes)
+        )
+
+    def _lasting(self, headers: list[Header]) -> list[Header]:
+        """Return headers with the lifetime that the response may have."""
+        if not self._uncached:
+            return headers
+        return [(name, NO_STORE if name == "Cache-Control" else text) for name, text in headers]
 
     def _cache_status(self, variant: Variant, origin: Origin) -> Header:
         return "Cache-Status", cache_status(origin, draft=variant is self.plan.draft)
@@ -466,7 +506,7 @@ class ImageResponder:
             lifetimes=self._lifetimes,
             timings=timings,
         )
-        return [*headers, *self._ignored]
+        return [*self._lasting(headers), *self._ignored]
 
     def _outcome(self, variant: Variant | None, fmt: Format | None, origin: Origin) -> Outcome:
         return image_outcome(self.plan, variant, fmt, origin, self._route)

@@ -25,6 +25,7 @@ from proxy.serving.image_info import ImageInfoService
 from proxy.settings import LifetimeSettings
 from proxy.storage.database import MediaRepository
 from proxy.storage.database.media_repository import SqlMediaRepository
+from proxy.storage.database.row_cache import CachedMediaRepository
 from proxy.web.auth import NOBODY, KeyHolders, names_loopback
 from proxy.web.handlers.images import servable
 from proxy.web.handlers.info_json import ImageDescription, describe_image
@@ -102,7 +103,7 @@ class GalleryPage:
 class InfoHandler:
     """Handles GET, HEAD and POST of image descriptions."""
 
-    database: MediaRepository
+    database: CachedMediaRepository
     listing: SqlMediaRepository
     delivery: Delivery
     describer: ImageInfoService
@@ -125,7 +126,7 @@ class InfoHandler:
             media_id = parse_id("media_id", request.match_info["id"])
             # Before the look-up: the access log names the image of an error too.
             outcome = outcome._replace(media_id=media_id)
-            language = wanted_language(request)
+            language, changes = wanted_language(request), self.database.changes
             media = await find_servable(
                 self.database, media_id, self.lifetimes, hidden=self._hidden(request)
             )
@@ -135,7 +136,9 @@ class InfoHandler:
             return problem(
                 error, outcome=outcome, not_found_s=not_found_s, security=(*SECURITY, _BY_CALLER)
             )
-        if self.access.is_private(media):
+        # If the image was changed while it was described, it may be private now. A CDN was purged
+        # before this response, and would keep it.
+        if self.access.is_private(media) or self.database.changed_since(media_id, changes):
             return cached_json(request, description, lifetime=NO_STORE, outcome=outcome)
         lifetime = self._lifetime() if media.completed else _public(self.lifetimes.processing_s)
         return cached_json(
@@ -149,12 +152,15 @@ class InfoHandler:
         # Duplicates do not count: a page may show one image several times.
         allowed = f"1 to {MAX_IDS} media ids without leading zeros, separated by commas"
         ids, hidden = _ids(list(dict.fromkeys(texts)), allowed), self._hidden(request)
+        changes = self.database.changes
         found = await self._describe_all(ids, wanted_language(request), hidden=hidden)
+        changed = any(self.database.changed_since(media_id, changes) for media_id in ids)
+        # It may have images that are private, or have become so since they were looked up.
+        lasting = hidden is not None and not changed
         return cached_json(
             request,
             found,
-            # It may have private images.
-            lifetime=self._list_lifetime(found.missing) if hidden is not None else NO_STORE,
+            lifetime=self._list_lifetime(found.missing) if lasting else NO_STORE,
             outcome=Outcome("info_many"),
             security=(*_tagged(*ids), _BY_CALLER, *_retry_after(found.missing)),
         )

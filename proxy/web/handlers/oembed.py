@@ -22,10 +22,10 @@ from proxy.domain.variant import SizeSpec
 from proxy.serving.image_info import ImageInfoService
 from proxy.serving.source_facts import SourceFactsService
 from proxy.settings import LifetimeSettings
-from proxy.storage.database import MediaRepository
+from proxy.storage.database.row_cache import CachedMediaRepository
 from proxy.web.handlers.info import find_servable, wanted_language
 from proxy.web.handlers.info_json import Dimensions, Side, dimensions
-from proxy.web.headers import SECURITY, media_tag, tag_headers
+from proxy.web.headers import NO_STORE, SECURITY, media_tag, tag_headers
 from proxy.web.json_response import Problem, cached_json, problem, render_problem
 from proxy.web.responses import BufferedResponse
 
@@ -60,7 +60,7 @@ class Photo:
 class OembedHandler:
     """Handles ``/oembed?url=``, for URLs of this server only."""
 
-    database: MediaRepository
+    database: CachedMediaRepository
     inspector: SourceFactsService
     describer: ImageInfoService
     language: str
@@ -85,7 +85,7 @@ class OembedHandler:
             base, media_id = self._parse(values.get("url", ""), request.headers.get("Host", ""))
             # Before the look-up: the access log names the image of an error too.
             outcome = outcome._replace(media_id=media_id)
-            language = wanted_language(request)
+            language, changes = wanted_language(request), self.database.changes
             # Private images for everyone: consumers show the answer to people of any kind.
             media = await find_servable(self.database, media_id, self.lifetimes, hidden=self.access)
             facts = await self.inspector.facts(media)
@@ -96,6 +96,9 @@ class OembedHandler:
         # The size may change while the image is being processed.
         max_age = self.lifetimes.api_s if media.completed else self.lifetimes.processing_s
         lifetime = f"public, max-age={max_age}"
+        # It may have become private meanwhile, and a CDN was purged before this response.
+        if self.database.changed_since(media_id, changes):
+            lifetime = NO_STORE
         # oEmbed has no null: what is unknown is left out.
         members = asdict(replace(photo, title=title)).items()
         sent = {name: value for name, value in members if value is not None}

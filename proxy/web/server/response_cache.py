@@ -424,6 +424,9 @@ class ResponseCache:
             if request is not None:
                 request[_NOT_STORED] = found
             return None
+        # A CDN that was purged meanwhile would keep a response from before the change.
+        if not stored.lookup.is_valid(found):
+            return None
         variant, origin = plan.variant, Origin(rendition.tier)
         fmt = delivered_format(variant, rendition.head)
         self._metrics.stage("database", found.database_s)
@@ -462,15 +465,17 @@ class ResponseCache:
 
     async def _read(self, entry: _Entry, headers: MultiMapping[str]) -> CachedResponse | None:
         answer = entry.answer
-        if answer.origin is not Origin.DISK or entry.until <= self._clock():
-            return None
+        on_disk = answer.origin is Origin.DISK and entry.until > self._clock()
         # Promoted meanwhile: the handler replaces this entry by one for the memory tier.
-        if answer.variant.digest in self._memory:
+        if not on_disk or answer.variant.digest in self._memory:
             return None
         rendition = await self._store.get(answer.variant)
         if rendition is None:
             return None
         rendition.close()
+        # Forgotten while the file was read: the image may be private now, or have another crop.
+        if self._entries.get(entry.key) is not entry:
+            return None
         if IF_NONE_MATCH in headers and _has(headers, entry.etag):
             return _not_modified(entry)
         # The encoded head has the Content-Length of the file that the handler found.

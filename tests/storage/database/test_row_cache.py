@@ -569,6 +569,27 @@ async def test_each_invalidation_of_a_row_has_a_number_of_its_own(
     assert cache.last_invalidation(1) > cache.last_invalidation(2) > first > 0
 
 
+async def test_a_change_is_known_to_those_who_began_before_it(
+    cache: CachedMediaRepository,
+) -> None:
+    began = cache.changes
+    cache.changed(2)
+    assert (cache.changed_since(1, began), cache.changed_since(2, began)) == (False, True)
+    assert not cache.changed_since(2, cache.changes)
+    cache.purged_many()
+    assert cache.changed_since(1, began)
+    assert not cache.changed_since(1, cache.changes)
+
+
+async def test_a_change_that_may_be_forgotten_counts_as_one(
+    cache: CachedMediaRepository, settings: DatabaseSettings
+) -> None:
+    began = cache.changes
+    for media_id in range(2, 3 + settings.max_rows):
+        cache.changed(media_id)
+    assert cache.changed_since(1, began)
+
+
 async def test_while_the_database_fails_its_time_is_the_last_known_one(
     cache: CachedMediaRepository, inner: FakeDatabase
 ) -> None:

@@ -449,6 +449,22 @@ async def test_a_purged_or_replaced_hot_rendition_is_never_found(on_disk: OnDisk
     assert on_disk.find() is None
 
 
+async def test_a_response_that_is_forgotten_while_its_file_is_read_is_not_found(
+    on_disk: OnDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, store = on_disk.bench.cache, on_disk.bench.store
+    await store.put(store.ticket(on_disk.plan.variant), BODY)
+    get = store.get
+
+    async def slow(*args: Any) -> Any:
+        found = await get(*args)
+        cache.forget(1)
+        return found
+
+    monkeypatch.setattr(store, "get", slow)
+    assert await cache.get(TARGET, "GET", CIMultiDict(Accept=AVIF)) is None
+
+
 @pytest.mark.parametrize("query", ["size=small", "size=thumbnail&v=1", "w=320&h=9", "bg=removed"])
 @pytest.mark.parametrize("route", ["serve", "api/images"])
 async def test_a_stored_image_without_an_entry_is_sent_as_the_handler_sends_it(
