@@ -5,6 +5,7 @@
     SmartserveError
     +-- RequestError                the request is wrong
     |   +-- BadParameter            400  names the parameter and the allowed values
+    |   +-- PreconditionFailed      412  If-Match or If-Unmodified-Since excludes what is there
     |   +-- RangeNotSatisfiable     416
     |   +-- BodyTooSlow             408  the body stalled or exceeded its time limit
     |   +-- PendingNotFound         404  no such upload, or no such temporary file
@@ -150,6 +151,10 @@ class BadParameter(RequestError, title="Bad parameter"):
         super().__init__(f"{parameter} must be {allowed}")
         self.parameter = parameter
         self.allowed = allowed
+
+
+class PreconditionFailed(RequestError, status=412, title="Precondition failed"):
+    """A condition of the request excludes the current representation."""
 
 
 class RangeNotSatisfiable(RequestError, status=416, title="Range not satisfiable"):

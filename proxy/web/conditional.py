@@ -10,9 +10,10 @@ from email.utils import parsedate_to_datetime
 
 from multidict import MultiMapping
 
-from proxy.domain.errors import RangeNotSatisfiable
+from proxy.domain.errors import PreconditionFailed, RangeNotSatisfiable
 
 _ENTITY_TAG = re.compile(r'(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")')
+_ANY_TAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
 _BYTE_RANGE = re.compile(r"bytes\s*=\s*([0-9]{0,18})\s*-\s*([0-9]{0,18})", re.ASCII)
 
 
@@ -36,6 +37,29 @@ def names(if_none_match: str, etag: str) -> bool:
 def matches(if_none_match: str, etag: str) -> bool:
     """Return whether the list contains this entity tag or is ``*``."""
     return if_none_match.strip() == "*" or names(if_none_match, etag)
+
+
+def check_preconditions(
+    headers: MultiMapping[str], etag: str, last_modified: datetime | None = None
+) -> None:
+    """Evaluate If-Match and If-Unmodified-Since, which precede all other conditions.
+
+    ``last_modified`` is the date that the response has, or None.
+
+    Raises:
+        PreconditionFailed: the client wants only another representation than this one.
+    """
+    if_match = ", ".join(headers.getall("If-Match", ()))
+    if if_match:
+        # By strong comparison, which no weak tag passes (RFC 9110, 13.1.1). If-Unmodified-Since is
+        # ignored beside it.
+        if if_match.strip() != "*" and etag not in _ANY_TAG.findall(if_match):
+            raise PreconditionFailed("the response does not have an ETag that If-Match lists")
+        return
+    # Without a date, or with a malformed one, the condition is ignored (13.1.4).
+    date = _parse_date(headers.get("If-Unmodified-Since"))
+    if date and last_modified and last_modified.replace(microsecond=0) > date:
+        raise PreconditionFailed("the image has changed since the date in If-Unmodified-Since")
 
 
 def not_modified(headers: MultiMapping[str], etag: str, last_modified: datetime | None) -> bool:

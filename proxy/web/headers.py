@@ -144,6 +144,18 @@ def last_modified(plan: RenderPlan, variant: Variant, origin: Origin) -> datetim
     return None if plan.media.choices.changed_at else plan.media.updated_at
 
 
+def sent_date(plan: RenderPlan, variant: Variant, origin: Origin) -> datetime | None:
+    """Return the date that a response has as Last-Modified, or None.
+
+    A draft or fallback has none. The final has the same, so a client that compares dates only would
+    be sent 304 for ever and never get the final.
+    """
+    draft = variant is plan.draft
+    if draft or plan.is_fallback or plan.provisional or origin is Origin.FALLBACK:
+        return None
+    return plan.media.changed_at
+
+
 def media_tag(media_id: int) -> str:
     """Return the tag by which a CDN purges all responses about a medium."""
     return f"m-{media_id}"
@@ -195,10 +207,8 @@ def validators(
         *tag_headers(tags(plan)),
         *SECURITY,
     ]
-    # A draft or fallback has no date. The final has the same Last-Modified, so a client that
-    # compares dates only would be sent 304 for ever and never get the final.
-    if not (draft or plan.is_fallback or plan.provisional or origin is Origin.FALLBACK):
-        headers.append(("Last-Modified", http_date(plan.media.changed_at)))
+    if date := sent_date(plan, variant, origin):
+        headers.append(("Last-Modified", http_date(date)))
     if vary := varies_by(plan.request):
         headers.append(("Vary", vary))
     return headers

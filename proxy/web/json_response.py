@@ -15,6 +15,7 @@ from aiohttp import web
 from proxy.domain.errors import (
     BadParameter,
     NoFile,
+    PreconditionFailed,
     RangeNotSatisfiable,
     SmartserveError,
     TierInsufficient,
@@ -24,7 +25,7 @@ from proxy.domain.errors import (
 )
 from proxy.domain.request import Outcome
 from proxy.runtime.deferred_json import as_fragment
-from proxy.web.conditional import matches
+from proxy.web.conditional import check_preconditions, matches
 from proxy.web.headers import NO_STORE, PRIVATE, SECURITY, Header
 from proxy.web.responses import Answer, BufferedResponse, whole
 from proxy.web.server.parser import RequestRejection
@@ -129,13 +130,19 @@ def with_etag(
     *,
     outcome: Outcome,
 ) -> BufferedResponse:
-    """Return 200, or 304 if If-None-Match names the body.
+    """Return 200, 304 if If-None-Match names the body, or 412 if If-Match does not.
 
     ``content`` describes the body and is left out of a 304 (RFC 9110, 15.4.5). The ETag is a hash
     of the bytes, so all nodes that serve the same bytes agree on it.
     """
     etag = f'"{blake2b(body, digest_size=16).hexdigest()}"'
     lines = [("ETag", etag), *headers]
+    try:
+        check_preconditions(request.headers, etag)
+    except PreconditionFailed as error:
+        readers = {name for name, _ in SECURITY}
+        security = [line for line in headers if line[0] in readers]
+        return problem(error, outcome=outcome, security=security)
     if matches(", ".join(request.headers.getall("If-None-Match", ())), etag):
         return whole(HTTPStatus.NOT_MODIFIED, lines, b"", outcome=outcome)
     return whole(HTTPStatus.OK, [*content, *lines], body, outcome=outcome)

@@ -22,6 +22,7 @@ PROBLEMS = {
     401: "The key or token is missing or not valid.",
     404: "There is no such image, or it is still being processed (Retry-After).",
     408: "The body stopped arriving.",
+    412: "If-Match or If-Unmodified-Since excludes the current response.",
     413: "The body, or a file in it, is too large.",
     415: "The original, or the body, is of a type that is not accepted.",
     416: "The range lies outside the file.",
@@ -78,9 +79,9 @@ def operation(
     """Return an operation. The handler's name and docstring become its id and summary.
 
     ``responses`` may be the type of a 200's JSON, by default the one that the handler returns.
-    ``problems`` are described as in `PROBLEMS`, unless a text is given. Those of reading a body and
-    of checking a key are added. ``security`` names schemes, one of which is needed; an empty name
-    allows none.
+    ``problems`` are described as in `PROBLEMS`, unless a text is given. Those of reading a body,
+    of checking a key and of conditions are added. ``security`` names schemes, one of which is
+    needed; an empty name allows none.
     """
     # In camelCase: client generators make names of methods from the ids.
     first, *others = handler.__name__.split("_")
@@ -101,6 +102,9 @@ def operation(
     responses = get_type_hints(handler)["return"] if responses is None else responses
     if isinstance(responses, type):
         responses = {"200": response(responses)}
+    # What has an ETag is compared with If-Match, too.
+    if "304" in responses:
+        problems = (412, *problems)
     # Of two descriptions of one status, the later one replaces the common one.
     texts = dict((one, PROBLEMS[one]) if isinstance(one, int) else one for one in problems)
     errors = {str(status): response(Problem, texts[status], PROBLEM_TYPE) for status in texts}

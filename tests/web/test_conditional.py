@@ -9,8 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from proxy.domain.errors import RangeNotSatisfiable
-from proxy.web.conditional import ByteRange, matches, not_modified, requested_range
+from proxy.domain.errors import PreconditionFailed, RangeNotSatisfiable
+from proxy.web.conditional import (
+    ByteRange,
+    check_preconditions,
+    matches,
+    not_modified,
+    requested_range,
+)
 
 ETAG = '"0123456789abcdef0123456789abcdef"'
 OTHER = '"fedcba9876543210fedcba9876543210"'
@@ -236,3 +242,55 @@ def test_any_range_is_a_part_or_the_whole_or_outside(text: str) -> None:
     except RangeNotSatisfiable:
         return
     assert 0 <= part.start < part.stop <= LENGTH
+
+
+def fails(*lines: tuple[str, str], changed: datetime | None = CHANGED) -> bool:
+    try:
+        check_preconditions(CIMultiDict(lines), ETAG, changed)
+    except PreconditionFailed:
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("if_match", "failed"),
+    [
+        (ETAG, False),
+        (f"  {ETAG}  ", False),
+        (f"{OTHER}, {ETAG}", False),
+        (f'W/"x",{ETAG}', False),
+        ("*", False),
+        (" * ", False),
+        ("", False),
+        (OTHER, True),
+        (f"W/{ETAG}", True),
+        (f"W/{ETAG}, {OTHER}", True),
+        (ETAG.strip('"'), True),
+        ("garbage", True),
+        (f"*, {OTHER}", True),
+    ],
+)
+def test_if_match_compares_strongly(if_match: str, *, failed: bool) -> None:
+    assert fails(("If-Match", if_match)) is failed
+
+
+def test_lines_of_if_match_are_one_list() -> None:
+    assert not fails(("If-Match", OTHER), ("If-Match", ETAG))
+
+
+@pytest.mark.parametrize(
+    ("date", "failed"),
+    [
+        (DATE, False),
+        (AFTER, False),
+        (BEFORE, True),
+        ("Friday, 20-Nov-26 10:30:14 GMT", True),
+        ("Fri Nov 20 10:30:14 2026", True),
+        ("yesterday", False),
+        ("", False),
+    ],
+)
+def test_a_later_change_fails_if_unmodified_since(date: str, *, failed: bool) -> None:
+    assert fails(("If-Unmodified-Since", date)) is failed
+    assert not fails(("If-Unmodified-Since", date), changed=None)
+    assert not fails(("If-Unmodified-Since", date), ("If-Match", ETAG))

@@ -110,7 +110,7 @@ def test_head_has_the_responses_of_get_without_content() -> None:
     get, head = methods["get"], methods["head"]
     assert (head["operationId"], head["summary"]) == ("returnItHead", "Return its headers.")
     assert head["parameters"] == get["parameters"]
-    assert set(head["responses"]) == {"200", "304", "404"}
+    assert set(head["responses"]) == {"200", "304", "404", "412"}
     assert not any("content" in found for found in head["responses"].values())
     assert "content" in get["responses"]["200"]
 

@@ -16,7 +16,7 @@ from proxy.domain.formats import SOURCE_MEDIA_TYPES
 from proxy.domain.request import Origin, Outcome, VariantRequest
 from proxy.domain.urls import SERVE_ROUTE
 from proxy.settings import LifetimeSettings
-from proxy.web.conditional import not_modified, requested_range
+from proxy.web.conditional import check_preconditions, not_modified, requested_range
 from proxy.web.forward import ForwardedRequest, MediaForwarder
 from proxy.web.headers import NO_STORE, SECURITY, Header, ImageRoute, cache_status, ignored_header
 from proxy.web.media_server import ForwardedResponse
@@ -116,6 +116,9 @@ class ForwardedImages:
         if uncached:
             control = "Cache-Control"
             headers = [*((n, v) for n, v in headers if n != control), (control, NO_STORE)]
+        # These are not relayed: what is stored is checked here in any case.
+        if response.etag:
+            check_preconditions(request.headers, response.etag, _date(response))
         # A relayed 206 or 304 is the media server's decision.
         if response.status == HTTPStatus.NOT_MODIFIED or (
             response.status == HTTPStatus.OK

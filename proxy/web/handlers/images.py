@@ -30,7 +30,13 @@ from proxy.storage.database.row_cache import CachedMediaRepository
 from proxy.storage.renditions.rendition import Rendition
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.tracing import STATE, span
-from proxy.web.conditional import ByteRange, names, not_modified, requested_range
+from proxy.web.conditional import (
+    ByteRange,
+    check_preconditions,
+    names,
+    not_modified,
+    requested_range,
+)
 from proxy.web.handlers.forwarding import ForwardedImages
 from proxy.web.headers import (
     NO_STORE,
@@ -40,6 +46,7 @@ from proxy.web.headers import (
     ignored_header,
     image_headers,
     last_modified,
+    sent_date,
     validators,
 )
 from proxy.web.json_response import problem
@@ -63,6 +70,7 @@ from proxy.web.server.response_cache import (
 
 _LOG_EVERY_S = 1.0
 _CONDITIONS = ("If-None-Match", "If-Modified-Since")
+_PRECONDITIONS = ("If-Match", "If-Unmodified-Since")
 _NAME = re.compile(rf"({ID_PATTERN})(?:\.([A-Za-z0-9]{{1,8}}))?", re.ASCII)
 
 log = structlog.get_logger(__name__)
@@ -253,6 +261,7 @@ class ImageHandler:
             return None
         if not await self._delivery.can_render(plan):
             return None
+        responder.check(plan.variant, Origin.NONE)
         return responder.not_modified(plan.variant, Origin.NONE)
 
     async def _shed(self, media_id: int) -> AbstractSet[str] | None:
@@ -358,6 +367,16 @@ class ImageResponder:
         """Return whether If-None-Match lists the ETag of a variant; ``*`` lists none."""
         return names(", ".join(self._request.headers.getall("If-None-Match", ())), variant.etag)
 
+    def check(self, variant: Variant, origin: Origin) -> None:
+        """Check If-Match and If-Unmodified-Since for a response.
+
+        Raises:
+            PreconditionFailed: one of them excludes it.
+        """
+        headers = self._request.headers
+        if any(name in headers for name in _PRECONDITIONS):
+            check_preconditions(headers, variant.etag, sent_date(self.plan, variant, origin))
+
     def client_has(self, variant: Variant, origin: Origin) -> bool:
         """Return whether the conditions of the request ask for a 304 instead of this response."""
         date = last_modified(self.plan, variant, origin)
@@ -381,6 +400,7 @@ class ImageResponder:
         which of two formats the final has.
         """
         first, origin = self.plan.draft or self.plan.variant, Origin.NONE
+        self.check(first, origin)
         if self.client_has(first, origin):
             return self.not_modified(first, origin)
         headers = self._headers(first, first.format, origin)
@@ -390,11 +410,18 @@ class ImageResponder:
         """Return the response to GET or HEAD: 200, 206 for a range, or 304.
 
         Raises:
-            SmartserveError: the render failed before any byte was sent, or the range lies outside.
+            SmartserveError: the render failed before any byte was sent, the range lies outside, or
+                a precondition fails.
         """
         # By this plan a rendition of another recipe is a draft, in all headers and records.
         self.plan = result.plan or self.plan
         rendition, rendering = result.rendition, result.rendering
+        try:
+            self.check(result.variant, result.origin)
+        except BaseException:
+            if rendition is not None:
+                rendition.close()
+            raise
         current = self._conditional and self.client_has(result.variant, result.origin)
         head = self._request.method == "HEAD"
         if rendition is not None and (current or head):

@@ -36,7 +36,7 @@ from proxy.storage.database.media_repository import AnalysisRepository
 from proxy.storage.database.metadata_store import MetadataStore
 from proxy.storage.upload_files import OpenUpload, TempName
 from proxy.web.auth import KeyGuard
-from proxy.web.conditional import ByteRange, matches, requested_range
+from proxy.web.conditional import ByteRange, check_preconditions, matches, requested_range
 from proxy.web.forward import MediaForwarder
 from proxy.web.handlers.info_json import AnalysisDetails
 from proxy.web.headers import NO_STORE, PRIVATE, SECURITY, Header, ignored_header
@@ -195,6 +195,7 @@ class MediaApiHandler:
         if wanted.negotiated:
             headers.append(("Vary", "Accept"))
         outcome = _OUTCOME._replace(size=wanted.box.name, format=preview.format)
+        check_preconditions(request.headers, preview.variant.etag)
         known = ", ".join(request.headers.getall("If-None-Match", ()))
         if matches(known, preview.variant.etag):
             return whole(HTTPStatus.NOT_MODIFIED, headers, b"", outcome=outcome)
@@ -359,7 +360,8 @@ async def _file_answer(request: web.Request, opened: OpenUpload, name: str) -> A
         ("Accept-Ranges", "bytes"),
         *PRIVATE,
     ]
-    # RFC 9110, 13.2.2: If-None-Match precedes Range.
+    # RFC 9110, 13.2.2: If-Match precedes If-None-Match, and that Range.
+    check_preconditions(request.headers, etag)
     if matches(", ".join(request.headers.getall("If-None-Match", ())), etag):
         opened.file.close()
         return whole(HTTPStatus.NOT_MODIFIED, headers, b"", outcome=_OUTCOME)

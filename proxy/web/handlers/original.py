@@ -20,7 +20,7 @@ from proxy.storage.database import MediaRepository
 from proxy.storage.originals import Originals
 from proxy.storage.originals.local_store import ReadableOriginal
 from proxy.web.auth import KeyGuard, KeyHolders
-from proxy.web.conditional import ByteRange, matches, requested_range
+from proxy.web.conditional import ByteRange, check_preconditions, matches, requested_range
 from proxy.web.handlers.images import servable
 from proxy.web.headers import NO_STORE, Header, disposition
 from proxy.web.json_response import json_route
@@ -128,7 +128,8 @@ class OriginalHandler:
         etag = f'"{original.version}{"-stripped" if stripped else ""}"'
         headers: list[Header] = [("ETag", etag), *_PROTECTED]
         outcome = _OUTCOME._replace(media_id=media.id)
-        # RFC 9110, 13.2.2: If-None-Match precedes Range.
+        # RFC 9110, 13.2.2: If-Match precedes If-None-Match, and that Range.
+        check_preconditions(request.headers, etag)
         if matches(", ".join(request.headers.getall("If-None-Match", ())), etag):
             file.close()
             return whole(HTTPStatus.NOT_MODIFIED, headers, b"", outcome=outcome)

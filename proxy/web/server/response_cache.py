@@ -24,7 +24,14 @@ from typing import NamedTuple, Protocol
 from aiohttp import web
 
 # Multidict look-ups by these constants take a third of the time: their hashes are stored.
-from aiohttp.hdrs import ACCEPT, IF_MODIFIED_SINCE, IF_NONE_MATCH, RANGE
+from aiohttp.hdrs import (
+    ACCEPT,
+    IF_MATCH,
+    IF_MODIFIED_SINCE,
+    IF_NONE_MATCH,
+    IF_UNMODIFIED_SINCE,
+    RANGE,
+)
 from multidict import MultiMapping
 
 from proxy.domain.errors import BadParameter
@@ -649,6 +656,9 @@ def _is_plain(method: str, headers: MultiMapping[str]) -> bool:
         method in ("GET", "HEAD")
         and RANGE not in headers
         and IF_MODIFIED_SINCE not in headers
+        # The handler answers them with 412 if they fail.
+        and IF_MATCH not in headers
+        and IF_UNMODIFIED_SINCE not in headers
         and len(headers.getall(ACCEPT, ())) <= 1
         # A loop, if this server forwards too: the handler rejects it.
         and FORWARDED not in headers

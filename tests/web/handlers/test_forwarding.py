@@ -105,6 +105,8 @@ async def test_a_response_is_stored_like_an_own_rendition(main: Serving, media: 
     # Ranges, conditions and HEAD are answered from the store too.
     assert (await get(main, target, Range="bytes=4-11"))[::2] == (206, b"ftypavif")
     assert (await get(main, target, **{"If-None-Match": '"0a"'}))[::2] == (304, b"")
+    assert (await get(main, target, **{"If-Match": '"0a"', "Range": "bytes=0-1"}))[0] == 206
+    assert (await get(main, target, **{"If-Match": '"0b"', "Range": "bytes=0-1"}))[0] == 412
     async with main.client.head(target, headers={"Accept": CHROME}) as answer:
         assert answer.headers["Content-Length"] == str(len(AVIF))
     assert len(media.requests) == 3

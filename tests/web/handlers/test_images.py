@@ -366,6 +366,52 @@ async def test_a_range_past_the_end_cannot_be_satisfied(shared: Serving, photo: 
     assert answer.content_type == "application/problem+json"
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("place", ["nowhere", "disk", "memory"])
+async def test_a_precondition_that_fails_is_a_412_wherever_the_image_is(
+    serve: Serve, photo: str, place: str, method: str
+) -> None:
+    server, path = await serve(), f"{photo}?size=thumbnail"
+    if place != "nowhere":
+        for _ in range(3):
+            first = await get(server, path)
+            await first.read()
+        if place == "disk":
+            server.services.storage.renditions.memory.clear()
+    for name, value in (
+        ("If-Match", '"0"'),
+        ("If-Unmodified-Since", "Mon, 01 Jan 2001 00:00:00 GMT"),
+    ):
+        for more in ({}, {"Range": "bytes=10-19"}, {"If-None-Match": "*"}):
+            headers = {"Accept": "*/*", name: value, **more}
+            answer = await server.client.request(method, raw(path), headers=headers)
+            assert (answer.status, answer.headers["Cache-Control"]) == (412, "no-store"), name
+            assert answer.content_type == "application/problem+json"
+    assert server.renders() == 1 or (place, method) == ("nowhere", "HEAD")
+
+
+async def test_a_precondition_that_holds_changes_nothing(shared: Serving, photo: str) -> None:
+    path = f"{photo}?size=thumbnail"
+    first = await get(shared, path)
+    body, etag, date = await first.read(), first.headers["ETag"], first.headers["Last-Modified"]
+    for headers in (
+        {"If-Match": etag},
+        {"If-Match": f'"0", {etag}'},
+        {"If-Match": "*"},
+        {"If-Unmodified-Since": date},
+        {"If-Unmodified-Since": "yesterday"},
+        {"If-Match": etag, "If-Unmodified-Since": "Mon, 01 Jan 2001 00:00:00 GMT"},
+    ):
+        answer = await get(shared, path, **headers)
+        assert (answer.status, await answer.read()) == (200, body), headers
+        part = await get(shared, path, **headers, Range="bytes=10-19")
+        assert (part.status, await part.read()) == (206, body[10:20]), headers
+        valid = await get(shared, path, **headers, **{"If-None-Match": etag})
+        assert valid.status == 304, headers
+    weak = await get(shared, path, **{"If-Match": f"W/{etag}"})
+    assert weak.status == 412
+
+
 async def test_if_range_holds_only_for_the_same_tag(shared: Serving, photo: str) -> None:
     path = f"{photo}?size=thumbnail"
     etag = (await get(shared, path)).headers["ETag"]

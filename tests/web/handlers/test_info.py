@@ -126,6 +126,22 @@ async def test_a_client_with_the_current_description_gets_a_304(shared: Serving)
     assert other.status == 200
 
 
+@pytest.mark.parametrize("path", ["/info/2", "/info?ids=2", "/api/gallery", "/static/gallery.js"])
+async def test_a_client_that_wants_only_another_description_gets_a_412(
+    shared: Serving, path: str
+) -> None:
+    async with shared.client.get(path) as answer:
+        assert answer.status == 200
+        etag = answer.headers["ETag"]
+    for method in ("GET", "HEAD"):
+        async with shared.client.request(method, path, headers={"If-Match": '"0"'}) as answer:
+            assert (answer.status, answer.headers["Cache-Control"]) == (412, "no-store")
+            readable = answer.headers.get("Access-Control-Allow-Origin")
+            assert readable == ("*" if path.startswith("/info") else None)
+    async with shared.client.get(path, headers={"If-Match": etag}) as answer:
+        assert answer.status == 200
+
+
 async def test_head_returns_the_headers_of_get(shared: Serving) -> None:
     get = await shared.client.get("/info/1")
     head = await shared.client.head("/info/1")

@@ -223,6 +223,9 @@ async def test_a_temporary_file_is_sent_as_an_attachment(server: Serving) -> Non
     known = {**KEYED, "If-None-Match": etag}
     async with server.client.get(image["image_path"], headers=known) as answer:
         assert answer.status == 304
+    other = {**known, "If-Match": '"0"'}
+    async with server.client.get(image["image_path"], headers=other) as answer:
+        assert answer.status == 412
 
 
 async def test_a_download_can_be_resumed(server: Serving) -> None:

@@ -127,6 +127,10 @@ async def test_ranges_and_conditions_resume_a_download(
     several = await get(Range="bytes=0-1,5-6")
     assert (several.status, await several.read()) == (200, content)
     assert (await get(**{"If-None-Match": etag})).status == 304
+    assert (await get(**{"If-Match": etag, "Range": "bytes=0-9"})).status == 206
+    for wrong in ('"0"', f"W/{etag}"):
+        assert (await get(**{"If-Match": wrong, "If-None-Match": etag})).status == 412
+        assert (await get(**{"If-Match": wrong, "Range": "bytes=0-9"})).status == 412
     # The file was replaced.
     os.utime(photo, (1, 1))
     assert (await get(Range="bytes=0-9", **{"If-Range": etag})).status == 200

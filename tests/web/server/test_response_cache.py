@@ -240,7 +240,9 @@ async def test_an_evicted_rendition_is_not_served(bench: Bench) -> None:
     assert bench.find("/serve/1") is None
 
 
-@pytest.mark.parametrize("header", ["Range", "If_Modified_Since"])
+@pytest.mark.parametrize(
+    "header", ["Range", "If_Modified_Since", "If_Match", "If_Unmodified_Since"]
+)
 def test_ranges_and_dates_are_left_to_the_handler(bench: Bench, header: str) -> None:
     bench.keep("/serve/1")
     assert bench.find("/serve/1", **{header: "x"}) is None
