@@ -13,7 +13,16 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 UNKNOWN = "unknown"
-_FOLDERS = re.compile(r".*[/\\]|^[A-Za-z]:", re.DOTALL)
+_MAX_BITS = 1024
+"""Of an integer: as many as fit into a floating-point number."""
+_QUERY = re.compile(r"\?|%3f|[#&;](?=[^#&;=]*=)", re.IGNORECASE)
+"""Where the parameters of an address begin, which may contain an access key."""
+_HOST = re.compile(r"[\w-]+(?:\.[\w-]+)+(?::\d+)?/")
+"""Begins an address without a scheme."""
+_USER_INFO = re.compile(r"[^\s@:]+:[^\s@:]+@(?!sha256:)")
+_REMOTE = re.compile(r"[^\s@:]+@(?!sha256:)[^\s@:]+:")
+"""User and host as for ssh, before the path."""
+_DRIVE = re.compile(r"[A-Za-z]:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +82,7 @@ class ImageMetadataEmbedding:
             ValueError: a value is missing or has the wrong type.
         """
         if not isinstance(data, Mapping):
-            raise _wrong("metadata", "an object", data)
+            raise wrong_type("metadata", "an object", data)
         known = fields(cls)
         missing = [one.name for one in known if one.default is MISSING and one.name not in data]
         if missing:
@@ -114,32 +123,56 @@ def create_timestamp() -> str:
 
 
 def _file_name(model: str) -> str:
-    # The query of an address may contain an access key.
-    path = re.split(r"[?#]", model)[0] if "://" in model else model
-    return _FOLDERS.sub("", path.rstrip("/\\")) or UNKNOWN
+    path = _QUERY.split(model, maxsplit=1)[0]
+    scheme, _, address = path.partition("://")
+    # One letter is a drive of Windows.
+    if address and len(scheme) > 1:
+        path = address.partition("/")[2]
+    elif path.endswith("://"):
+        return UNKNOWN
+    # A name may contain this character ("dream #2"), an address only before its fragment.
+    if address or _HOST.match(path):
+        path = path.partition("#")[0]
+    name = re.split(r"[/\\]", path.rstrip("/\\"))[-1]
+    if _USER_INFO.match(name):
+        return UNKNOWN
+    remote = _REMOTE.match(name) or _DRIVE.match(name)
+    return name[remote.end() if remote else 0 :].strip() or UNKNOWN
 
 
-def _wrong(name: str, expected: str, value: object) -> ValueError:
+def wrong_type(name: str, expected: str, value: object) -> ValueError:
+    """Return the error of a value that has another type."""
     return ValueError(f"{name} must be {expected}, not {type(value).__name__}")
 
 
-def _text(name: str, value: object) -> str:
+def require_text(name: str, value: object) -> str:
+    """Return the value, or raise ValueError unless it is text."""
     if not isinstance(value, str):
-        raise _wrong(name, "text", value)
+        raise wrong_type(name, "text", value)
     return value
 
 
-def _integer(name: str, value: object) -> int:
+def require_integer(name: str, value: object) -> int:
+    """Return the value as an integer of Python, or raise ValueError."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise _wrong(name, "an integer", value)
-    return int(value)
+        raise wrong_type(name, "an integer", value)
+    result = int(value)
+    # Larger ones are no seeds, and Python and other readers of JSON refuse them.
+    if result.bit_length() > _MAX_BITS:
+        raise ValueError(f"{name} must have at most {_MAX_BITS:,} bits")
+    return result
 
 
 def _number(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise _wrong(name, "a number", value)
+        raise wrong_type(name, "a number", value)
     # An integer stays one, so that it is embedded as the caller wrote it.
-    result = int(value) if isinstance(value, numbers.Integral) else float(value)
+    if isinstance(value, numbers.Integral):
+        return require_integer(name, value)
+    try:
+        result = float(value)
+    except OverflowError:
+        result = math.inf
     if not math.isfinite(result):
         raise ValueError(f"{name} must be finite, not {result}")
     return result
@@ -147,15 +180,15 @@ def _number(name: str, value: object) -> float:
 
 def _loras(name: str, value: object) -> tuple[Mapping[str, Any], ...]:
     if isinstance(value, str) or not isinstance(value, Sequence):
-        raise _wrong(name, "a list", value)
+        raise wrong_type(name, "a list", value)
     return tuple(_lora(f"{name}[{number}]", one) for number, one in enumerate(value))
 
 
 def _lora(name: str, value: object) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise _wrong(name, "an object", value)
+        raise wrong_type(name, "an object", value)
     return {
-        "name": _text(f"{name}.name", value.get("name")),
+        "name": require_text(f"{name}.name", value.get("name")),
         "weight": _number(f"{name}.weight", value.get("weight")),
     }
 
@@ -165,11 +198,13 @@ def _optional(check: Callable[[str, object], object]) -> Callable[[str, object],
 
 
 _CHECKS: Mapping[str, Callable[[str, object], object]] = {
-    **dict.fromkeys(("generation_id", "generation_timestamp", "prompt", "negative_prompt"), _text),
-    **dict.fromkeys(("seed", "steps", "width", "height", "clip_skip"), _optional(_integer)),
+    **dict.fromkeys(
+        ("generation_id", "generation_timestamp", "prompt", "negative_prompt"), require_text
+    ),
+    **dict.fromkeys(("seed", "steps", "width", "height", "clip_skip"), _optional(require_integer)),
     **dict.fromkeys(("cfg_scale", "generation_time_seconds", "peak_vram_gb"), _optional(_number)),
-    **dict.fromkeys(("sampler", "scheduler", "vae_model"), _optional(_text)),
-    **dict.fromkeys(("base_model_id", "base_model_architecture"), _text),
-    **dict.fromkeys(("pipeline_type", "pipeline_version"), _text),
+    **dict.fromkeys(("sampler", "scheduler", "vae_model"), _optional(require_text)),
+    **dict.fromkeys(("base_model_id", "base_model_architecture"), require_text),
+    **dict.fromkeys(("pipeline_type", "pipeline_version"), require_text),
     "loras_used": _loras,
 }

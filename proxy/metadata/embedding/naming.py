@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Self
 
-from proxy.metadata.embedding.fields import ImageMetadataEmbedding
+from proxy.metadata.embedding.fields import (
+    ImageMetadataEmbedding,
+    require_integer,
+    require_text,
+    wrong_type,
+)
 
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """Suffixes of images in which metadata can be embedded, and the format of each."""
 GUID_DIGITS = 8
+_SHOWN = 40
+_MAX_PROMPT = 4096
+"""Characters of a prompt that may become part of a name, which has at most 255 bytes."""
 
 _ARTICLES = frozenset(("a", "an", "the"))
 _PREPOSITIONS = frozenset(
@@ -46,11 +55,18 @@ class ImageNamingConfig:
     extension: str = "png"
 
     def __post_init__(self) -> None:
-        """Check the values."""
+        """Check the types, then the values."""
+        for name in ("include_timestamp", "include_guid", "include_prompt_excerpt"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise wrong_type(name, "True or False", value)
+        for name in ("timestamp_format", "separator", "extension"):
+            require_text(name, getattr(self, name))
+        length = require_integer("prompt_excerpt_length", self.prompt_excerpt_length)
+        object.__setattr__(self, "prompt_excerpt_length", length)
         if f".{self.extension}".lower() not in SUFFIXES:
             allowed = ", ".join(suffix.removeprefix(".") for suffix in SUFFIXES)
             raise ValueError(f"extension {self.extension!r} is not one of {allowed}")
-        if isinstance(self.prompt_excerpt_length, bool) or self.prompt_excerpt_length < 1:
+        if length < 1:
             raise ValueError("prompt_excerpt_length must be at least 1")
         _require_part("separator", self.separator, self.separator)
         # Checked as a result too: "%D" contains slashes.
@@ -89,7 +105,7 @@ def filename_of(
         ValueError: the timestamp cannot be parsed, or the prefix cannot be part of a file name.
     """
     parts = []
-    if prefix:
+    if prefix is not None and require_text("custom_prefix", prefix):
         _require_part("custom_prefix", prefix, prefix)
         parts.append(prefix)
     if config.include_timestamp:
@@ -115,7 +131,7 @@ def parse_timestamp(metadata: ImageMetadataEmbedding) -> datetime:
         time = datetime.fromisoformat(metadata.generation_timestamp)
         return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     except (ValueError, OverflowError):
-        text = metadata.generation_timestamp
+        text = metadata.generation_timestamp[:_SHOWN]
         raise ValueError(
             f"generation_timestamp {text!r} is not ISO 8601. Use create_timestamp()."
         ) from None
@@ -123,15 +139,16 @@ def parse_timestamp(metadata: ImageMetadataEmbedding) -> datetime:
 
 def _excerpt(metadata: ImageMetadataEmbedding, config: ImageNamingConfig) -> str:
     """Return the first words of the prompt, without articles and prepositions at their ends."""
+    # Cut first: sorting accents, which normalising does, takes quadratic time.
+    plain = unicodedata.normalize("NFKD", metadata.prompt[:_MAX_PROMPT])
     # Accents are separate characters after NFKD; removing them keeps the word in one piece.
-    plain = unicodedata.normalize("NFKD", metadata.prompt)
     plain = "".join(one for one in plain if not unicodedata.combining(one)).lower()
     words = re.findall(r"[a-z0-9]+", plain)
-    while words and words[0] in _ARTICLES:
-        del words[0]
-    kept = words[:1]
-    for word in words[1:]:
-        if len("-".join([*kept, word])) > config.prompt_excerpt_length:
+    kept: list[str] = []
+    length = 0
+    for word in itertools.dropwhile(_ARTICLES.__contains__, words):
+        length += len(word) + bool(kept)
+        if kept and length > config.prompt_excerpt_length:
             break
         kept.append(word)
     while kept and kept[-1] in _ARTICLES | _PREPOSITIONS:

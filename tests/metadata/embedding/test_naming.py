@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -141,7 +142,52 @@ def test_a_configuration_that_gives_no_file_name_is_refused(
         ImageNamingConfig(**values)
 
 
+WRONG: dict[str, tuple[str, list[Any]]] = {
+    "prompt_excerpt_length": ("an integer", ["30", None, 2.5, []]),
+    **dict.fromkeys(
+        ("separator", "timestamp_format", "extension"), ("text", [None, 1, b"png", ["png"]])
+    ),
+    **dict.fromkeys(
+        ("include_timestamp", "include_guid", "include_prompt_excerpt"),
+        ("True or False", [None, 1, "no"]),
+    ),
+}
+
+
+@pytest.mark.parametrize("field", WRONG)
+def test_a_value_of_another_type_is_refused(field: str) -> None:
+    expected, values = WRONG[field]
+    for value in values:
+        with pytest.raises(ValueError, match=f"{field} must be {expected}, not"):
+            ImageNamingConfig(**{field: value})
+
+
+def test_a_length_of_numpy_becomes_one_of_python() -> None:
+    config = ImageNamingConfig(prompt_excerpt_length=np.int64(9))  # type: ignore[arg-type]
+    assert type(config.prompt_excerpt_length) is int
+    assert excerpt("red green blue", np.int64(9)) == "red-green"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("prompt", ["a " * 4_000_000 + "cat", "e\u0301\u0327" * 2_000_000])
+def test_a_hostile_prompt_takes_no_longer_than_a_short_one(prompt: str) -> None:
+    began = time.process_time()
+    excerpt(prompt)
+    excerpt("a" + prompt[2:].replace("e", ""))
+    assert time.process_time() - began < 1
+
+
+def test_the_sentence_about_a_timestamp_is_short() -> None:
+    with pytest.raises(ValueError, match="is not ISO 8601") as caught:
+        name(ImageNamingConfig.standard(), generation_timestamp="x" * 1_000_000)
+    assert len(str(caught.value)) < 200
+
+
 @pytest.mark.parametrize("prefix", ["../up", "a/b", "a\\b", "a\0b", "a\nb"])
 def test_a_prefix_with_a_folder_is_refused(prefix: str) -> None:
     with pytest.raises(ValueError, match="custom_prefix"):
         name(ImageNamingConfig.standard(), prefix)
+
+
+def test_a_prefix_of_another_type_is_refused() -> None:
+    with pytest.raises(ValueError, match="custom_prefix must be text"):
+        name(ImageNamingConfig.standard(), 5)  # type: ignore[arg-type]
