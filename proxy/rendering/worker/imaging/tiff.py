@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from operator import ne
 from types import MappingProxyType
 from typing import Any
 
@@ -49,6 +50,8 @@ _LEVEL_BITS, _WIDE_BITS, _LONG_BITS = 8, 16, 32
 _INTEGER_BITS = (1, 2, 4, _LEVEL_BITS, _WIDE_BITS, _LONG_BITS)
 _FLOAT_BITS = (_WIDE_BITS, _LONG_BITS)
 _FULL, _WIDE_FULL = 255, 65535
+# Black and white of luma, and of both chroma.
+_RANGE_ENDS = 6
 
 # Of the entries of a directory; files have some twenty.
 _MAX_ENTRIES, _MAX_VALUES = 4096, 64
@@ -170,9 +173,15 @@ def read(descriptor: int) -> TiffLayout | None:
         for name, tag in (("bits", _BITS), ("extra", _EXTRA), ("subsampling", _SUBSAMPLING)):
             if tag in tags:
                 found[name] = tags[tag]
-        for name, tag in (("weights", _WEIGHTS), ("ranges", _RANGES)):
-            if tag in tags:
-                found[name] = _quotients(tags[tag])
+        # Readers use the defaults in place of useless ones.
+        with suppress(KeyError, ValueError, ZeroDivisionError):
+            weights = red, green, blue = _quotients(tags[_WEIGHTS])
+            if min(red, green, blue) > 0:
+                found["weights"] = weights
+        with suppress(KeyError, ValueError, ZeroDivisionError):
+            ranges = _quotients(tags[_RANGES])
+            if len(ranges) == _RANGE_ENDS and all(map(ne, ranges[::2], ranges[1::2])):
+                found["ranges"] = ranges
         samples, planes = tags.get(_SAMPLES, (1,))[0], tags.get(_PLANES, (1,))[0]
         return TiffLayout(tags[_PHOTOMETRIC][0], samples=samples, planar=planes == _PLANAR, **found)
     return None
@@ -191,18 +200,25 @@ def _tags(descriptor: int) -> dict[int, tuple[int, ...]]:
     word, number, at = ("Q", "Q", 8) if big else ("I", "H", 4)
     (first,) = struct.unpack_from(f"{order}{word}", header, at)
     start = first + struct.calcsize(f"<{number}")
-    (count,) = struct.unpack(f"{order}{number}", os.pread(descriptor, start - first, first))
+    (count,) = struct.unpack(f"{order}{number}", _bytes(descriptor, start - first, first))
     entry = struct.Struct(f"{order}HH{word}{8 if big else 4}s")
-    entries = os.pread(descriptor, entry.size * min(count, _MAX_ENTRIES), start)
+    entries = _bytes(descriptor, entry.size * min(count, _MAX_ENTRIES), start)
     found: dict[int, tuple[int, ...]] = {}
     for tag, kind, values, inline in entry.iter_unpack(entries):
         if tag in _WANTED and kind in _TYPES and 0 < values <= _MAX_VALUES:
             content = struct.Struct(order + _TYPES[kind] * values)
             stored = inline
             if content.size > len(inline):
-                stored = os.pread(descriptor, content.size, *struct.unpack(order + word, inline))
+                stored = _bytes(descriptor, content.size, *struct.unpack(order + word, inline))
             found.setdefault(tag, content.unpack_from(stored))
     return found
+
+
+def _bytes(descriptor: int, length: int, at: int) -> bytes:
+    # Offsets of 64 bits may exceed those of the system.
+    if at > os.fstat(descriptor).st_size:
+        raise IndexError("an offset is beyond the end of the file")
+    return os.pread(descriptor, length, at)
 
 
 def sample(image: Any, convert: Callable[[Any], Any]) -> Any:

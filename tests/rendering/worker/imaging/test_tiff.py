@@ -161,9 +161,22 @@ def test_ycbcr_has_its_own_ranges_and_weights() -> None:
         "t532": [16, 1, 235, 1, 128, 1, 240, 1, 128, 1, 240, 1],
     }
     assert difference(made(coded, YCBCR, **tags), RGB) <= 3
-    # Useless ones are ignored.
-    damaged = tags | {"t532": [16, 1, 16, 1, 128, 1, 240, 1, 128, 0, 240, 1]}
-    assert studio.looked_at(made(coded, YCBCR, **damaged), strict=True).width == WIDTH
+
+
+@pytest.mark.parametrize(
+    "useless",
+    [
+        {"t529": [1, 1]},
+        {"t529": [1, 1, 0, 1, 0, 1]},
+        {"t529": [1, 0, 1, 0, 1, 0]},
+        {"t532": [16, 1, 16, 1, 128, 1, 255, 1, 128, 1, 255, 1]},
+        {"t532": [16, 1, 16, 0, 128, 1, 255, 1, 128, 1, 255, 1]},
+        {"t532": [16, 1]},
+    ],
+)
+def test_useless_ranges_and_weights_are_ignored(useless: dict[str, Any]) -> None:
+    coded = np.asarray(Image.fromarray(RGB).convert("YCbCr"))
+    assert difference(made(coded, YCBCR, t530=[1, 1], **useless), RGB) <= 2
 
 
 def test_ycbcr_with_less_chroma_is_left_to_the_decoder() -> None:
@@ -278,6 +291,17 @@ def test_encodings_of_lab_that_libvips_cannot_read_are_found(
     reason = layout.unsupported()
     expected = name and f"in {name}, which is not supported: save it as RGB"
     assert reason == expected
+
+
+@pytest.mark.parametrize("offset", [2**63 - 4, 2**64 - 1])
+def test_an_offset_beyond_every_file_is_damage(offset: int) -> None:
+    source = bytearray(made(RGB, COLOUR, big=True))
+    source[8:16] = offset.to_bytes(8, "little")
+    with memory_file(bytes(source)) as opened:
+        assert tiff.read(opened) is None
+    answer = studio.refused_or_known(bytes(source))
+    assert isinstance(answer, JobFailure)
+    assert (answer.kind, answer.traceback) == ("undecodable", "")
 
 
 def test_a_damaged_directory_is_left_to_libvips() -> None:
