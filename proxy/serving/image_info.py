@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
@@ -114,7 +114,8 @@ class ImageInfoService:
         self._placeholders: LRUCache[tuple[int, str], str] = LRUCache(_MAX_ITEMS)
         self._results: LRUCache[tuple[int, str], AnalysisResult] = LRUCache(_MAX_ITEMS)
         self._stored: TTLCache[int, Analysis | None] = TTLCache(_MAX_ITEMS, _STORED_S, timer=clock)
-        self._changes = 0
+        self._reads: list[set[int]] = []
+        """Media of the running queries whose results may be cached."""
         self._texts: TTLCache[int, Mapping[str, str]] = TTLCache(_MAX_ITEMS, _STORED_S, timer=clock)
         self._shared: SharedResults[tuple[str, AnalysisResult | None]] = SharedResults()
 
@@ -181,18 +182,21 @@ class ImageInfoService:
         """Read the stored analyses and texts of many media by one query each, unless it fails."""
         with suppress(DatabaseUnavailable):
             if missing := [media_id for media_id in media_ids if media_id not in self._stored]:
-                found = await self._analyses.find_many(missing)
-                self._stored.update({media_id: found.get(media_id) for media_id in missing})
+                with self._reading(missing) as valid:
+                    found = await self._analyses.find_many(missing)
+                self._stored.update({media_id: found.get(media_id) for media_id in valid})
             if missing := [media_id for media_id in media_ids if media_id not in self._texts]:
-                texts = await self._alt_texts.find_many(missing)
-                self._texts.update({media_id: texts.get(media_id, {}) for media_id in missing})
+                with self._reading(missing) as valid:
+                    texts = await self._alt_texts.find_many(missing)
+                self._texts.update({media_id: texts.get(media_id, {}) for media_id in valid})
 
     def forget(self, media_id: int) -> None:
         """Drop the cached analysis and texts of a medium, which may have changed."""
         # The others are kept: their keys contain the content hash, so a new source has a new key.
         self._stored.pop(media_id, None)
         self._texts.pop(media_id, None)
-        self._changes += 1
+        for valid in self._reads:
+            valid.discard(media_id)
 
     async def aclose(self) -> None:
         """Cancel the running computations."""
@@ -209,28 +213,45 @@ class ImageInfoService:
         return media.with_source(largest), largest
 
     async def _find_stored(self, media_id: int) -> Analysis | None:
-        if media_id not in self._stored:
-            try:
-                self._stored[media_id] = await self._analyses.find(media_id)
-            except DatabaseUnavailable:
-                # The response then lacks the texts, which is better than no response.
-                return None
-        # Not by index: the entry may have expired since the check above.
-        return self._stored.get(media_id)
+        if media_id in self._stored:
+            # Not by index: the entry may have expired since the check above.
+            return self._stored.get(media_id)
+        try:
+            with self._reading([media_id]) as valid:
+                found = await self._analyses.find(media_id)
+        except DatabaseUnavailable:
+            # The response then lacks the texts, which is better than no response.
+            return None
+        if valid:
+            self._stored[media_id] = found
+        return found
 
     async def _find_texts(self, media_id: int) -> Mapping[str, str]:
         known = self._texts.get(media_id)
         if known is not None:
             return known
-        changes = self._changes
         try:
-            found = await self._alt_texts.find(media_id)
+            with self._reading([media_id]) as valid:
+                found = await self._alt_texts.find(media_id)
         except DatabaseUnavailable:
             return {}
-        # Texts that changed during the query are read again by the next request.
-        if changes == self._changes:
+        if valid:
             self._texts[media_id] = found
         return found
+
+    @contextmanager
+    def _reading(self, media_ids: Sequence[int]) -> Iterator[set[int]]:
+        """Yield the media whose values may be cached after a query.
+
+        Those that change during it are removed, and read again by the next request.
+        """
+        valid = set(media_ids)
+        self._reads.append(valid)
+        try:
+            yield valid
+        finally:
+            # By identity: two sets may be equal.
+            self._reads = [one for one in self._reads if one is not valid]
 
     async def _compute(
         self, media: Media, facts: MediaFacts, *, analysed: bool

@@ -447,3 +447,47 @@ async def test_without_the_database_an_image_is_described_without_texts() -> Non
     assert (await at.describer.describe(MEDIA)).alt_texts == {}
     texts.down = False
     assert (await at.describer.describe(MEDIA)).alt_texts == {"en": "A harbour"}
+
+
+@dataclass
+class Held:
+    """A table whose rows change after a query has read them."""
+
+    value: Any
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def find(self, media_id: int) -> Any:
+        return (await self.find_many([media_id])).get(media_id)
+
+    async def find_many(self, media_ids: Collection[int]) -> Mapping[int, Any]:
+        found = dict.fromkeys(media_ids, self.value)
+        await self.gate.wait()
+        return found
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("kind", ["texts", "analysis"])
+async def test_what_changes_while_it_is_read_is_not_cached(kind: str, *, many: bool) -> None:
+    old, new = {"en": "old"}, {"en": "new"}
+    analyses = [Analysis({**COLUMNS, "subject_matter": one}, OWN) for one in ("old", "new")]
+    held = Held(old if kind == "texts" else analyses[0])
+    if kind == "texts":
+        describer = bench(texts=cast("Any", held)).describer
+    else:
+        describer = bench(known=cast("Any", held)).describer
+    ids = [MEDIA.id, MEDIA.id + 1]
+    read = describer.preload(ids) if many else describer.alt_texts(MEDIA.id)
+    reading = asyncio.create_task(cast("Any", read))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    held.value = new if kind == "texts" else analyses[1]
+    describer.forget(MEDIA.id)
+    held.gate.set()
+    await reading
+    texts, described = await describer.alt_texts(MEDIA.id)
+    assert (texts if kind == "texts" else described) == (new if kind == "texts" else "new")
+    if many:
+        # The others of the list are cached.
+        cached = describer._texts if kind == "texts" else describer._stored
+        assert cached[MEDIA.id + 1] == (old if kind == "texts" else analyses[0])
+    assert not describer._reads
