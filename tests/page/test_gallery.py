@@ -152,6 +152,31 @@ async def test_two_refreshes_at_once_add_each_image_once(visit: Visit) -> None:
         await expect(page.locator(".tile")).to_have_count(45)
 
 
+async def test_pages_without_public_images_are_skipped(visit: Visit) -> None:
+    pages = {"": listed(80, 81, 61), "61": listed(60, 41, 41), "41": listed(40, 41, 21)}
+    asked: list[str] = []
+
+    async def gallery(route: Route) -> None:
+        before = route.request.url.partition("before=")[2]
+        asked.append(before)
+        await route.fulfill(json=pages.get(before, listed(20, 1, None)))
+
+    async with many_images(visit.page):
+        # The last route is the first to be tried.
+        await visit.page.route("**/api/gallery*", gallery)
+        page = await visit.home()
+        await expect(page.locator(".tile")).to_have_count(20)
+        await expect(page.locator("#gallery-empty")).to_be_hidden()
+        assert asked == ["", "61"]
+        await page.locator("#more").click()
+        await expect(page.locator(".tile")).to_have_count(40)
+        await expect(page.locator("#more")).to_be_hidden()
+        assert asked == ["", "61", "41", "21"]
+        await page.evaluate('import("/static/gallery.js").then(({ refresh }) => refresh())')
+        await expect(page.locator(".tile")).to_have_count(40)
+        await expect(page.locator("#more")).to_be_hidden()
+
+
 async def test_a_gallery_that_cannot_be_listed_gives_the_reason_and_a_retry(
     visit: Visit,
 ) -> None:

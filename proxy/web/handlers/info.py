@@ -44,6 +44,8 @@ _RETRY_AFTER_S = 2
 MAX_BODY_BYTES = 16 * 1024
 """`MAX_IDS` of the longest ids, each on its own line, take a fifth of this."""
 _DEFAULT_LIMIT, _MAX_LIMIT = 40, 100
+_MAX_READS = 25
+"""Queries for one page of the gallery: rows of private images are read and left out."""
 _LIMIT = re.compile(r"[1-9][0-9]?|100", re.ASCII)
 
 _BY_CALLER: Header = ("Vary", "Authorization")
@@ -96,7 +98,10 @@ class GalleryPage:
     """The newest images."""
 
     pictures: list[ListedImage]
-    next: Annotated[int | None, Field(description="Value of `before` for the next page.")]
+    next: Annotated[
+        int | None,
+        Field(description="Value of `before` for the next page, even if this one is empty."),
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,17 +192,28 @@ class InfoHandler:
                 "the gallery is for this machine only: use localhost, or set page.enabled = true"
             )
         before, limit = _parse_page(last_values(request.rel_url.raw_query_string))
-        media = await self.listing.newest(before=before, limit=limit)
-        # The page has no key: it could not show a private image, so it does not list it either.
-        shown = [one for one in media if not self.access.is_private(one)]
+        shown, older = await self._newest(before, limit)
         hashes = await self.describer.thumbhashes(shown)
-        page = GalleryPage(
-            [_listed(one, hashes.get(one.id)) for one in shown],
-            # A full page: there may be older images.
-            media[-1].id if len(media) == limit else None,
-        )
+        page = GalleryPage([_listed(one, hashes.get(one.id)) for one in shown], older)
         outcome = Outcome("gallery")
         return cached_json(request, page, lifetime="no-cache", outcome=outcome, security=PRIVATE)
+
+    async def _newest(self, before: int, limit: int) -> tuple[Sequence[Media], int | None]:
+        """Return the newest public images, and the id below which there may be more, or None.
+
+        The page has no key: it could not show a private image, so it does not list it either.
+        """
+        shown: list[Media] = []
+        for _ in range(_MAX_READS):
+            media = await self.listing.newest(before=before, limit=limit)
+            shown += [one for one in media if not self.access.is_private(one)]
+            if len(media) < limit and len(shown) <= limit:
+                return shown, None
+            if len(shown) >= limit:
+                return shown[:limit], shown[limit - 1].id
+            before = media[-1].id
+        # Nearly all of these images are private: the client continues below them.
+        return shown, before
 
     def _hidden(self, request: web.Request) -> MediaAccess | None:
         """Return what hides private images from a caller; None: nothing does."""

@@ -80,11 +80,12 @@ function count() {
   showError("");
 }
 
+// Return the next page that has images, or the last one. A page may be empty before the end: private
+// images are left out.
 async function loadPage(before) {
   const query = before === null ? "" : `&before=${before}`;
   const found = await json(`/api/gallery?limit=${PAGE}${query}`);
-  next = found.next;
-  return found.pictures;
+  return found.pictures.length || found.next === null ? found : loadPage(found.next);
 }
 
 // Request missing placeholders. They help slow thumbnails now, and all of them at the next visit.
@@ -126,11 +127,11 @@ function showError(text) {
 // Insert images that are newer than the first tile.
 export function refresh() {
   return inTurn(async () => {
-    const before = next;
-    const found = await loadPage(null);
+    const page = await loadPage(null);
+    const found = page.pictures;
     const overlaps = found.some((one) => tiles.has(one.id));
-    if (overlaps || !found.length) next = before;
-    else {
+    if (!overlaps && (found.length || !images.length)) {
+      next = page.next;
       // All are new: between them and the first tile there may be more, so the gallery begins anew.
       images.length = 0;
       tiles.clear();
@@ -138,6 +139,12 @@ export function refresh() {
     }
     add(found, { first: true });
   });
+}
+
+async function append() {
+  const page = await loadPage(next);
+  next = page.next;
+  return add(page.pictures, { first: false });
 }
 
 let loading = false;
@@ -151,7 +158,7 @@ async function loadMore() {
   more.textContent = "Loading …";
   try {
     const focused = document.activeElement === more;
-    const [first] = images.length ? await inTurn(async () => add(await loadPage(next), { first: false })) : [await refresh()];
+    const [first] = images.length ? await inTurn(append) : [await refresh()];
     if (focused) (first?.querySelector("button") ?? byId("gallery")).focus();
   } catch (error) {
     showError(`The images could not be listed. ${error.message}`);

@@ -19,6 +19,7 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from PIL import Image
 
 from proxy.settings import Settings
+from proxy.web.handlers import info
 from proxy.web.handlers.info import MAX_BODY_BYTES, MAX_IDS
 from proxy.web.routes import describe
 from tests.analysis.providers.service import GOOGLE_ANSWER
@@ -535,6 +536,49 @@ async def test_the_gallery_lists_images_in_pages_newest_first(server: Serving) -
     assert [one["id"] for one in rest["pictures"]] == [1]
     assert rest["next"] is None
     assert rest["pictures"][0]["width"] == 2400
+
+
+async def hide(server: Serving, *media_ids: int) -> None:
+    key = {"Authorization": "Bearer key-of-the-admin"}
+    for media_id in media_ids:
+        url = f"/api/media/{media_id}/visibility"
+        body = {"visibility": "private"}
+        async with server.client.put(url, json=body, headers=key) as answer:
+            assert answer.status == 200, await answer.text()
+
+
+@pytest.mark.parametrize(
+    ("hidden", "query", "listed", "older"),
+    [
+        ((4, 3, 2), "limit=2", [1], None),
+        ((4, 3), "limit=2", [2, 1], 1),
+        ((4, 3), "limit=1", [2], 2),
+        ((4, 2), "limit=2", [3, 1], 1),
+        ((1,), "limit=3", [4, 3, 2], 2),
+        ((4, 3, 2, 1), "limit=2", [], None),
+        ((4, 3, 2, 1), "limit=3&before=4", [], None),
+        ((), "limit=4", [4, 3, 2, 1], 1),
+    ],
+)
+async def test_a_page_of_the_gallery_is_filled_with_public_images(
+    serve: Serve, hidden: tuple[int, ...], query: str, listed: list[int], older: int | None
+) -> None:
+    server = await serve(admin={"key": "key-of-the-admin"}, access={"keys": {"a": "k" * 32}})
+    await hide(server, *hidden)
+    page = await (await server.client.get(f"/api/gallery?{query}")).json()
+    assert ([one["id"] for one in page["pictures"]], page["next"]) == (listed, older)
+
+
+async def test_a_page_of_the_gallery_reads_a_limited_number_of_private_images(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(info, "_MAX_READS", 2)
+    server = await serve(admin={"key": "key-of-the-admin"}, access={"keys": {"a": "k" * 32}})
+    await hide(server, 4, 3)
+    page = await (await server.client.get("/api/gallery?limit=1")).json()
+    assert page == {"pictures": [], "next": 3}
+    page = await (await server.client.get("/api/gallery?limit=1&before=3")).json()
+    assert [one["id"] for one in page["pictures"]] == [2]
 
 
 async def test_the_gallery_lists_placeholders_that_are_known(server: Serving) -> None:
