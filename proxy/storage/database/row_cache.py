@@ -27,7 +27,8 @@ _NO_ROW = (None, _EXPIRED)
 _COLLECT_S = 0.05
 """Time in which expired rows are collected for one query: at 10,000 requests per second a query
 for hundreds of rows instead of one for each."""
-_BATCH = 500
+_BATCH = 100
+"""Rows of one query. They take about 2 ms of the event loop; 500 delay other requests by 9 ms."""
 _T = TypeVar("_T")
 
 log = structlog.get_logger(__name__)
@@ -204,7 +205,8 @@ class CachedMediaRepository:
     async def _refresh_due(self) -> None:
         """Read the rows that were returned stale, many by one query."""
         while self._due:
-            await asyncio.sleep(_COLLECT_S)
+            if len(self._due) < _BATCH:
+                await asyncio.sleep(_COLLECT_S)
             ids = list(islice(self._due, _BATCH))
             for media_id in ids:
                 del self._due[media_id]

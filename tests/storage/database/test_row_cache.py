@@ -766,7 +766,7 @@ async def lasting(
     inner: FakeDatabase, settings: DatabaseSettings, clock: Clock
 ) -> AsyncIterator[CachedMediaRepository]:
     """Rows that are served stale for 300 s."""
-    changed = settings.model_copy(update={"row_stale_s": 300, "max_rows": 100})
+    changed = settings.model_copy(update={"row_stale_s": 300, "max_rows": 300})
     cache = CachedMediaRepository(inner, changed, clock=clock)
     yield cache
     await cache.aclose()
@@ -783,6 +783,21 @@ async def test_expired_rows_are_returned_at_once_and_read_again_by_one_query(
     await eventually(lambda: lasting.peek(1))
     assert await lasting.find(1) == changed
     assert (inner.asked, inner.batches) == ([1, 2, 3], [[1, 2, 3]])
+
+
+async def test_many_stale_rows_are_read_by_several_queries(
+    lasting: CachedMediaRepository, inner: FakeDatabase, clock: Clock
+) -> None:
+    ids = range(1, 251)
+    inner.rows |= {one: _media(one) for one in ids}
+    await lasting.find_many(ids)
+    inner.batches.clear()
+    clock.now += 61
+    for one in ids:
+        await lasting.find(one)
+    await eventually(lambda: all(map(lasting.peek, ids)))
+    # One of 250 rows would delay other requests by as long as it takes to convert them.
+    assert [len(one) for one in inner.batches] == [100, 100, 50]
 
 
 async def test_a_row_is_never_stale_after_a_change_was_noticed(
