@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Page, Route, expect
 
 from tests.benchmarks.servers import smartserve
 from tests.page.conftest import SETTINGS, Visit, tab, until
@@ -180,6 +181,38 @@ async def test_texts_are_saved_listed_and_deleted_by_language(editor: Visit) -> 
     await page.get_by_role("button", name="Delete the text in de-AT").click()
     await expect(listed).to_have_count(0)
     assert (await choices(page))["alt"] == {}
+
+
+async def test_a_save_that_ends_late_leaves_the_next_image_alone(editor: Visit) -> None:
+    page = await unlock(editor)
+    await clear(page)
+    held, released = asyncio.Event(), asyncio.Event()
+    first = await page.evaluate("location.hash.slice(1)")
+
+    async def late(route: Route) -> None:
+        held.set()
+        await released.wait()
+        await route.continue_()
+
+    # The request for the new description, after the focal point is saved.
+    await page.route(f"**/info/{first}", late)
+    await page.locator("#across").fill("10")
+    await page.locator("#set").click()
+    await held.wait()
+    await page.locator("#previous").click()
+    await expect(page.locator("#editing")).to_be_visible()
+    await page.locator("#across").fill("80")
+    async with page.expect_response(f"**/info/{first}"):
+        released.set()
+    # The answer is handled after it has arrived.
+    await page.evaluate("new Promise((resolve) => setTimeout(resolve, 100))")
+    assert await page.locator("#across").input_value() == "80"
+    await expect(page.locator("#editing-error")).to_be_hidden()
+    await expect(page.locator("#editing-state")).to_be_empty()
+    await page.unroute_all()
+    await page.locator("#next").click()
+    await expect(page.locator("#editing")).to_be_visible()
+    await clear(page)
 
 
 async def test_a_wrong_key_and_a_bad_language_are_said_and_nothing_is_lost(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 
+import pytest
 from playwright.async_api import Browser, Page, Route, expect
 
 from tests.page.conftest import FINAL_MS, PATIENCE_MS, Visit, tab, until
@@ -317,6 +319,46 @@ async def test_a_snippet_of_a_custom_width_has_no_wider_version(visit: Visit) ->
     assert 'width="384" height="256"' in text
     await page.locator('#dpr label:has([value="1.5"])').click()
     assert max(map(int, re.findall(r" (\d+)w\b", await snippet(page, "img")))) == 640
+
+
+@pytest.mark.parametrize(
+    "alt",
+    [
+        'The sign says "Open"',
+        "AT&amp;T & <b>sons</b> </script>",
+        "a\\b\\",
+        "two\nlines",
+        'x" onLoad={() => evil()} /> // ',
+        "{{ secret }} {% raw %} {x}",
+        "",
+    ],
+)
+async def test_an_alternative_text_stays_a_text_in_every_snippet(visit: Visit, alt: str) -> None:
+    async def answer(route: Route) -> None:
+        response = await route.fetch()
+        await route.fulfill(response=response, json={**await response.json(), "alt": alt})
+
+    await visit.page.route("**/info/*", answer)
+    page = await visit.inspect("kodak-03.jpg")
+    await expect(page.locator("#snippet")).to_contain_text("srcset")
+    for kind, tag in (("img", "img"), ("picture", "img"), ("component", "smart-image")):
+        found = await page.evaluate(
+            """([html, tag]) => {
+              const { body } = new DOMParser().parseFromString(html, "text/html");
+              const element = body.querySelector(tag);
+              return [element.getAttribute("alt"), body.querySelectorAll("*").length];
+            }""",
+            # The policy of the page excludes attributes with styles.
+            [html := re.sub(r' style="[^"]*"', "", await snippet(page, kind)), tag],
+        )
+        # DOMParser moves a script before the body into the head.
+        assert found == [alt, html.count("<source") + (2 if kind == "picture" else 1)]
+        assert not set("{}") & set(html.partition(" alt=")[2].partition("\n")[0])
+    for kind, size in (("react", "detail"), ("next", "detail"), ("next", "thumbnail")):
+        await page.select_option("#size", size)
+        after = (await snippet(page, kind)).partition(" alt={")[2]
+        value, end = json.JSONDecoder().raw_decode(after)
+        assert (value, after[end]) == (alt, "}")
 
 
 async def test_a_snippet_is_copied(visit: Visit) -> None:

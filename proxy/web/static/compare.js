@@ -90,9 +90,12 @@ function add(format, response, formats) {
 
 async function load(id, parameters, format, formats, signal) {
   const response = await fetchImage(imageUrl(id, { ...parameters, format }), { signal });
+  // Another image may be shown by now.
+  signal.throwIfAborted();
   add(format, response, formats);
   if (response.stage === "final") return;
   const final = await waitForFinal(response, signal);
+  signal.throwIfAborted();
   if (final) add(format, final, formats);
 }
 

@@ -135,17 +135,22 @@ function showChoices() {
   select();
 }
 
+// Another image may be open after each `await`, and then `running` is another controller: neither the
+// result nor an error belongs to it.
 async function save(method, path, body, done) {
+  const own = running;
   showError(null);
   try {
-    choices = await request(method, path, body);
+    const saved = await request(method, path, body);
+    if (own !== running) return;
+    choices = saved;
     await onChange();
-    if (!info) return;
+    if (own !== running) return;
     showChoices();
     byId("editing-state").textContent = done;
     announce(done);
   } catch (error) {
-    if (error.name === "AbortError") return;
+    if (own !== running) return;
     showError(error.message);
     // The key may have been replaced.
     if (error.status === 401) byId("unlock").hidden = false;
@@ -153,12 +158,15 @@ async function save(method, path, body, done) {
 }
 
 async function load() {
+  const own = running;
   showError(null);
   try {
-    choices = await request("GET");
+    const found = await request("GET");
+    if (own !== running) return;
+    choices = found;
     showChoices();
   } catch (error) {
-    if (error.name === "AbortError") return;
+    if (own !== running) return;
     showError(error.message);
     byId("unlock").hidden = false;
   }

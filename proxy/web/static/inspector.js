@@ -14,6 +14,8 @@ let current = null;
 // Null until the description of `current` has loaded.
 let info = null;
 let running = new AbortController();
+// Counts opened and closed images: `running` is replaced by each request for one, too.
+let visits = 0;
 let shown = null;
 let listed = () => [];
 let onClose = () => {};
@@ -291,6 +293,7 @@ function step(by) {
 
 // Remove everything that describes the image before, and end its requests.
 function clear() {
+  visits += 1;
   running.abort();
   running = new AbortController();
   info = null;
@@ -351,9 +354,11 @@ function showDescription() {
 // Show the open image again after its editor has changed it.
 export async function refresh() {
   const { id } = current;
+  const visit = visits;
   const found = await json(`/info/${id}`);
   onChange(id, found.version);
-  if (shownId() !== id) return;
+  // Another image is open, or the same one again, which loads by itself.
+  if (visit !== visits || shownId() !== id) return;
   info = found;
   choseBackground = false;
   showDescription();
@@ -387,7 +392,8 @@ async function copy(event) {
   const button = event.target.closest("[data-copy]");
   if (!button) return;
   const source = byId(button.dataset.copy);
-  const text = button.dataset.copy === "url" ? new URL(source.textContent, location.href).href : source.textContent;
+  const before = source.textContent;
+  const text = button.dataset.copy === "url" ? new URL(before, location.href).href : before;
   const copied = await copyText(text);
   button.classList.toggle("copied", copied);
   button.textContent = copied ? "Copied" : "Not copied";
@@ -395,7 +401,7 @@ async function copy(event) {
   if (copied) announce("Copied");
   else {
     // Selected, so that the user can copy it by keyboard.
-    source.textContent = text;
+    if (source.textContent === before) source.textContent = text;
     getSelection().selectAllChildren(source);
     button.parentElement.after(byId("copy-fault"));
     announce(byId("copy-fault").textContent);

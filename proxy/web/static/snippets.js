@@ -23,7 +23,11 @@ const NOTES = {
 let shown = null;
 
 const absolute = (path) => location.origin + path;
-const quoted = (text) => (text ?? "").replaceAll("&", "&amp;").replaceAll('"', "&quot;");
+// Return a text for an attribute of HTML. Braces are markup in templates of Angular, Svelte and servers.
+const ENTITIES = { "&": "&amp;", '"': "&quot;", "<": "&lt;", "{": "&#123;", "}": "&#125;" };
+const quoted = (text) => (text ?? "").replace(/[&"<{}]/g, (one) => ENTITIES[one]);
+// Return an attribute of JSX. Its string literals have no escapes, so the text is that of an expression.
+const jsxAlt = (text) => `alt={${JSON.stringify(text ?? "")}}`;
 const attributes = (set, alt) => `width="${set.width}" height="${set.height}" alt="${quoted(alt)}"`;
 const isRemoved = ({ chosen }) => chosen.bg === "removed";
 
@@ -141,14 +145,14 @@ ${[...sources, `  <img src="${set.src}"${srcsetLines(set, "    ")}`].join("\n")}
     return `import { SmartImage } from "smartserve-image/react";
 
 <SmartImage base="${location.origin}" mediaId={${info.id}}${options}
-  width={${width}} height={${height}} alt=${JSON.stringify(info.alt ?? "")} />`;
+  width={${width}} height={${height}} ${jsxAlt(info.alt)} />`;
   },
 
   next: (one) => {
     const { info, chosen } = one;
     const { width, height, whole } = shapeOf(one);
     const dimensions = `width={${width}} height={${height}}`;
-    const alt = `alt=${JSON.stringify(info.alt ?? "")}`;
+    const alt = jsxAlt(info.alt);
     // The loader sets a width, which would replace a cropped size.
     if (!whole) {
       return `import Image from "next/image";
