@@ -6,8 +6,11 @@ seconds, most of it for modules that a short command such as ``purge`` does not 
 
 import gc
 import importlib
+import io
+import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from types import ModuleType
 from typing import Annotated
 
@@ -16,7 +19,7 @@ import typer
 from proxy import __version__
 from proxy.domain.errors import SmartserveError
 
-__all__ = ["MODULES", "SUMMARIES", "app", "import_frozen", "load", "main"]
+__all__ = ["MODULES", "SUMMARIES", "OutputFailed", "app", "import_frozen", "load", "main"]
 
 MODULES: Mapping[str, str] = {
     "adopt": "adopt",
@@ -87,6 +90,10 @@ SUMMARIES: Mapping[str, str] = {
 _SUMMARY = "Serve images by id in the requested size and the best format that the client accepts."
 
 
+class OutputFailed(Exception):
+    """Standard output cannot be written, which ends a command. An error of no single image."""
+
+
 def _version(requested: bool) -> None:
     if requested:
         print(f"smartserve {__version__}")
@@ -152,6 +159,7 @@ def main() -> None:
 
     Typer handles usage errors, Ctrl-C and a closed standard output, and exits itself.
     """
+    _prepare_output()
     command = next((word for word in sys.argv[1:] if word != "--"), "")
     if command not in MODULES:
         # The list of commands, the version, or a usage error: none of them needs a module.
@@ -159,9 +167,28 @@ def main() -> None:
     load(command)
     try:
         app()
+    # Not imported above: it imports what the list of commands does not need.
     except SmartserveError as error:
-        # Not imported above: it imports what the list of commands does not need.
         importlib.import_module("proxy.cli.base").fail(error)
+    except OutputFailed as error:
+        importlib.import_module("proxy.cli.base").print_error("error:", f"standard output: {error}")
+        raise SystemExit(1) from None
+
+
+def _prepare_output() -> None:
+    """Let every text be printed, whatever the encoding and whether standard output is open."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # A prompt or a file name that the encoding does not have must not end the command.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    with suppress(OSError):
+        # The next file that is opened would become standard output.
+        while (descriptor := os.open(os.devnull, os.O_RDWR)) < _FILES:
+            os.set_inheritable(descriptor, True)
+        os.close(descriptor)
+
+
+_FILES = 3
+"""Standard input, output and error are the descriptors below this one."""
 
 
 def _overview() -> typer.Typer:

@@ -25,7 +25,7 @@ from proxy.cli.base import (
     reason_of,
 )
 from proxy.domain.errors import SmartserveError
-from proxy.domain.media import DataType, MediaFacts
+from proxy.domain.media import MAX_MEDIA_ID, DataType, MediaFacts
 from proxy.library.adoption.adopt import AdoptedMedia, Outcome
 from proxy.library.adoption.file_names import AdoptionOwner
 from proxy.library.adoption.grouping import FileGroup, groups
@@ -38,7 +38,10 @@ async def adopt(
     settings: Settings,
     directory: Annotated[Path, typer.Argument(help="A storage tree, or a folder in one.")],
     user_id: Annotated[
-        int, typer.Option(min=0, help="User who owns images whose path names no user.")
+        int,
+        typer.Option(
+            min=0, max=MAX_MEDIA_ID, help="User who owns images whose path names no user."
+        ),
     ] = 1,
     type_: Annotated[
         DataType, typer.Option("--type", help="Purpose of images whose path names none.")

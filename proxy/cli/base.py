@@ -21,13 +21,14 @@ import structlog
 import typer
 import uvloop
 
-from proxy.cli import SUMMARIES, app
+from proxy.cli import SUMMARIES, OutputFailed, app
 from proxy.domain.errors import (
     CapacityError,
     ConfigurationError,
     DatabaseUnavailable,
     SmartserveError,
 )
+from proxy.domain.media import MAX_MEDIA_ID
 from proxy.runtime.thread_pool import DaemonExecutor
 from proxy.settings import Settings, load_settings
 from proxy.settings.sections import ServerSettings
@@ -68,7 +69,10 @@ DataDirOption = Annotated[
 JsonLinesOption = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 IdsArgument = Annotated[
-    list[int] | None, typer.Argument(metavar="ID", show_default="all images", help="Media ids.")
+    list[int] | None,
+    typer.Argument(
+        min=1, max=MAX_MEDIA_ID, metavar="ID", show_default="all images", help="Media ids."
+    ),
 ]
 
 
@@ -114,6 +118,22 @@ def print_line(line: str) -> None:
         sys.stdout = None
 
 
+def print_result(text: str) -> None:
+    """Print lines of one image to standard output. Not in a block that catches errors of an image.
+
+    Raises:
+        BrokenPipeError: nobody reads it any more; Typer ends the command without a message.
+        OutputFailed: it cannot be written, for example because the disk is full.
+    """
+    try:
+        # One write: several threads print. Flushed: an error that comes at exit has no message.
+        print(f"{text}\n", end="", flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputFailed(error.strerror or str(error)) from error
+
+
 def printable(text: str) -> str:
     """Escape what would change a terminal or the order of the text, as in a Python string.
 
@@ -125,6 +145,11 @@ def printable(text: str) -> str:
     return "".join(
         one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
     )
+
+
+def is_unicode(text: str) -> bool:
+    """Return whether an argument was UTF-8; the database accepts no other text."""
+    return not any("\ud800" <= one <= "\udfff" for one in text)
 
 
 def print_summary(command: str, *, seconds: float = 0.0, **counts: int) -> None:

@@ -30,6 +30,7 @@ from proxy.cli.base import (
     reason_of,
 )
 from proxy.domain.bulk import BulkPlan, BulkTask
+from proxy.domain.media import MAX_MEDIA_ID
 from proxy.library.bulk import BulkWorker
 from proxy.runtime.stop_signals import StopSignals, interruptible
 from proxy.settings import Settings
@@ -39,7 +40,9 @@ _MAX_PART, _MAX_RATE = 100_000, 100_000.0
 bulk_app = typer.Typer(help=SUMMARIES["bulk"], no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(bulk_app, name="bulk")
 
-PlanArgument = Annotated[int, typer.Argument(min=1, metavar="PLAN", help="Number of the plan.")]
+PlanArgument = Annotated[
+    int, typer.Argument(min=1, max=MAX_MEDIA_ID, metavar="PLAN", help="Number of the plan.")
+]
 
 
 class Engine(StrEnum):
@@ -139,7 +142,9 @@ async def status(
     settings: Settings,
     plan_id: Annotated[
         int | None,
-        typer.Argument(min=1, metavar="PLAN", show_default="the last 50", help="One plan."),
+        typer.Argument(
+            min=1, max=MAX_MEDIA_ID, metavar="PLAN", show_default="the last 50", help="One plan."
+        ),
     ] = None,
     failures: Annotated[
         bool, typer.Option("--failures", help="Print the images that failed, with the reason.")

@@ -21,6 +21,7 @@ from proxy.cli.base import (
     DataDirOption,
     JsonOption,
     errors,
+    printable,
     run,
     with_running_server,
 )
@@ -112,15 +113,20 @@ def _print(findings: Sequence[Finding]) -> None:
         if console.is_terminal:
             # Colours need no legend; skipped checks are dim.
             verdict = f"[{_COLOURS.get(one.verdict, 'dim')}]{one.verdict}"
-            bold = f"\n[bold]{escape(advice)}[/bold]" if advice else ""
-            table.add_row(one.check, verdict, f"{escape(one.seen)}{bold}")
+            bold = f"\n[bold]{_escaped(advice)}[/bold]" if advice else ""
+            table.add_row(one.check, verdict, f"{_escaped(one.seen)}{bold}")
         else:
             # Tabs and newlines separate the columns and the checks, so they are replaced in texts.
             parts = filter(None, (one.verdict, one.check, one.seen, advice))
-            print("\t".join(" ".join(part.split()) for part in parts))
+            print("\t".join(printable(" ".join(part.split())) for part in parts))
     if console.is_terminal:
         console.print(table)
     errors().print(_summary(findings), highlight=False, soft_wrap=True)
+
+
+def _escaped(text: str) -> str:
+    """Return text for a table, without markup; findings may contain names of files."""
+    return escape("\n".join(map(printable, text.splitlines())))
 
 
 def _summary(findings: Sequence[Finding]) -> str:

@@ -27,7 +27,7 @@ from proxy.cli.base import (
     reason_of,
 )
 from proxy.domain.errors import MediaNotFound, SmartserveError
-from proxy.domain.media import DataType
+from proxy.domain.media import MAX_MEDIA_ID, DataType
 from proxy.domain.urls import image_url
 from proxy.library.import_files import ImportedFile, RejectedFile, walk
 from proxy.serving.near_duplicates import NearDuplicateSearch
@@ -50,7 +50,9 @@ async def import_(
         Path | None,
         typer.Option("--urls", help="File with one address per line; - is standard input."),
     ] = None,
-    user_id: Annotated[int, typer.Option(min=0, help="User who owns the images.")] = 1,
+    user_id: Annotated[
+        int, typer.Option(min=0, max=MAX_MEDIA_ID, help="User who owns the images.")
+    ] = 1,
     type_: Annotated[
         DataType, typer.Option("--type", help="Purpose of the images.")
     ] = DataType.PRODUCT,
@@ -107,7 +109,8 @@ def _files(paths: list[str], urls: Path | None) -> list[Path | str]:
         try:
             text = sys.stdin.read() if str(urls) == "-" else urls.read_text()
         except (OSError, UnicodeDecodeError) as error:
-            raise typer.BadParameter(f"{urls}: {error}", param_hint="--urls") from error
+            fault = printable(f"{urls}: {error}")
+            raise typer.BadParameter(fault, param_hint="--urls") from error
         lines = map(str.strip, text.splitlines())
         found += (line for line in lines if line and not line.startswith("#"))
     if not paths and urls is None:
@@ -190,7 +193,9 @@ async def analyse(
 @command()
 async def similar(
     settings: Settings,
-    media_id: Annotated[int, typer.Argument(min=1, metavar="ID", help="Id of an image.")],
+    media_id: Annotated[
+        int, typer.Argument(min=1, max=MAX_MEDIA_ID, metavar="ID", help="Id of an image.")
+    ],
     limit: Annotated[int, typer.Option(min=1, max=MAX_SIMILAR, help="Maximum number.")] = 20,
 ) -> int:
     """Print the ids of similar images and their similarity, at most 1, by their embeddings.
@@ -211,7 +216,9 @@ async def similar(
 @command("near-duplicates")
 async def near_duplicates(
     settings: Settings,
-    ids: Annotated[list[int], typer.Argument(metavar="ID...", help="Media ids.")],
+    ids: Annotated[
+        list[int], typer.Argument(min=1, max=MAX_MEDIA_ID, metavar="ID...", help="Media ids.")
+    ],
 ) -> int:
     """Print images that look like the given ones, one JSON object per line.
 

@@ -19,6 +19,7 @@ from proxy.cli.base import (
     DataDirOption,
     command,
     database_app,
+    printable,
     read_settings,
     run,
 )
@@ -49,7 +50,7 @@ def check_config(config: ConfigOption = None, data_dir: DataDirOption = None) ->
     # Only a worker process may load libvips.
     worker = run(worker_info(settings))
     check_worker(worker)
-    print(f"ok: {config or 'defaults'}; data in {settings.data_path}")
+    print(printable(f"ok: {config or 'defaults'}; data in {settings.data_path}"))
     print(f"libvips {worker.libvips}; opens {', '.join(worker.source_types)}")
     print(", ".join(f"{name} {version}" for name, version in worker.codecs.items()))
 

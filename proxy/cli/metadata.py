@@ -6,14 +6,16 @@ import asyncio
 import csv
 import errno
 import filecmp
+import io
+import itertools
 import json
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,13 +23,16 @@ from proxy.cli import SUMMARIES, app
 from proxy.cli.base import (
     JsonLinesOption,
     command,
+    is_unicode,
     print_error,
+    print_result,
     print_summary,
     printable,
     process_each,
     progress_bar,
     reason_of,
 )
+from proxy.cli.renaming import move, plan
 from proxy.cli.stored_metadata import search_metadata, store_metadata
 from proxy.domain.errors import BadParameter, SmartserveError
 from proxy.domain.media import MAX_MEDIA_ID
@@ -35,13 +40,11 @@ from proxy.metadata.embedding import ImageMetadataEmbedding, ImageMetadataWriter
 from proxy.metadata.embedding.naming import SUFFIXES, filename_of, parse_timestamp
 from proxy.metadata.embedding.writer import (
     FILE_MODE,
-    candidates,
     embed,
     open_regular,
     publish,
     sidecar_json,
     sidecar_path,
-    sync_folder,
 )
 from proxy.metadata.extraction import Extraction, Tier
 from proxy.metadata.generation.finding import Source
@@ -104,7 +107,7 @@ async def embed_(
     and exits with 1 if there is one.
     """
 
-    def embed_one(path: Path) -> None:
+    def embed_one(path: Path) -> str:
         source = metadata or sidecar_path(path)
         try:
             found = ImageMetadataEmbedding.from_json(_read(source, _MAX_JSON_BYTES))
@@ -114,7 +117,7 @@ async def embed_(
         content = embed(_read(path, _MAX_IMAGE_BYTES), found)
         beside = sidecar_json(found) if sidecar else None
         output.mkdir(parents=True, exist_ok=True)
-        print(printable(str(publish(output, path.name, content, beside, generated=False))))
+        return printable(str(publish(output, path.name, content, beside, generated=False)))
 
     skipped = await _each("embedding", files, embed_one)
     print_summary("embed", written=len(files) - skipped, skipped=skipped)
@@ -135,13 +138,13 @@ async def name_(
     Exits with 1 if a file is skipped; the reason is printed.
     """
 
-    def name_one(path: Path) -> None:
+    def name_one(path: Path) -> str:
         if path.suffix.lower() == ".json":
             found, suffix = ImageMetadataEmbedding.from_json(_read(path, _MAX_JSON_BYTES)), ".png"
         else:
             found, suffix = _require(path), path.suffix
         name = filename_of(found, naming.config(suffix), prefix)
-        print(f"{printable(str(path))}\t{printable(name)}")
+        return f"{printable(str(path))}\t{printable(name)}"
 
     skipped = await _each("naming", files, name_one)
     print_summary("name", named=len(files) - skipped, skipped=skipped)
@@ -167,9 +170,9 @@ async def rename_(
     if there is one.
     """
     unchanged = 0
-    planned: set[Path] = set()
+    taken: set[Path] = set()
 
-    def rename_one(path: Path) -> None:
+    def rename_one(path: Path) -> str:
         nonlocal unchanged
         if path.is_symlink():
             raise ValueError("is a symbolic link")
@@ -177,16 +180,16 @@ async def rename_(
         if by_date:
             folder = directory / parse_timestamp(found).strftime("%Y/%m/%d") / "images"
         name = filename_of(found, naming.config(path.suffix))
-        target = _plan(path, folder / name, planned) if dry_run else _move(path, folder / name)
+        target = (plan if dry_run else move)(path, folder / name, taken)
         if target == path:
             unchanged += 1
-        else:
-            print(f"{printable(str(path))}\t{printable(str(target))}")
+            return ""
+        return f"{printable(str(path))}\t{printable(str(target))}"
 
     try:
         images = await asyncio.to_thread(_images, directory)
     except OSError as error:
-        raise typer.BadParameter(f"{directory}: {_reason(error)}") from error
+        raise typer.BadParameter(printable(f"{directory}: {_reason(error)}")) from error
     skipped = await _each("renaming", images, rename_one)
     done = {"planned" if dry_run else "renamed": len(images) - skipped - unchanged}
     print_summary("rename", **done, unchanged=unchanged, skipped=skipped)
@@ -197,51 +200,6 @@ def _images(directory: Path) -> list[Path]:
     with os.scandir(directory) as entries:
         names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
     return [directory / name for name in names if Path(name).suffix.lower() in SUFFIXES]
-
-
-def _plan(path: Path, wanted: Path, planned: set[Path]) -> Path:
-    for target in candidates(wanted):
-        if target == path or (target not in planned and not os.path.lexists(target)):
-            planned.add(target)
-            return target
-    raise AssertionError  # candidates are infinite
-
-
-def _move(path: Path, wanted: Path) -> Path:
-    """Rename an image and its sidecar, and return the new path."""
-    beside = sidecar_path(path)
-    # The sidecar first: an image without it is never seen under the new name.
-    files = [*([beside] if beside.exists() else []), path]
-    for target in candidates(wanted):
-        if target == path:
-            return path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if _link_all(files, [*[sidecar_path(target)][: len(files) - 1], target]):
-            break
-    # On the disk under the new name before the old one is removed. The sidecar first: a run that
-    # is interrupted here continues from the image.
-    sync_folder(target.parent)
-    for one in files:
-        one.unlink()
-    sync_folder(path.parent)
-    return target
-
-
-def _link_all(files: Iterable[Path], targets: Iterable[Path]) -> bool:
-    """Give files a second name each; return False, with nothing changed, if one is taken."""
-    linked: list[Path] = []
-    for file, target in zip(files, targets, strict=True):
-        try:
-            # A link and not a rename, which would replace an existing file.
-            os.link(file, target, follow_symlinks=False)
-            linked.append(target)
-        except FileExistsError:
-            # The same file: a run was interrupted before it removed the old name.
-            if not file.samefile(target):
-                for one in linked:
-                    one.unlink()
-                return False
-    return True
 
 
 @command("extract", group=metadata_app)
@@ -283,22 +241,22 @@ async def extract_(
         return await _store(settings, files or [], as_json=as_json)
     if not files:
         raise typer.BadParameter("name files; or use --store for the images of this server")
-    rows = csv.writer(sys.stdout, lineterminator="\n")
     if as_csv:
-        rows.writerow(["file", *CSV_COLUMNS])
+        print_result(_csv_row(["file", *CSV_COLUMNS]))
 
-    def show(path: Path, complete: Extraction) -> None:
+    def show(path: Path, complete: Extraction) -> str:
         extraction = withhold(complete, lowest)
         if as_json:
-            print(json.dumps({"path": str(path), **extraction.to_dict()}))
-        elif as_csv:
+            return json.dumps({"path": str(path), **extraction.to_dict()})
+        name = printable(str(path))
+        if as_csv:
             values = dict(_flat(extraction.metadata))
-            cells = [str(path), *(values.get(one, "") for one in CSV_COLUMNS)]
-            rows.writerow([_safe_cell(one) for one in cells])
-        else:
-            print(printable(str(path)))
-            for key, value in _flat(extraction.metadata):
-                print(f"  {printable(key)}: {printable(str(value))}")
+            return _csv_row([name, *(values.get(one, "") for one in CSV_COLUMNS)])
+        lines = (
+            f"  {printable(key)}: {printable(str(value))}"
+            for key, value in _flat(extraction.metadata)
+        )
+        return "\n".join((name, *lines))
 
     skipped = await _extract_each(settings, "extracting", files, show)
     print_summary("extract", done=len(files) - skipped, skipped=skipped)
@@ -315,9 +273,9 @@ def _tier(text: str) -> Tier:
 async def _store(settings: Settings, arguments: list[Path], *, as_json: bool) -> int:
     def show(media_id: int, found: Extraction) -> None:
         if as_json:
-            print(json.dumps({"id": media_id, **found.parsed().to_dict()}))
+            print_result(json.dumps({"id": media_id, **found.parsed().to_dict()}))
         else:
-            print(f"{media_id}\t{found.metadata['ai_generation']['source']}")
+            print_result(f"{media_id}\t{found.metadata['ai_generation']['source']}")
 
     return await store_metadata(settings, [_media_id(one) for one in arguments], show)
 
@@ -325,7 +283,7 @@ async def _store(settings: Settings, arguments: list[Path], *, as_json: bool) ->
 def _media_id(argument: Path) -> int:
     text = str(argument)
     if not text.isascii() or not text.isdigit() or not 0 < int(text[:20]) <= MAX_MEDIA_ID:
-        raise typer.BadParameter(f"{text}: with --store, name media ids, not files")
+        raise typer.BadParameter(printable(f"{text}: with --store, name media ids, not files"))
     return int(text)
 
 
@@ -343,7 +301,9 @@ async def search_(  # noqa: PLR0913, PLR0917 - each is an option
     tag: Annotated[
         list[str] | None, typer.Option(help="A tag; of several, one must apply.")
     ] = None,
-    user_id: Annotated[int | None, typer.Option(min=0, help="Owner of the images.")] = None,
+    user_id: Annotated[
+        int | None, typer.Option(min=0, max=MAX_MEDIA_ID, help="Owner of the images.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of images.")] = 50,
     as_json: JsonLinesOption = False,
 ) -> None:
@@ -352,6 +312,9 @@ async def search_(  # noqa: PLR0913, PLR0917 - each is an option
     All options must apply. The newest image is first.
     """
     tags = tag or []
+    for option, text in (("--mj-version", mj_version), *(("--tag", one) for one in tags)):
+        if not is_unicode(text):
+            raise typer.BadParameter(f"{printable(text)} is not UTF-8", param_hint=option)
     if len(tags) > MAX_TAGS:
         raise typer.BadParameter(f"at most {MAX_TAGS} tags", param_hint="--tag")
     wanted = MetadataFilter(
@@ -391,6 +354,12 @@ def _flat(value: object, path: str = "") -> Iterator[tuple[str, object]]:
         yield path, value
 
 
+def _csv_row(cells: Iterable[object]) -> str:
+    row = io.StringIO()
+    csv.writer(row, lineterminator="").writerow([_safe_cell(one) for one in cells])
+    return row.getvalue()
+
+
 def _safe_cell(value: object) -> object:
     """Return text that a spreadsheet does not take for a formula."""
     # Whitespace before the sign does not stop a spreadsheet.
@@ -410,9 +379,9 @@ async def moderate_(settings: Settings, files: FilesArgument) -> int:
     exits with 1 if there is one.
     """
 
-    def show(path: Path, extraction: Extraction) -> None:
+    def show(path: Path, extraction: Extraction) -> str:
         flagged = moderate(extraction.metadata, settings.metadata.moderation_terms)
-        print(json.dumps({"path": str(path), **flagged}))
+        return json.dumps({"path": str(path), **flagged})
 
     skipped = await _extract_each(settings, "moderating", files, show)
     print_summary("moderate", done=len(files) - skipped, skipped=skipped)
@@ -433,24 +402,23 @@ async def classify_(
     try:
         images, links = await asyncio.to_thread(_classifiable, source, target)
     except OSError as error:
-        raise typer.BadParameter(f"{source}: {_reason(error)}") from error
+        raise typer.BadParameter(printable(f"{source}: {_reason(error)}")) from error
     for link in links:
         print_error("skipped", f"{link}: is a symbolic link")
     first = {path.stem: path for path in reversed(images)}
     classified: dict[str, list[str]] = {}
 
-    def store(path: Path, extraction: Extraction) -> None:
+    def store(path: Path, extraction: Extraction) -> str:
         generator = str(extraction.metadata["ai_generation"]["source"])
         folder = target / generator
         folder.mkdir(parents=True, exist_ok=True)
         copied = folder / path.name
         _copy(path, copied)
         # Of images with one stem, the others are named in full.
-        name = path.stem if first[path.stem] == path else path.name
-        text = json.dumps(extraction.metadata, indent=2, ensure_ascii=False)
-        _replace(folder / f"{name}_metadata.json", text.encode("utf-8", "replace"))
+        stems = [path.stem] if first[path.stem] == path else []
+        _store_metadata(folder, [*stems, path.name], extraction.metadata)
         classified.setdefault(generator, []).append(path.name)
-        print(f"{printable(str(path))}\t{printable(str(copied))}")
+        return f"{printable(str(path))}\t{printable(str(copied))}"
 
     skipped = len(links) + await _extract_each(settings, "classifying", images, store)
     total = sum(map(len, classified.values()))
@@ -459,8 +427,8 @@ async def classify_(
         "breakdown": {key: len(names) for key, names in sorted(classified.items())},
         "files": {key: sorted(names) for key, names in sorted(classified.items())},
     }
-    text = json.dumps(report, indent=2, ensure_ascii=False)
-    await asyncio.to_thread(_write_report, target, text.encode("utf-8", "surrogateescape"))
+    # Escaped, as names of files that are not UTF-8 would make it invalid.
+    await asyncio.to_thread(_write_report, target, json.dumps(report, indent=2).encode())
     print_summary("classify", copied=total, skipped=skipped)
     return skipped
 
@@ -468,7 +436,8 @@ async def classify_(
 def _classifiable(source: Path, target: Path) -> tuple[list[Path], list[Path]]:
     """Return the images of a folder, and the symbolic links among them."""
     if target.resolve().is_relative_to(source.resolve()):
-        raise typer.BadParameter(f"{target} is below {source}. Choose another folder.")
+        fault = f"{target} is below {source}. Choose another folder."
+        raise typer.BadParameter(printable(fault))
     images = _images(source)
     links = [path for path in images if path.is_symlink()]
     return [path for path in images if path not in links], links
@@ -476,7 +445,7 @@ def _classifiable(source: Path, target: Path) -> tuple[list[Path], list[Path]]:
 
 def _write_report(target: Path, content: bytes) -> None:
     target.mkdir(parents=True, exist_ok=True)
-    _replace(target / "classification_report.json", content)
+    _write(target / "classification_report.json", content, replace=True)
 
 
 def _copy(path: Path, target: Path) -> None:
@@ -496,22 +465,43 @@ def _copy(path: Path, target: Path) -> None:
                 raise FileExistsError(errno.EEXIST, "", str(target)) from None
 
 
-def _replace(path: Path, content: bytes) -> None:
+def _store_metadata(folder: Path, names: list[str], metadata: Mapping[str, Any]) -> None:
+    """Write the metadata of an image under the first name that is not that of another image."""
+    content = json.dumps(metadata, indent=2, ensure_ascii=False).encode("utf-8", "replace")
+    numbered = (f"{names[-1]}-{number}" for number in itertools.count(2))
+    for name in itertools.chain(names, numbered):
+        path = folder / f"{name}_metadata.json"
+        with suppress(FileExistsError):
+            # That of an earlier run for the same image is replaced.
+            _write(path, content, replace=_sha256_in(path) == metadata["sha256"])
+            return
+
+
+def _sha256_in(path: Path) -> object:
+    """Return the checksum of the image whose metadata a file has; "" if it has none."""
+    try:
+        found = json.loads(_read(path, _MAX_JSON_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return ""
+    return found.get("sha256", "") if isinstance(found, dict) else ""
+
+
+def _write(path: Path, content: bytes, *, replace: bool) -> None:
     with TempFile(str(path.parent), mode=FILE_MODE) as file:
         write_all(file.descriptor, content)
         os.fsync(file.descriptor)
-        file.replace(str(path))
+        (file.replace if replace else file.link)(str(path))
 
 
 async def _extract_each(
     settings: Settings,
     label: str,
     files: list[Path],
-    show: Callable[[Path, Extraction], None],
+    show: Callable[[Path, Extraction], str],
 ) -> int:
-    """Extract files, several at a time; print the reason for each that fails; count those."""
+    """Extract files, several at a time, and print the text of each; count those that fail."""
     concurrency = settings.metadata.engines or len(os.sched_getaffinity(0))
-    # The lines of one file stay together.
+    # `show` may write files.
     showing = asyncio.Lock()
     async with open_metadata(settings.metadata, settings.workers) as service:
 
@@ -519,10 +509,11 @@ async def _extract_each(
             try:
                 extraction = await extract_file(service, path)
                 async with showing:
-                    await asyncio.to_thread(show, path, extraction)
+                    text = await asyncio.to_thread(show, path, extraction)
             except (OSError, ValueError) as error:
                 print_error("skipped", f"{path}: {_reason(error)}")
                 return False
+            await asyncio.to_thread(print_result, text)
             return True
 
         def report(path: Path, error: SmartserveError) -> None:
@@ -535,17 +526,21 @@ async def _extract_each(
     return skipped
 
 
-async def _each(label: str, files: list[Path], process: Callable[[Path], None]) -> int:
-    """Process files one after the other; print the reason for each that fails; count those."""
+async def _each(label: str, files: list[Path], process: Callable[[Path], str]) -> int:
+    """Process files one after the other, and print a line for each; count those that fail."""
     skipped = 0
     with progress_bar(label, len(files)) as progress:
         for path in files:
             try:
                 # In a thread: on a file system that does not respond, Ctrl-C would have no effect.
-                await asyncio.to_thread(process, path)
+                line = await asyncio.to_thread(process, path)
             except (OSError, ValueError) as error:
                 print_error("skipped", f"{path}: {_reason(error)}")
                 skipped += 1
+            else:
+                # Not above: an error of standard output is none of this file, which is done.
+                if line:
+                    await asyncio.to_thread(print_result, line)
             progress.advance(progress.task_ids[0])
     return skipped
 

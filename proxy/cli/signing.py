@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 import typer
 
-from proxy.cli.base import JsonOption, command
+from proxy.cli.base import JsonOption, command, is_unicode
 from proxy.domain.errors import BadParameter, ConfigurationError
 from proxy.domain.media import MAX_MEDIA_ID
 from proxy.domain.request import last_values, parse_request
@@ -63,6 +63,10 @@ def sign(  # noqa: PLR0913, PLR0917 - the parameters of an address
         raise ConfigurationError(
             [f"no key is set: set SMARTSERVE_ACCESS__KEYS or access.key_files; {MAKE_KEY}"]
         )
+    options = {"size": size, "w": width, "dpr": dpr, "format": fmt, "bg": bg, "metadata": metadata}
+    given = {name: value for name, value in options.items() if value is not None}
+    if not all(is_unicode(str(one)) for one in (target, base_url, *given.values())):
+        raise typer.BadParameter("the address and its parameters must be UTF-8")
     ttl_s = _ttl(expires, settings)
     if _ID.fullmatch(target):
         base = settings.base_url() if base_url is None else base_url
@@ -75,8 +79,6 @@ def sign(  # noqa: PLR0913, PLR0917 - the parameters of an address
             "must be an id, or the address of an image or of an original",
             param_hint="URL|ID",
         )
-    options = {"size": size, "w": width, "dpr": dpr, "format": fmt, "bg": bg, "metadata": metadata}
-    given = {name: value for name, value in options.items() if value is not None}
     parts = (_OLD.sub("", query).lstrip("&"), urlencode(given))
     query = "&".join(part for part in parts if part)
     scope, media_id, extension = found

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,13 +16,15 @@ import typer
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
-from proxy.cli import base
+from proxy.cli import OutputFailed, base
 from proxy.cli.base import (
     address_recorded,
     command,
     fail,
+    is_unicode,
     print_error,
     print_line,
+    print_result,
     printable,
     process_each,
     progress_bar,
@@ -75,7 +79,7 @@ def test_a_command_receives_its_settings_and_exits_with_1_after_failures(
 HANGING = """
 import asyncio, os, signal, sys, time
 from functools import partial
-from proxy.cli import base
+from proxy.cli import OutputFailed, base
 from proxy.runtime.thread_pool import in_daemon_thread
 from proxy.settings import LogSettings
 # A shell starts what runs in the background with SIGINT ignored.
@@ -246,6 +250,31 @@ def test_names_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -
         "skipped a\\x1b[2J\\u202egnp.\\n\\udcff [red]x[/red] :smile: \\\n"
     )
     assert printable("Schöne Grüße.png") == "Schöne Grüße.png"
+
+
+class Full(io.StringIO):
+    """Standard output that cannot be written."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__()
+        self.error = error
+
+    def write(self, text: str, /) -> int:
+        raise self.error
+
+
+def test_an_error_of_standard_output_is_none_of_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", Full(OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(OutputFailed, match=r"^No space left on device$"):
+        print_result("text")
+    monkeypatch.setattr(sys, "stdout", Full(BrokenPipeError(errno.EPIPE, "Broken pipe")))
+    with pytest.raises(BrokenPipeError):
+        print_result("text")
+
+
+def test_text_is_unicode_unless_it_has_bytes_that_are_not_utf_8() -> None:
+    assert is_unicode("Größe 日本 \U0001f600 \0")
+    assert not is_unicode(os.fsdecode(b"a\xff"))
 
 
 def test_a_line_is_written_at_once_even_if_output_is_unbuffered(

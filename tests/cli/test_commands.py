@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ import typer
 
 from proxy.cli import MODULES, SUMMARIES, app, load
 from tests.cli.conftest import Invoke
-from tests.support.commands import run
+from tests.support.commands import SMARTSERVE, run
 
 
 def test_each_command_is_imported_from_the_module_that_defines_it() -> None:
@@ -90,6 +92,76 @@ def test_every_command_has_help(command: str, invoke: Invoke) -> None:
     done = invoke(command, "--help")
     assert done.code == 0
     assert "Usage:" in done.stdout
+
+
+LARGE = str(1 << 63)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["warm", one] for one in (LARGE, "0", "-- -5")),
+        *(["purge", one] for one in (LARGE, "0", "-- -5")),
+        ["purge", "--user-id", LARGE],
+        *(["analyse", one] for one in (LARGE, "0")),
+        *(["near-duplicates", one] for one in (LARGE, "0")),
+        *(["similar", one] for one in (LARGE, "0")),
+        ["import", "a.png", "--user-id", LARGE],
+        ["adopt", "folder", "--user-id", LARGE],
+        ["metadata", "search", "--user-id", LARGE],
+        ["metadata", "extract", "--store", LARGE],
+        *(["bulk", one, LARGE] for one in ("work", "status", "pause", "resume", "cancel")),
+        ["token", "--user", LARGE],
+        ["doctor", LARGE],
+        ["sign", LARGE],
+    ],
+    ids=" ".join,
+)
+def test_an_id_that_no_row_can_have_is_a_usage_error(
+    arguments: list[str], tmp_path: Path, invoke: Invoke
+) -> None:
+    words = " ".join(arguments).split()
+    key = {"SMARTSERVE_ACCESS__KEYS": '{"k1": "' + "ab" * 32 + '"}'}
+    done = (
+        invoke(words[0], "--data-dir", tmp_path, *words[1:], **key)
+        if (words[0] not in ("bulk", "metadata"))
+        else invoke(*words, "--data-dir", tmp_path)
+    )
+    assert done.code == 2, done
+    assert "Usage:" in done.stderr
+    assert not list(tmp_path.iterdir()), "before the database is opened"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["metadata", "search", "--tag"], ["metadata", "search", "--mj-version"], ["sign"],
+     ["sign", "5", "--format"], ["sign", "5", "--base-url"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_text_that_is_not_utf_8_is_a_usage_error(arguments: list[str], invoke: Invoke) -> None:
+    key = {"SMARTSERVE_ACCESS__KEYS": '{"k1": "' + "ab" * 32 + '"}'}
+    done = invoke(*arguments, os.fsdecode(b"a\xff"), **key)
+    assert done.code == 2, done
+    assert "UTF-8" in done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii:strict"])
+def test_a_path_that_the_output_cannot_encode_is_printed(encoding: str, tmp_path: Path) -> None:
+    name = os.fsdecode("Größe ".encode() + b"\xff")
+    arguments = ("check-config", "--data-dir", tmp_path / name)
+    done = run(*arguments, PYTHONIOENCODING=encoding, PYTHONUTF8="0")
+    assert done.returncode == 0, done.stderr
+    shown = "Größe" if encoding.startswith("utf") else "Gr\\xf6\\xdfe"
+    assert f"{shown} \\udcff" in done.stdout
+
+
+def test_a_command_without_standard_output_runs_to_its_end(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *SMARTSERVE, "metadata", "rename", tmp_path],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1] == "rename: 0 renamed, 0 unchanged, 0 skipped"
 
 
 def test_help_shows_the_default_of_options_that_replace_settings(invoke: Invoke) -> None:

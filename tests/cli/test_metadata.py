@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -13,10 +17,11 @@ from typing import Any
 import pytest
 from PIL import Image, PngImagePlugin
 
-from proxy.cli.metadata import _safe_cell
+from proxy.cli.metadata import _safe_cell, _store_metadata
 from proxy.metadata.embedding import ImageMetadataEmbedding, ImageMetadataWriter
 from tests.cli.conftest import Completed, Invoke
 from tests.metadata.embedding.conftest import make
+from tests.support.commands import SMARTSERVE, run
 
 STEM = "20250111_143022_a3f2e9d4"
 IMAGE = Image.effect_noise((24, 16), 64)
@@ -191,6 +196,85 @@ def test_rename_leaves_links_hidden_files_and_folders_alone(
     assert outside.exists()
 
 
+def test_rename_keeps_the_names_of_hard_links_and_may_be_repeated(
+    pictures: Path, invoke: Invoke
+) -> None:
+    (pictures / "b.png").hardlink_to(save(pictures, "a.png"))
+    planned = invoke("metadata", "rename", pictures, "--dry-run")
+    done = invoke("metadata", "rename", pictures)
+    assert done.stdout == planned.stdout
+    assert done.stderr.splitlines()[-1] == "rename: 2 renamed, 0 unchanged, 0 skipped"
+    for _ in range(2):
+        assert tree(pictures) == [f"{STEM}-2.png", f"{STEM}.png"]
+        again = invoke("metadata", "rename", pictures)
+        assert again.stderr.splitlines()[-1] == "rename: 0 renamed, 2 unchanged, 0 skipped"
+
+
+HOSTILE = {
+    "cfg_scale": "9" * 401,
+    "seed": "9" * 5000,
+    "steps": "NaN",
+    "width": "[" * 100_000,
+    "prompt": '"' + "a " * 400_000 + '"',
+    "generation_timestamp": '"' + "9" * 100_000 + '"',
+    "base_model_id": '"' + "#" * 400_000 + '"',
+}
+
+
+@pytest.mark.parametrize("field", HOSTILE)
+def test_a_hostile_image_is_skipped_and_the_rest_is_done(
+    field: str, pictures: Path, tmp_path: Path, invoke: Invoke
+) -> None:
+    text = make(seed=1).to_json().replace("}", f', "{field}": {HOSTILE[field]}}}')
+    info = PngImagePlugin.PngInfo()
+    info.add_text("ml_lib_metadata", text)
+    IMAGE.save(pictures / "a.png", pnginfo=info)
+    save(pictures, "b.png", seed=2)
+    paths = (pictures / "a.png", pictures / "b.png")
+    (tmp_path / "run.json").write_text(make().to_json())
+    began = time.process_time()
+    output = ("--metadata", tmp_path / "run.json", "--output", tmp_path / "out")
+    assert invoke("metadata", "embed", *paths, *output).code == 0
+    named = invoke("metadata", "name", *paths, "--naming", "descriptive")
+    renamed = invoke("metadata", "rename", pictures, "--naming", "descriptive")
+    assert time.process_time() - began < 10
+    good = field in {"prompt", "base_model_id"}
+    for done in (named, renamed):
+        assert done.code == int(not good)
+        assert len(done.stdout.splitlines()) == 1 + good
+        assert len(done.stderr) < 1000
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), OSError(28, "No space")])
+@pytest.mark.parametrize("command", ["embed", "name", "rename"])
+def test_an_error_of_the_output_ends_the_command_and_is_none_of_a_file(
+    command: str, error: OSError, pictures: Path, tmp_path: Path, invoke: Invoke,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    paths = [save(pictures, f"{number}.png", seed=number) for number in range(3)]
+    (tmp_path / "run.json").write_text(make().to_json())
+    arguments: dict[str, list[str | Path]] = {
+        "embed": [*paths, "--metadata", tmp_path / "run.json", "--output", tmp_path / "out"],
+        "name": [*paths],
+        "rename": [pictures],
+    }
+
+    def failing(*_arguments: Any, **_options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("proxy.cli.base.print", failing, raising=False)
+    stdout = sys.stdout
+    done = invoke("metadata", command, *arguments[command])
+    sys.stdout = stdout
+    assert done.code == 1
+    # No summary either: it would count files that are not printed.
+    expected = [] if isinstance(error, BrokenPipeError) else ["error: standard output: No space"]
+    assert [line for line in done.stderr.splitlines() if line] == expected
+    written = {"embed": tmp_path / "out" / "0.png", "rename": pictures / f"{STEM}.png"}
+    if path := written.get(command):
+        assert path.exists(), "the file whose line is missing is done"
+
+
 @pytest.mark.parametrize("failing", [{1}, {3}, {5}, {1, 2, 3, 4, 5}], ids=str)
 @pytest.mark.parametrize("command", ["embed", "name", "rename"])
 def test_an_error_of_one_file_is_named_and_the_rest_is_done(
@@ -346,6 +430,89 @@ def test_classify_copies_images_to_folders_of_their_generators(
     assert again.stderr.splitlines()[-1] == "classify: 3 copied, 3 skipped"
     assert "c.webp exists already" in again.stderr
     assert (out / "unknown" / "c.webp").read_bytes() == b"other"
+
+
+@pytest.mark.slow
+def test_classify_keeps_the_metadata_of_each_image_in_several_runs(
+    tmp_path: Path, invoke: Invoke, engine: dict[str, str]
+) -> None:
+    out = tmp_path / "out"
+    runs = [("photo.jpg",), ("photo.png",), ("photo.png.jpg", "photo.png.webp", "photo.webp")]
+    sources = [tmp_path / str(number) for number in range(len(runs))]
+    for source, files in zip(sources, runs, strict=True):
+        for name in files:
+            source.mkdir(exist_ok=True)
+            Image.effect_noise((24, 16), 64).save(source / name)
+    for source in (*sources, *sources):
+        assert invoke("metadata", "classify", source, out, **engine).code == 0
+    images = [path for path in (out / "unknown").iterdir() if path.suffix != ".json"]
+    hashes = {hashlib.sha256(path.read_bytes()).hexdigest() for path in images}
+    written = sorted((out / "unknown").glob("*_metadata.json"))
+    assert len(images) == len(written) == 5
+    assert {json.loads(path.read_text())["sha256"] for path in written} == hashes
+    assert {"photo_metadata.json", "photo.png_metadata.json"} <= {one.name for one in written}
+
+
+def test_metadata_is_stored_under_a_name_that_is_free_or_of_the_same_image(tmp_path: Path) -> None:
+    def names() -> list[str]:
+        return sorted(path.name.removesuffix("_metadata.json") for path in tmp_path.iterdir())
+
+    def stored(name: str) -> Any:
+        return json.loads((tmp_path / f"{name}_metadata.json").read_text())
+
+    for text in ("not JSON", "[]", '{"sha256": null}', "[" * 100_000):
+        (tmp_path / "a_metadata.json").write_text(text)
+        (tmp_path / "a.png_metadata.json").unlink(missing_ok=True)
+        _store_metadata(tmp_path, ["a", "a.png"], {"sha256": "1"})
+        assert names() == ["a", "a.png"]
+        assert (tmp_path / "a_metadata.json").read_text() == text
+    _store_metadata(tmp_path, ["a.png"], {"sha256": "2"})
+    _store_metadata(tmp_path, ["a.png"], {"sha256": "2", "new": True})
+    _store_metadata(tmp_path, ["a", "a.png"], {"sha256": "1", "new": True})
+    assert names() == ["a", "a.png", "a.png-2"]
+    assert stored("a.png") == {"sha256": "1", "new": True}
+    assert stored("a.png-2") == {"sha256": "2", "new": True}
+
+
+@pytest.mark.slow
+def test_names_that_are_not_utf_8_are_printed_and_reported(
+    pictures: Path, tmp_path: Path, engine: dict[str, str]
+) -> None:
+    name = os.fsdecode(b"a\xff.png")
+    save(pictures, name, prompt="日本")
+    strict = {**engine, "PYTHONIOENCODING": "utf-8:strict", "PYTHONUTF8": "0"}
+    table = run("metadata", "extract", pictures / name, "--csv", **strict)
+    assert table.returncode == 0, table.stderr
+    (row,) = csv.DictReader(io.StringIO(table.stdout))
+    assert row["file"] == f"{pictures}/a\\udcff.png"
+    assert row["ai_generation.prompt"] == "日本"
+    for command, paths in (
+        ("name", [pictures / name]),
+        ("extract", [pictures / name]),
+        ("classify", [pictures, tmp_path / "out"]),
+    ):
+        done = run("metadata", command, *paths, **strict)
+        assert done.returncode == 0, done.stderr
+        assert "a\\udcff.png" in done.stdout
+    report = json.loads((tmp_path / "out" / "classification_report.json").read_bytes())
+    assert report["files"] == {"ml_lib": [name]}
+
+
+@pytest.mark.slow
+def test_output_that_nobody_reads_ends_an_extraction(
+    pictures: Path, engine: dict[str, str]
+) -> None:
+    paths = [save(pictures, f"{number}.png") for number in range(3)]
+    reader, writer = os.pipe()
+    os.close(reader)
+    for options in ([], ["--json"], ["--csv"]):
+        done = subprocess.run(
+            [*SMARTSERVE, "metadata", "extract", *paths, *options],
+            stdout=writer, stderr=subprocess.PIPE, text=True, check=False, timeout=60,
+            env={**os.environ, **engine, "SMARTSERVE_LOG__LEVEL": "error"},
+        )  # fmt: skip
+        assert (done.returncode, done.stderr.strip()) == (1, "")
+    os.close(writer)
 
 
 @pytest.mark.parametrize("below", ["", "out", "a/b"])
