@@ -9,6 +9,8 @@ import { renderToStaticMarkup } from "react-dom/server";
 import { smartserveLoader } from "smartserve-image/next";
 import { AIAnalysisDisplay, SmartImage } from "smartserve-image/react";
 import { transform } from "smartserve-image/unpic";
+import { useImageAnalyzer } from "smartserve-image/vue";
+import { effectScope, shallowReactive } from "vue";
 
 const BASE = "https://img.example.org";
 
@@ -80,4 +82,21 @@ test("unpic's component asks by the transformer", () => {
   );
   assert.match(html, /srcSet="https:\/\/img.example.org\/serve\/7\?w=\d+/i);
   assert.doesNotMatch(html, /quality|height=\d+&/);
+});
+
+test("the composable of Vue sends each image with the options of that time", async (context) => {
+  const sent = [];
+  context.mock.method(globalThis, "fetch", async (url, { headers }) => {
+    sent.push([String(url).replace(/\/api\/.*/, ""), headers.Authorization]);
+    return Response.json({});
+  });
+  // As a component gets its props.
+  const props = shallowReactive({ base: "https://a.example", token: undefined });
+  const scope = effectScope();
+  const { analyzeImage } = scope.run(() => useImageAnalyzer(props));
+  await analyzeImage(new File(["x"], "x.png"));
+  Object.assign(props, { base: "https://b.example", token: "secret" });
+  await analyzeImage(new File(["x"], "x.png"));
+  scope.stop();
+  assert.deepEqual(sent, [["https://a.example", undefined], ["https://b.example", "Bearer secret"]]);
 });

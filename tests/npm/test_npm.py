@@ -41,6 +41,53 @@ def test_widths_equal_those_of_the_server() -> None:
     assert exported("WIDTHS") == list(WIDTHS)
 
 
+def test_sizes_equal_those_of_the_server() -> None:
+    assert exported("SIZES") == list(Settings().sizes)
+
+
+@pytest.mark.parametrize("extension", [None, "jpg", "WEBP"])
+def test_urls_are_understood_as_by_the_server(extension: str | None) -> None:
+    queries = (
+        *("", "size=thumbnail", "Size=Thumbnail", "SIZE=GRID&DPR=2", "W=640", "w=640&dpr=1.5"),
+        *("size=detail?size=thumbnail", "size=detail%3Fsize=thumbnail", "size=detail%3fw=64"),
+        *("size=detail&amp;size=grid", "w=9&amp;amp;dpr=2", "w=9%26amp%3Bdpr=2", "w=9&AMP;dpr=2"),
+        *("w=640&size=thumbnail", "size=thumbnail&w=640", "size=&w=100", "size=grid&w="),
+        *("w=100&size=&w=200&size=", "size=thumbnail&size=header", "size=grid&size=", "v=a&v=b"),
+        *("format=JPG", "Format=Auto", "format=", "format=Png&format=Avif", "v=a%26size%3Dgrid"),
+        *("bg=Removed&format=webp", "BG=original", "bg=removed&bg=&format=png", "v=%C3%A4+%2B"),
+        *("size%3Dgrid", "%73ize=grid", "size=%67rid", "v=a=b", "=x", "&&?&size=small&", "dpr=2"),
+    )
+    urls, expected = [], []
+    for query in queries:
+        name = "7" if extension is None else f"7.{extension}"
+        urls.append(f"https://img.example.org/serve/{name}?{query}")
+        sizes = Settings().size_specs()
+        request = parse_request(query, sizes=sizes, extension=extension)
+        signed = parse_request(f"{query}&sig=0", sizes=sizes, extension=extension).signature
+        assert signed is not None
+        removed = {None: None, True: "removed", False: "original"}[request.remove_background]
+        expected.append([signed.covers, request.box, request.format, removed, request.version])
+    script = f"""
+        import("./src/urls.js").then(({{ parsePicture, pictureUrl, variantOf }}) => {{
+          const found = {json.dumps(urls)}.map((url) => {{
+            const {{ base, id, operations }} = parsePicture(url);
+            return [variantOf(url).covers, operations, pictureUrl(base, id, operations)];
+          }});
+          console.log(JSON.stringify(found));
+        }});
+    """
+    found = json.loads(run(program("node"), "-e", script, at=PACKAGE))
+    for url, (covers, operations, built), (signed, *meaning) in zip(
+        urls, found, expected, strict=True
+    ):
+        assert covers == signed, url
+        # The URL that is built again means the same.
+        query = built.partition("?")[2]
+        same = parse_request(query, sizes=Settings().size_specs())
+        background = operations.get("background")
+        assert [same.box, same.format, background, same.version] == meaning, (url, built)
+
+
 def test_sizes_that_crop_equal_those_of_the_server() -> None:
     sizes = Settings().sizes.items()
     crops = {name: [one.width, one.height] for name, one in sizes if one.fit == "cover"}

@@ -32,6 +32,8 @@ export interface Variant {
 export type Signer = (variant: Variant) => string;
 
 export const WIDTHS: readonly number[];
+/** The named sizes that the server has by default; of others, URLs must have the case of its settings. */
+export const SIZES: readonly string[];
 /** Width and height of the named sizes that crop. */
 export const COVERS: Readonly<Record<string, readonly [number, number]>>;
 export function isPictureId(id: unknown): boolean;

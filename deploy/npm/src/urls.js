@@ -8,6 +8,9 @@ export const WIDTHS = [
 // Named sizes that crop to a ratio of their own, as the server is configured by default.
 export const COVERS = { thumbnail: [300, 300], header: [1600, 500] };
 
+// The named sizes that the server has by default.
+export const SIZES = ["thumbnail", "small", "grid", "detail", "header", "zoom"];
+
 const IMAGE_URL = /^(https?:\/\/[^/?#]+(?:\/[^?#]*?)?)?\/?(?:(serve|api\/images)\/)?(0|[1-9]\d{0,18})(?:\.([A-Za-z]\w*))?(?:\?([^#]*))?(?:#.*)?$/;
 const SERVED_URL = /\/(?:serve|api\/images)\/(0|[1-9]\d{0,18})(?:\.([A-Za-z]\w*))?(?:\?([^#]*))?(?:#.*)?$/;
 const FORMATS = new Set(["avif", "webp", "jpeg", "png", "gif"]);
@@ -16,27 +19,44 @@ export const isPictureId = (id) => /^(?:0|[1-9]\d{0,18})$/.test(String(id));
 export const snap = (width) => WIDTHS.find((step) => step >= width) ?? WIDTHS.at(-1);
 
 const formatOf = (format) => {
-  const name = format === "jpg" ? "jpeg" : format;
+  const lower = format?.toLowerCase();
+  const name = lower === "jpg" ? "jpeg" : lower;
   return FORMATS.has(name) ? name : undefined;
 };
 
-// Returns an image's URL as a signer gets it: with the text that its signature has to cover. As on the
-// server, the last value of each parameter counts, and the last of `size` and `w`.
+// As on the server, `?` and `&amp;` separate parameters like `&`, also percent-encoded; see URLS.md.
+const SEPARATORS = /(?:&|%26)(?:amp(?:;|%3B))+|&|\?|%3F/i;
+
+// Returns the parameters of a query by their names in lower case: the last value of each, in the order of
+// these values. Empty values count as not given. Of `size` and `w` there is only the one named last.
+function parametersOf(text = "") {
+  const found = new Map();
+  for (const pair of text.split(SEPARATORS)) {
+    // Decoded before it is divided: an encoded `=` divides, too.
+    const decoded = new URLSearchParams(`=${pair}`).get("");
+    const [, name, value] = /^([^=]*)=?(.*)$/s.exec(decoded);
+    // Deleted first: an entry that is replaced would keep its place.
+    found.delete(name.toLowerCase());
+    found.set(name.toLowerCase(), value);
+  }
+  const given = [...found].filter(([, value]) => value);
+  const isBox = ([name]) => name === "size" || name === "w";
+  const box = given.filter(isBox).at(-1);
+  return Object.fromEntries(given.filter((one) => one === box || !isBox(one)));
+}
+
+// Returns the name of a size as the settings of the server spell it: those of its own settings have any
+// case in URLs. Other names must be spelled as in the settings.
+const sizeOf = (name) => SIZES.find((one) => one === name.toLowerCase()) ?? name;
+
+// Returns an image's URL as a signer gets it: with the text that its signature has to cover.
 export function variantOf(url) {
   const match = SERVED_URL.exec(String(url));
   if (!match) throw new TypeError(`not the URL of an image: ${url}`);
   const [, id, extension, text] = match;
-  const query = {};
-  for (const [name, value] of new URLSearchParams(text)) {
-    const key = name.toLowerCase();
-    delete query[key];
-    query[key] = value;
-  }
-  for (const name of Object.keys(query)) if (!query[name]) delete query[name];
-  const { size = "detail", w, dpr = "1", format = extension ?? "", bg = "auto" } = query;
-  const byWidth = w && Object.keys(query).filter((name) => name === "size" || name === "w").at(-1) === "w";
-  const box = byWidth ? `w=${snap(Number(w) * Number(dpr))}` : `size=${size}&dpr=${dpr}`;
-  const covers = `${box}&format=${formatOf(format.toLowerCase()) ?? "auto"}&bg=${bg.toLowerCase()}`;
+  const { size = "detail", w, dpr = "1", format = extension, bg = "auto" } = parametersOf(text);
+  const box = w ? `w=${snap(Number(w) * Number(dpr))}` : `size=${sizeOf(size)}&dpr=${dpr}`;
+  const covers = `${box}&format=${formatOf(format) ?? "auto"}&bg=${bg.toLowerCase()}`;
   return { id, covers, url: String(url) };
 }
 
@@ -62,15 +82,14 @@ export function parsePicture(source) {
   if (!match) return null;
   const [, origin, route, id, extension, text] = match;
   if (origin && !route) return null;
-  const query = new URLSearchParams(text);
-  const given = (name) => query.get(name) || undefined;
+  const { w, size, dpr, format = extension, bg, v } = parametersOf(text);
   const operations = {
-    width: given("w") && Number(given("w")),
-    size: given("size"),
-    dpr: given("dpr") && Number(given("dpr")),
-    format: formatOf(given("format") ?? extension),
-    background: given("bg"),
-    version: given("v"),
+    width: w && Number(w),
+    size: size && sizeOf(size),
+    dpr: dpr && Number(dpr),
+    format: formatOf(format),
+    background: bg?.toLowerCase(),
+    version: v,
   };
   for (const [name, value] of Object.entries(operations)) {
     if (value === undefined) delete operations[name];

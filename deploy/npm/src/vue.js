@@ -5,8 +5,11 @@ import { analyze } from "./upload.js";
 
 export { AnalysisError } from "./upload.js";
 
-/** Analyzes one image at a time. On failure, `error` is set and the error is thrown again. */
-export function useImageAnalyzer({ base = "", token } = {}) {
+/**
+ * Analyzes one image at a time. On failure, `error` is set and the error is thrown again.
+ * `options` are read for each image: they may be the props of a component, which change.
+ */
+export function useImageAnalyzer(options = {}) {
   const isAnalyzing = ref(false);
   const result = shallowRef(null);
   const error = ref(null);
@@ -15,6 +18,7 @@ export function useImageAnalyzer({ base = "", token } = {}) {
   const cancel = (reason) => running?.abort(new DOMException(reason, "AbortError"));
   const analyzeImage = async (file) => {
     cancel("Another image was selected.");
+    const { base = "", token } = options;
     const controller = new AbortController();
     running = controller;
     isAnalyzing.value = true;
