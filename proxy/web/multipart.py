@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Collection
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from aiohttp import (
     BadContentDispositionHeader,
@@ -17,6 +17,7 @@ from aiohttp import (
 )
 from aiohttp.helpers import parse_mimetype
 from aiohttp.http_exceptions import HttpProcessingError
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.domain.errors import BodyTooLarge, RequestError, UnsupportedBody
 from proxy.domain.upload import UPLOAD_FIELDS
@@ -39,6 +40,26 @@ warnings.filterwarnings("ignore", category=BadContentDispositionHeader)
 warnings.filterwarnings("ignore", category=BadContentDispositionParam)
 
 _T = TypeVar("_T")
+
+
+class _Part(BodyPartReader):
+    """A part whose name the multipart reader does not see.
+
+    The reader takes a first part named ``_charset_`` (RFC 7578, 4.6) for itself, and then rejects
+    every form that has one.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # Both are computed at their first use, and kept.
+        _ = self.name, self.filename
+        headers = CIMultiDict(self.headers)
+        headers.popall(hdrs.CONTENT_DISPOSITION, None)
+        self.headers = CIMultiDictProxy(headers)
+
+
+class _Reader(MultipartReader):
+    part_reader_cls = _Part
 
 
 class FormFile(NamedTuple):
@@ -88,7 +109,7 @@ class Form:
         if not _BOUNDARY.fullmatch(kind.parameters.get("boundary", "")):
             raise RequestError("Content-Type has no boundary, or one that RFC 2046 does not allow")
         accept_body(request, self._max_bytes)
-        self._reader = MultipartReader(request.headers, request.content)
+        self._reader = _Reader(request.headers, request.content)
         self.ignored: list[str] = []
         """Names of the fields that were skipped, so that the response can list them."""
         self.texts: dict[str, str] = {}

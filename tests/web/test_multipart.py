@@ -52,6 +52,19 @@ async def test_a_field_without_a_chosen_file_is_a_text() -> None:
     assert await read(parts(empty, body=b"")) == []
 
 
+@pytest.mark.parametrize("charset", [b"UTF-8", b"", b"u" * 200])
+@pytest.mark.parametrize("name", ['name="_charset_"', "name=\"_charset_\"; name*=UTF-8''bio"])
+async def test_a_field_that_names_the_charset_is_a_text_like_any_other(
+    name: str, charset: bytes
+) -> None:
+    head = {"Content-Disposition": f"form-data; {name}"}
+    end = b"--b--\r\n"
+    field = parts(head, body=charset).removesuffix(end)
+    files = parts(FILE, TEXT, FILE, body=b"bytes").removesuffix(end)
+    for body in (field + files + end, files + field + end):
+        assert await read(body) == [("logo_image", "a.png", b"bytes")] * 2
+
+
 @pytest.mark.parametrize(
     ("head", "message"),
     [
