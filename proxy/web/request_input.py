@@ -41,6 +41,14 @@ _SAVED = frozenset({"on", "?1"})
 _SLOW = frozenset({"slow-2g", "2g", "3g"})
 
 
+def as_utf8(text: str) -> str:
+    """Return the text of a header with U+FFFD for bytes that are no UTF-8.
+
+    aiohttp decodes them to surrogates, which JSON, URLs, traces and other requests cannot contain.
+    """
+    return text.encode(errors="surrogateescape").decode(errors="replace")
+
+
 def wants_less(headers: MultiMapping[str]) -> bool:
     """Return whether client hints request fewer bytes: Save-Data is on, or ECT is slow."""
     saved, ect = headers.get(_SAVE_DATA), headers.get(_ECT)

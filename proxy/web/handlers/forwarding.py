@@ -20,6 +20,7 @@ from proxy.web.conditional import check_preconditions, not_modified, requested_r
 from proxy.web.forward import ForwardedRequest, MediaForwarder
 from proxy.web.headers import NO_STORE, SECURITY, Header, ImageRoute, cache_status, ignored_header
 from proxy.web.media_server import ForwardedResponse
+from proxy.web.request_input import as_utf8
 from proxy.web.responses import Answer, StreamedResponse, bodiless, whole
 
 _CONDITIONS = ("If-None-Match", "If-Modified-Since", "Range", "If-Range")
@@ -66,7 +67,7 @@ class ForwardedImages:
             media_id,
             f"{SERVE_ROUTE.format(**request.match_info)}{f'?{query}' if query else ''}",
             wanted,
-            ", ".join(request.headers.getall("Accept", ())) or "*/*",
+            as_utf8(", ".join(request.headers.getall("Accept", ()))) or "*/*",
         )
         try:
             response = await self._fetch(request, forwarded)
@@ -82,7 +83,7 @@ class ForwardedImages:
 
     async def _fetch(self, request: web.Request, forwarded: ForwardedRequest) -> ForwardedResponse:
         conditions = {
-            name: ", ".join(values)
+            name: as_utf8(", ".join(values))
             for name in _CONDITIONS
             if (values := request.headers.getall(name, ()))
         }

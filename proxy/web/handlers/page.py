@@ -30,7 +30,7 @@ from proxy.web.auth import check_local, issue
 from proxy.web.handlers.images import accept_header
 from proxy.web.headers import NO_STORE, PRIVATE, SECURITY, Header
 from proxy.web.json_response import cached_json, json_route, with_etag
-from proxy.web.request_input import upload_id
+from proxy.web.request_input import as_utf8, upload_id
 from proxy.web.responses import BufferedResponse, whole
 
 STATIC = Path(__file__).parents[1] / "static"
@@ -148,7 +148,7 @@ class PageHandler:
         values = last_values(request.rel_url.raw_query_string)
         kind = {name: _flag(name, values.get(name)) for name in ("transparent", "animated")}
         # Not stored by caches: it is about the headers of this one request.
-        explanation = explain(accept_header(request), self.order, **kind)
+        explanation = explain(as_utf8(accept_header(request)), self.order, **kind)
         return cached_json(
             request, explanation, lifetime=NO_STORE, outcome=_OUTCOME, security=PRIVATE
         )
@@ -160,7 +160,7 @@ class PageHandler:
         Server-Timing in the browser's performance entry, so the value is returned there.
         """
         # Quoted, because the header is the client's text and could end the string.
-        value = quote(accept_header(request)[:_MAX_ACCEPT], safe="")
+        value = quote(as_utf8(accept_header(request))[:_MAX_ACCEPT], safe="")
         headers = [
             ("Content-Type", "image/gif"),
             ("Cache-Control", NO_STORE),

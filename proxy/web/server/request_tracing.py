@@ -12,6 +12,7 @@ from multidict import MultiMapping
 from proxy.domain.request import Outcome
 from proxy.telemetry.tracing import finish, start_server_span
 from proxy.web.headers import ImageRoute
+from proxy.web.request_input import as_utf8
 from proxy.web.responses import LEFT
 from proxy.web.server.parser import PROBES
 
@@ -64,7 +65,8 @@ def end_request(span: Span, answered: AnsweredRequest) -> None:
     """End the span of a response, named by the semantic conventions for HTTP."""
     request, outcome = answered.request, answered.outcome
     method = request.method if request.method in _METHODS else "_OTHER"
-    path, asked, query = answered.target.partition("?")
+    # The exporter would lose all spans of a batch with a text that is no UTF-8.
+    path, asked, query = as_utf8(answered.target).partition("?")
     agent, route = request.headers.get(USER_AGENT), route_of(request, outcome)
     error = None
     if answered.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -85,7 +87,7 @@ def end_request(span: Span, answered: AnsweredRequest) -> None:
         "network.protocol.version": f"{request.version.major}.{request.version.minor}",
         "network.peer.address": answered.peer,
         "client.address": answered.remote,
-        "user_agent.original": agent[:_MAX_TEXT] if agent else None,
+        "user_agent.original": as_utf8(agent)[:_MAX_TEXT] if agent else None,
         "error.type": error,
         "smartserve.request_id": answered.request_id,
         "smartserve.client_left": True if answered.broken == LEFT else None,

@@ -15,6 +15,7 @@ from proxy.domain.request import parse_boxes
 from tests.support.server import CHROME, WEBP_ONLY, Serve, Serving
 from tests.support.uploads import KEY, KEYED, MAIN, PHOTO, USERS, upload
 from tests.support.waiting import eventually
+from tests.web.wire import exchange
 
 AVIF = b"\0\0\0\x1cftypavif" + bytes(70_000)
 IMAGE = {"Content-Type": "image/avif", "ETag": '"0a"', "Vary": "Accept"}
@@ -226,6 +227,17 @@ async def test_conditions_and_ranges_of_unknown_images_are_passed_on(
     status, headers, _ = await get(main, f"/api/images/{OWN}", **sent)
     assert (status, headers["ETag"]) == (304, '"0a"')
     assert "Content-Type" not in headers
+
+
+@pytest.mark.parametrize("name", [b"Accept", b"If-None-Match", b"If-Range"])
+async def test_a_header_that_is_no_utf8_is_passed_on_without_its_bytes(
+    main: Serving, media: Media, name: bytes
+) -> None:
+    host, port = str(main.client.host), int(main.client.port or 0)
+    head = b"GET /api/images/%d HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n" % OWN
+    told = await exchange(host, port, head + name + b': "a\xff"\r\n\r\n')
+    assert told.startswith(b"HTTP/1.1 200 "), told
+    assert media.requests[0].headers[name.decode()] == '"a\ufffd"'
 
 
 @pytest.mark.parametrize(

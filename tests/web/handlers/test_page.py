@@ -103,6 +103,18 @@ async def test_a_hostile_accept_header_is_escaped(shared: Serving) -> None:
     assert "," not in answer.headers["Server-Timing"]
 
 
+async def test_bytes_that_are_no_utf8_are_replaced_in_the_explanation(shared: Serving) -> None:
+    sent = b"image/webp, a\xff\xc3"
+    lines = b"Host: localhost\r\nConnection: close\r\nAccept: " + sent + b"\r\n\r\n"
+    host, port = str(shared.client.host), int(shared.client.port or 0)
+    for path in (b"/api/page/accept", b"/api/page/accept.gif"):
+        told = await exchange(host, port, b"GET " + path + b" HTTP/1.1\r\n" + lines)
+        assert told.startswith(b"HTTP/1.1 200 "), told
+        head, _, body = told.partition(b"\r\n\r\n")
+        shown = unquote(head.decode()) if path.endswith(b"gif") else body.decode()
+        assert "image/webp, a\ufffd\ufffd" in shown
+
+
 async def test_the_chosen_format_is_explained(shared: Serving) -> None:
     found = await (
         await shared.client.get("/api/page/accept", headers={"Accept": "image/webp,*/*"})

@@ -166,6 +166,13 @@ def test_text_of_the_client_is_cut(ended: InMemorySpanExporter) -> None:
     assert [len(str(attributes[name])) for name in names] == [256] * 3
 
 
+def test_text_of_the_client_that_is_no_utf8_can_be_exported(ended: InMemorySpanExporter) -> None:
+    response = answered(target="/a\udcff?b\udcff", headers={"User-Agent": "c\udcff"})
+    attributes = ended_span(ended, response).attributes or {}
+    names = ("url.path", "url.query", "user_agent.original")
+    assert [attributes[name] for name in names] == ["/a\ufffd", "b\ufffd", "c\ufffd"]
+
+
 def test_an_unknown_method_is_not_repeated(ended: InMemorySpanExporter) -> None:
     span = ended_span(ended, answered("BREW", outcome=Outcome("malformed")))
     assert span.name == "HTTP"
