@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 from aiohttp import HttpVersion11, web
+from aiohttp.http_parser import RawRequestMessage
 from aiohttp.test_utils import make_mocked_request
-from multidict import CIMultiDict
+from multidict import CIMultiDict, CIMultiDictProxy
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind
+from yarl import URL
 
 from proxy.domain.request import Origin, Outcome
 from proxy.telemetry.tracing import STATE
@@ -167,7 +169,11 @@ def test_text_of_the_client_is_cut(ended: InMemorySpanExporter) -> None:
 
 
 def test_text_of_the_client_that_is_no_utf8_can_be_exported(ended: InMemorySpanExporter) -> None:
-    response = answered(target="/a\udcff?b\udcff", headers={"User-Agent": "c\udcff"})
+    headers = CIMultiDictProxy(CIMultiDict({"User-Agent": "c\udcff"}))
+    message = RawRequestMessage(
+        *("GET", "/", HttpVersion11, headers, ()), *(False, None, False, False), URL("/")
+    )
+    response = answered(target="/a\udcff?b\udcff", request=message)
     attributes = ended_span(ended, response).attributes or {}
     names = ("url.path", "url.query", "user_agent.original")
     assert [attributes[name] for name in names] == ["/a\ufffd", "b\ufffd", "c\ufffd"]
