@@ -18,6 +18,7 @@ from proxy.cli.base import (
     JsonLinesOption,
     command,
     print_error,
+    print_result,
     print_summary,
     printable,
     process_each,
@@ -152,13 +153,13 @@ class _AdoptionReport:
             self.known += outcome.known
             self.adopted += not outcome.known
         if self._as_json:
-            print(json.dumps(_fields(outcome)), flush=True)
+            print_result(json.dumps(_fields(outcome)))
         elif isinstance(outcome, SkippedFile):
             print_error("skipped", f"{outcome.path}: {outcome.reason}")
         else:
             known = "  (known)" if outcome.known else ""
             path = printable(outcome.path)
-            print(f"{outcome.media_id}\t{path}\t{_summary(outcome)}{known}", flush=True)
+            print_result(f"{outcome.media_id}\t{path}\t{_summary(outcome)}{known}")
 
     def add_plan(self, group: FileGroup) -> None:
         """Print the files that would become one image, according to names and rows."""
@@ -168,10 +169,10 @@ class _AdoptionReport:
         others = [one.path for one in group.files if one is not first]
         if self._as_json:
             ids = sorted(group.media_ids)
-            print(json.dumps({"ids": ids, "path": first.path, "others": others}))
+            print_result(json.dumps({"ids": ids, "path": first.path, "others": others}))
         else:
             names = ",".join(map(str, sorted(group.media_ids))) or "new"
-            print("\t".join([names, *map(printable, (first.path, *others))]))
+            print_result("\t".join([names, *map(printable, (first.path, *others))]))
 
 
 def _fields(outcome: Outcome) -> dict[str, Any]:

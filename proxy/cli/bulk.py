@@ -24,6 +24,7 @@ from proxy.cli.base import (
     command,
     end_process_after,
     print_error,
+    print_result,
     print_summary,
     printable,
     progress_bar,
@@ -78,7 +79,7 @@ async def start(
     """
     async with _table(settings) as table:
         plan = await _found(table, await table.start(task, part_size=part_size, rate=rate))
-    print(plan.id)
+    print_result(str(plan.id))
     print_summary("bulk start", images=plan.total)
 
 
@@ -159,12 +160,12 @@ async def status(
         if not plans:
             print("no plan has been started; see 'smartserve bulk start --help'", file=sys.stderr)
         for plan in plans:
-            print(_json_of(plan) if as_json else line_of(plan))
+            print_result(_json_of(plan) if as_json else line_of(plan))
         after = 0
         while failures and (page := await table.failures(plans[0].id, after=after)):
             for media_id, reason in page.items():
                 row = {"id": media_id, "error": reason}
-                print(json.dumps(row) if as_json else f"{media_id}\t{printable(reason)}")
+                print_result(json.dumps(row) if as_json else f"{media_id}\t{printable(reason)}")
             after = max(page)
 
 
@@ -195,7 +196,7 @@ async def _changed(
     async with _table(settings) as table:
         await _found(table, plan_id)
         if await change(table, plan_id):
-            print(line_of(await _found(table, plan_id)))
+            print_result(line_of(await _found(table, plan_id)))
             return 0
         found = await _found(table, plan_id)
     print_error("failed", f"plan {plan_id} {refusal}: its status is {found.status}")

@@ -20,6 +20,7 @@ from proxy.cli.base import (
     JsonLinesOption,
     command,
     print_error,
+    print_result,
     print_summary,
     printable,
     process_each,
@@ -123,16 +124,18 @@ def _report_import(outcome: ImportedFile | RejectedFile, base: str, *, as_json: 
     # Standard output has only images, unless the format is JSON.
     if isinstance(outcome, RejectedFile):
         if as_json:
-            print(json.dumps({"path": path, "error": outcome.reason}))
+            print_result(json.dumps({"path": path, "error": outcome.reason}))
         else:
             print_error("skipped", f"{path}: {outcome.reason}")
         return
     url = image_url(outcome.media_id, base=base)
     if as_json:
         fields = {"path": path, "id": outcome.media_id, "url": url, "known": outcome.known}
-        print(json.dumps(fields))
+        print_result(json.dumps(fields))
     else:
-        print(f"{outcome.media_id}\t{url}\t{printable(path)}{'  (known)' if outcome.known else ''}")
+        print_result(
+            f"{outcome.media_id}\t{url}\t{printable(path)}{'  (known)' if outcome.known else ''}"
+        )
 
 
 @command()
@@ -209,7 +212,7 @@ async def similar(
         print_error("failed", f"{media_id}: the image has no embedding")
         return 1
     for one, value in found.items():
-        print(f"{one}\t{value:.4f}")
+        print_result(f"{one}\t{value:.4f}")
     return 0
 
 
@@ -247,7 +250,7 @@ async def _print_each(
     """Print a line or an error for each image, by default for all; return the number of errors."""
 
     async def print_one(media_id: int) -> bool:
-        print(await line_of(media_id))
+        print_result(await line_of(media_id))
         return True
 
     def report(media_id: int, error: SmartserveError) -> None:

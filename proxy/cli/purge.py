@@ -9,7 +9,14 @@ from typing import Annotated
 import typer
 
 from proxy.app.storage import open_storage
-from proxy.cli.base import command, print_error, print_summary, progress_bar, reason_of
+from proxy.cli.base import (
+    command,
+    print_error,
+    print_result,
+    print_summary,
+    progress_bar,
+    reason_of,
+)
 from proxy.domain.errors import BadParameter, SmartserveError, StorageError
 from proxy.domain.media import MAX_MEDIA_ID
 from proxy.domain.request import named_boxes
@@ -80,7 +87,7 @@ async def _purge_all(settings: Settings) -> int:
             print_error("failed", reason_of(error))
             return 1
         if recorded:
-            print("all images\tpurged on all servers; deleting their files on this one", flush=True)
+            print_result("all images\tpurged on all servers; deleting their files on this one")
         else:
             print(_UNRECORDED, file=sys.stderr)
         # Interrupted, it is continued by the server that uses this directory.
@@ -105,7 +112,7 @@ class _Report:
             self.fail(purged.media_id, purged.error)
         elif purged.media_id is not None:
             self.done += 1
-            print(f"{purged.media_id}\t{purged.dropped} dropped")
+            print_result(f"{purged.media_id}\t{purged.dropped} dropped")
 
     def fail(self, media_id: int | None, error: SmartserveError) -> None:
         self.failed += 1

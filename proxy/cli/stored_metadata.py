@@ -10,6 +10,7 @@ from proxy.app.metadata import MetadataServices, open_metadata_services
 from proxy.app.storage import StorageServices, open_storage
 from proxy.cli.base import (
     print_error,
+    print_result,
     print_summary,
     printable,
     process_each,
@@ -94,7 +95,7 @@ async def search_metadata(
                 wanted, before=before, limit=min(_PAGE, limit - printed)
             )
             for one in page.images:
-                print(_json_of(one) if as_json else _line_of(one))
+                print_result(_json_of(one) if as_json else _line_of(one))
             printed, before = printed + len(page.images), page.next_before
             if before is None:
                 break

@@ -164,6 +164,17 @@ def test_a_command_without_standard_output_runs_to_its_end(tmp_path: Path) -> No
     assert done.stderr.splitlines()[-1] == "rename: 0 renamed, 0 unchanged, 0 skipped"
 
 
+def test_output_that_cannot_be_written_is_an_error_without_a_traceback(data_dir: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*SMARTSERVE, "purge", "1", "2", "--data-dir", data_dir],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60,
+            env={**os.environ, "SMARTSERVE_LOG__LEVEL": "error"},
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "error: standard output: No space left on device\n"
+
+
 def test_help_shows_the_default_of_options_that_replace_settings(invoke: Invoke) -> None:
     assert "(server.port)" in invoke("serve", "--help").stdout
     assert "(all images)" in invoke("warm", "--help").stdout
