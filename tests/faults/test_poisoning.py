@@ -84,6 +84,8 @@ async def test_no_header_affects_another_response_or_the_key(
     poisoned = await asked(server, first, poison)
     assert essence(poisoned) == essence(await asked(server, first, {}))
     clean = {target: essence(await asked(server, target, {})) for target in targets}
+    # Stored after the responses: the first image and that of the targets.
+    await eventually(lambda: len(files(server.data_dir)) == 2)
     before = await settled_files(server.data_dir)
     lost = times = 0
     for target in targets:

@@ -265,6 +265,8 @@ async def test_it_is_all_the_same_on_mariadb(
     assert [one.media_id for one in found] == [LOGO, PHOTO]
     original(server).unlink()
     shutil.rmtree(server.services.settings.storage_root / LOGOS)
+    # A response during which it notices the new fallbacks would have `no-store`.
+    await server.services.storage.purge_feed.sync()
     for size, due in DUE.items():
         answer, picture = await get(server, f"/serve/{PHOTO}?size={size}")
         assert (stood_in(answer), picture.size) == (True, due)

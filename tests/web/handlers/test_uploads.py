@@ -161,7 +161,10 @@ MALFORMED: dict[str, tuple[int, object]] = {
     "base64": (415, parts({"Content-Disposition": _FILE, "Content-Transfer-Encoding": "base64"})),
     "a packed part": (415, parts({"Content-Disposition": _FILE, "Content-Encoding": "gzip"})),
     "a form in the form": (400, parts({"Content-Type": "multipart/mixed; boundary=c"})),
-    "a charset": (400, parts({"Content-Disposition": 'form-data; name="_charset_"'})),
+    "a charset as long as a file": (
+        413,
+        parts({"Content-Disposition": 'form-data; name="_charset_"'}),
+    ),
     "JSON": (415, '{"bio": "x"}'),
     "fields in the URL's form": (415, FormData({"bio": "x"})),
 }
