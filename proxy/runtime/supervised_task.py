@@ -23,6 +23,7 @@ class BackgroundTask(StrEnum):
     CONNECTION_TIMEOUTS = auto()
     FINALS_QUEUE = auto()
     GARBAGE_COLLECTION = auto()
+    YOUNG_GARBAGE_COLLECTION = auto()
     INGEST_PRUNING = auto()
     INGEST_QUEUE_METRICS = auto()
     INGEST_WORKER = auto()

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import socket
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, suppress
@@ -46,6 +47,10 @@ _REVIEWS_PER_DEADLINE = 4
 """The interval is at most the shortest deadline divided by this."""
 _COLLECT_S = 600.0
 """Interval of full garbage collections."""
+_COLLECT_YOUNG_S, _COLLECT_YOUNG_IDLE_S = 0.05, 1.0
+"""Intervals of collections of young objects, under load and otherwise."""
+_COLLECT_YOUNG_BUSY_S = 0.001
+"""Duration of such a collection that shows load: it is that of a few thousand objects."""
 _NEVER = 1_000_000_000
 _BATCH = 500
 """Connections reviewed before the loop runs other work: about half a millisecond."""
@@ -108,6 +113,13 @@ class ServerRunner(web.AppRunner):
                 collect_garbage,
                 every_s=_COLLECT_S,
                 first_after_s=_COLLECT_S,
+            )
+        )
+        await self._background.enter_async_context(
+            self._supervisor.running(
+                BackgroundTask.YOUNG_GARBAGE_COLLECTION,
+                collect_young_garbage,
+                first_after_s=_COLLECT_YOUNG_IDLE_S,
             )
         )
         return server
@@ -414,6 +426,20 @@ def rare_full_collections() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*before)
+
+
+async def collect_young_garbage() -> None:
+    """Collect the garbage among young objects from now on, before there are many of them.
+
+    Python does so when 700 more objects were created than deleted. A full cache deletes an object
+    for each new one: 190,000 young objects accumulated at 4,500 hits from disk per second, and the
+    collection blocked all requests for 0.1 to 0.4 s.
+    """
+    while True:
+        began = time.perf_counter()
+        gc.collect(1)
+        busy = time.perf_counter() - began > _COLLECT_YOUNG_BUSY_S
+        await asyncio.sleep(_COLLECT_YOUNG_S if busy else _COLLECT_YOUNG_IDLE_S)
 
 
 async def collect_garbage() -> None:

@@ -574,6 +574,20 @@ async def test_while_it_listens_old_objects_are_collected_only_on_call() -> None
     assert gc.get_threshold() == before
 
 
+async def test_young_objects_of_a_full_cache_are_collected_before_there_are_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runner_module, "_COLLECT_YOUNG_IDLE_S", 0.01)
+    cache: list[list[object]] = [[number] for number in range(100_000)]
+    gc.collect()
+    async with Server().runner.listening():
+        for number in range(len(cache)):
+            cache[number] = [number]
+        # Python counts one deletion for each new object.
+        assert len(gc.get_objects(generation=0)) > len(cache) // 2
+        await eventually(lambda: len(gc.get_objects(generation=0)) < len(cache) // 10)
+
+
 async def test_the_collector_ignores_what_existed_at_the_start() -> None:
     gc.unfreeze()
     freeze()
