@@ -47,10 +47,10 @@ _REVIEWS_PER_DEADLINE = 4
 """The interval is at most the shortest deadline divided by this."""
 _COLLECT_S = 600.0
 """Interval of full garbage collections."""
-_COLLECT_YOUNG_S, _COLLECT_YOUNG_IDLE_S = 0.05, 1.0
+_COLLECT_YOUNG_S, _COLLECT_YOUNG_IDLE_S = 0.01, 1.0
 """Intervals of collections of young objects, under load and otherwise."""
-_COLLECT_YOUNG_BUSY_S = 0.001
-"""Duration of such a collection that shows load: it is that of a few thousand objects."""
+_COLLECT_YOUNG_BUSY_S = 0.0005
+"""Duration of such a collection that shows load: it is that of a thousand objects."""
 _NEVER = 1_000_000_000
 _BATCH = 500
 """Connections reviewed before the loop runs other work: about half a millisecond."""
