@@ -166,6 +166,7 @@ def test_a_jpeg_without_a_density_has_no_unit() -> None:
     assert density == {"x": 1, "y": 1, "unit": None}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Metadata Warning:UserWarning")
 @pytest.mark.parametrize("folder", ["exiftool/images", "metadata-extractor"])
 def test_the_facts_of_golden_files_are_those_of_exiftool(folder: str) -> None:

@@ -102,6 +102,7 @@ def test_what_is_compressed_and_no_drawing_is_refused(content: bytes) -> None:
         walked(content)
 
 
+@pytest.mark.slow
 def test_a_compressed_drawing_may_not_inflate_to_more_than_two_mebibytes() -> None:
     deflate = zlib.compressobj(9, zlib.DEFLATED, 31)
     parts = [deflate.compress(b"<svg>"), *(deflate.compress(b" " * (1 << 20)) for _ in range(400))]
