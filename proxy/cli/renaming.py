@@ -36,8 +36,8 @@ def move(path: Path, wanted: Path, taken: set[Path]) -> Path:
         if _link_all(names):
             taken.update(names.values())
             break
-    # On the disk under the new name before the old one is removed. The sidecar first: a run that
-    # is interrupted here continues from the image.
+    # The new names are written to the disk before the old ones are removed. The old sidecar is
+    # removed first: a run that is interrupted here continues from the image.
     sync_folder(target.parent)
     for one in names:
         one.unlink()

@@ -227,7 +227,7 @@ def _completed(
     for template in templates:
         if template.get("action") in (action.get("action"), _EVERY_ACTION):
             # Its own agent must not be replaced by one of the template in the other form.
-            own = "softwareAgent" in action or "softwareAgentIndex" in action
+            own = any(key in action for key in _AGENT_KEYS)
             fields = {k: v for k, v in template.items() if not (own and k in _AGENT_KEYS)}
             action = {**fields, **action}
     return action

@@ -187,7 +187,7 @@ _OTHER_EXTENSIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
     }
 )
-"""Further extensions that belong to a format."""
+"""Extensions of a format, in addition to its own."""
 _RAW_TYPES = ("image/tiff", "image/x-tiff", "image/x-raw", "image/x-dcraw")
 _OTHER_TYPES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {

@@ -13,7 +13,6 @@ from multidict import MultiMapping
 from proxy.domain.errors import PreconditionFailed, RangeNotSatisfiable
 
 _ENTITY_TAG = re.compile(r'(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")')
-_ANY_TAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
 _BYTE_RANGE = re.compile(r"bytes\s*=\s*([0-9]{0,18})\s*-\s*([0-9]{0,18})", re.ASCII)
 
 
@@ -42,7 +41,7 @@ def matches(if_none_match: str, etag: str) -> bool:
 def check_preconditions(
     headers: MultiMapping[str], etag: str, last_modified: datetime | None = None
 ) -> None:
-    """Evaluate If-Match and If-Unmodified-Since, which precede all other conditions.
+    """Check If-Match and If-Unmodified-Since; call this before all other conditions are checked.
 
     ``last_modified`` is the date that the response has, or None.
 
@@ -51,12 +50,13 @@ def check_preconditions(
     """
     if_match = ", ".join(headers.getall("If-Match", ()))
     if if_match:
-        # By strong comparison, which no weak tag passes (RFC 9110, 13.1.1). If-Unmodified-Since is
-        # ignored beside it.
-        if if_match.strip() != "*" and etag not in _ANY_TAG.findall(if_match):
+        # By strong comparison: a tag that begins with W/ never matches (RFC 9110, 13.1.1).
+        # If-Unmodified-Since is ignored beside it.
+        listed = (tag[0] for tag in _ENTITY_TAG.finditer(if_match))
+        if if_match.strip() != "*" and etag not in listed:
             raise PreconditionFailed("the response does not have an ETag that If-Match lists")
         return
-    # Without a date, or with a malformed one, the condition is ignored (13.1.4).
+    # The condition is ignored if its date is malformed, or if the response has none (13.1.4).
     date = _parse_date(headers.get("If-Unmodified-Since"))
     if date and last_modified and last_modified.replace(microsecond=0) > date:
         raise PreconditionFailed("the image has changed since the date in If-Unmodified-Since")

@@ -16,7 +16,7 @@ UNKNOWN = "unknown"
 _MAX_BITS = 1024
 """Of an integer: as many as fit into a floating-point number."""
 _QUERY = re.compile(r"\?|%3f|[#&;](?=[^#&;=]*=)", re.IGNORECASE)
-"""Where the parameters of an address begin, which may contain an access key."""
+"""Begins the parameters of an address; they may contain an access key."""
 _HOST = re.compile(r"[\w-]+(?:\.[\w-]+)+(?::\d+)?/")
 """Begins an address without a scheme."""
 _USER_INFO = re.compile(r"[^\s@:]+:[^\s@:]+@(?!sha256:)")
@@ -146,7 +146,7 @@ def wrong_type(name: str, expected: str, value: object) -> ValueError:
 
 
 def require_text(name: str, value: object) -> str:
-    """Return the value, or raise ValueError unless it is text."""
+    """Return the value if it is text; otherwise raise ValueError."""
     if not isinstance(value, str):
         raise wrong_type(name, "text", value)
     return value

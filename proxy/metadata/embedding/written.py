@@ -91,7 +91,7 @@ class EarlierMetadata:
     def is_own_text(self, keyword: str, text: bytes) -> bool:
         """Return whether a text chunk has the text that was embedded."""
         if keyword == FULL_JSON:
-            # ml_lib writes the same object with more keys and another layout.
+            # Not by its exact text: ml_lib writes more keys, in another layout.
             return _parsed(decode_text(text)) is not None
         return text in self._texts.get(keyword, ())
 

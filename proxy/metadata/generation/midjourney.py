@@ -138,7 +138,7 @@ class _Reading:
 def parse(sources: Sources) -> ParserResult | None:
     """Read the first text that has a job, or the first description with Midjourney's flags."""
     entries = [(entry, True) for entry in _descriptions(sources)]
-    # Midjourney writes descriptions. In other texts flags are those of a command line.
+    # Midjourney writes into descriptions only. Flags in other texts are those of command lines.
     entries += [(entry, False) for entry in _comments(sources)]
     for entry, is_description in entries:
         if found := _finding(entry, is_description=is_description):

@@ -141,8 +141,8 @@ class InfoHandler:
             return problem(
                 error, outcome=outcome, not_found_s=not_found_s, security=(*SECURITY, _BY_CALLER)
             )
-        # If the image was changed while it was described, it may be private now. A CDN was purged
-        # before this response, and would keep it.
+        # An image that was changed during its description may be private now. The CDN has been
+        # purged already, so it would keep this response.
         if self.access.is_private(media) or self.database.changed_since(media_id, changes):
             return cached_json(request, description, lifetime=NO_STORE, outcome=outcome)
         lifetime = self._lifetime() if media.completed else _public(self.lifetimes.processing_s)

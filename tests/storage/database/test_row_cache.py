@@ -25,9 +25,9 @@ class FakeDatabase:
         self.asked: list[int] = []
         self.batches: list[list[int]] = []
         self.bad_row: int | None = None
-        """A row for which a query of several fails; each row is then queried alone."""
+        """Id of a row that makes a query of several rows fail."""
         self.invalid_row: int | None = None
-        """A row that cannot be read alone either."""
+        """Id of a row that cannot be read."""
         self.saved: list[MediaFacts] = []
         self.writes = 0
         self.down = False

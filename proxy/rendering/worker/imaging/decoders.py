@@ -163,7 +163,7 @@ def _page(image: Image.Image) -> Any:
     mode, (width, height) = _mode(image), image.size
     image.load()
     if image.format == "BMP" and _invisible(image):
-        # Programs that write no alpha leave its bytes at 0. Browsers show the colours.
+        # Some programs write 0 into all alpha bytes. Browsers then show the image opaque.
         image.putalpha(_OPAQUE)
     pixels = bytearray()
     # In strips: Pillow would make two copies of the whole.
@@ -307,7 +307,7 @@ def _icon_bitmap(content: bytes, start: int, length: int) -> _Read:
     def decode(_most: int, _fail_on: str) -> LoadedFrames:
         image = file.frame(index).convert("RGBA")
         if _invisible(image):
-            # Programs that write no alpha leave its bytes at 0. Browsers then apply the mask.
+            # Some programs write 0 into all alpha bytes. Browsers then apply the mask.
             alpha = _icon_alpha(content[start : start + length], width, height)
             image.putalpha(alpha or image.getchannel("A"))
         return LoadedFrames([_page(image)])
@@ -324,7 +324,7 @@ _MASK_ROW_BITS = 32
 def _icon_alpha(bitmap: bytes, width: int, height: int) -> Image.Image | None:
     """Return the alpha that the mask after the pixels of a bitmap defines; None if not of 32 bits.
 
-    A pixel is transparent if its bit is set. Without a complete mask everything is opaque.
+    A set bit of the mask makes its pixel transparent. If the mask is incomplete, all are opaque.
     """
     header, _, _, _, bits, compression = _DIB_HEADER.unpack_from(bitmap)
     if bits != _DIB_BITS:
