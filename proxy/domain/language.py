@@ -42,7 +42,8 @@ def best_language(texts: Mapping[str, object], wanted: str | None, default: str)
     """Return which of the languages of some texts fits best; None if there are no texts.
 
     In this order: the wanted one, the wanted one with fewer subtags (RFC 4647, 3.4), another of the
-    same language, the same for ``default``, and the first in alphabetical order.
+    same language, the same for ``default``, and the first in alphabetical order. ``<smart-image>``
+    (``smart-image.js``) chooses in the same way.
     """
     for language in filter(None, (wanted, default)):
         subtags = language.split("-")

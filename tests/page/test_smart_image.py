@@ -376,6 +376,21 @@ async def test_the_width_and_height_of_a_preset_are_learned(host: Host) -> None:
         ("it", "", "Caps on a wall"),
         ("de", 'alt="Given"', "Given"),
         ("de", 'lang="fr"', ""),
+        # As `best_language` of the server: in any case, subtag by subtag, then another variant.
+        ("EN-gb", "", "Caps"),
+        ("en-GB-oxendict", "", "Caps"),
+        ("en", "", "Caps"),
+        ("en-US", "", "Caps"),
+        ("zh-Hant-TW", "", "帽子"),
+        ("zh-hans", "", "帽子"),
+        ("zh", "", "帽子"),
+        ("pt", "", "Bonés"),
+        ("pt-PT", "", "Chapéus"),
+        ("pt-AO", "", "Bonés"),
+        ("e", "", "Caps on a wall"),
+        ("eng", "", "Caps on a wall"),
+        ("*", "", "Caps on a wall"),
+        ("", "", "Caps on a wall"),
     ],
 )
 async def test_the_text_of_an_editor_is_in_the_language_of_the_page(
@@ -383,7 +398,8 @@ async def test_the_text_of_an_editor_is_in_the_language_of_the_page(
 ) -> None:
     async def described(route: Route) -> None:
         answer = await route.fetch()
-        texts = {"de": "Mützen", "en-GB": "Caps", "fr": ""}
+        texts = {"de": "Mützen", "en-GB": "Caps", "fr": "", "pt-BR": "Bonés", "pt-PT": "Chapéus"}
+        texts |= {"zh-Hant": "帽子", "zh-Hant-HK": "冷帽"}
         found = {**await answer.json(), "alts": texts, "alt": "Caps on a wall"}
         await route.fulfill(response=answer, json=found)
 

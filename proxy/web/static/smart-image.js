@@ -1,6 +1,5 @@
-// <smart-image>: an image of a smartserve server. Use and reasons: deploy/EMBEDDING.md. MIT.
+// <smart-image> of smartserve. Use and reasons: deploy/EMBEDDING.md. MIT.
 
-const HOME = new URL(import.meta.url).origin;
 const RETRIES = 4;
 const FINAL_S = 30;
 
@@ -74,11 +73,9 @@ const info = (id, base) => {
 };
 
 const finals = {};
-const checkLater = async (url) => {
-  await sleep(FINAL_S);
-  const headers = { Accept: "image/avif,image/webp,*/*;q=0.8" };
-  return fetch(url, { method: "HEAD", cache: "no-store", headers });
-};
+const headers = { Accept: "image/avif,image/webp,*/*;q=0.8" };
+const checkLater = (url) =>
+  sleep(FINAL_S).then(() => fetch(url, { method: "HEAD", cache: "no-store", headers }));
 
 const reload = (image, v) => {
   for (const element of image.closest("picture")?.children ?? [image]) {
@@ -105,25 +102,20 @@ class MediaElement extends HTMLElement {
   }
 
   get base() {
-    return (this.getAttribute("base") ?? HOME).replace(/\/$/, "");
+    return (this.getAttribute("base") ?? new URL(import.meta.url).origin).replace(/\/$/, "");
   }
 
   connectedCallback() {
     this.attributeChangedCallback();
   }
 
-  disconnectedCallback() {
-    this.attributeChangedCallback();
-  }
-
-  attributeChangedCallback() {
+  async attributeChangedCallback() {
     const version = ++this.#version;
-    queueMicrotask(async () => {
-      const current = () => version === this.#version && this.isConnected;
-      while (current() && !isParsed(this)) await sleep(0.01);
-      const id = this.getAttribute("media-id");
-      if (current() && id) this.show(id, current);
-    });
+    const current = () => version === this.#version && this.isConnected;
+    await 0;
+    while (current() && !isParsed(this)) await sleep(0.01);
+    const id = this.getAttribute("media-id");
+    if (current() && id) this.show(id, current);
   }
 }
 
@@ -136,7 +128,7 @@ class SmartImage extends MediaElement {
     const box = make("div", { className: own ? "box there" : "box", part: "box" });
     const size = given("size");
     const reserve = (width, height) => {
-      if (!+width || !+height || box.style.aspectRatio) return;
+      if (!(width * height) || box.style.aspectRatio) return;
       box.classList.add("shaped");
       box.style.aspectRatio = `${width}/${height}`;
       if (size) box.style.width = `${width}px`;
@@ -178,9 +170,13 @@ class SmartImage extends MediaElement {
     const describe = (media) => {
       const { width, height } = media.dimensions[size] ?? media;
       reserve(width, height);
-      const { alt, alts } = media;
-      const lang = this.closest("[lang]")?.lang ?? "";
-      image.alt = given("alt") ?? alts?.[lang] ?? alts?.[lang.split("-")[0]] ?? alt ?? "";
+      let alt;
+      const lang = `${this.closest("[lang]")?.lang}-`.toLowerCase();
+      for (const [tag, text] of Object.entries(media.alts ?? {})) {
+        if (lang.startsWith(`${tag}-`.toLowerCase())) alt = text;
+        if (tag.startsWith(/^\w+-/.exec(lang))) alt ??= text;
+      }
+      image.alt = given("alt") ?? alt ?? media.alt ?? "";
       for (const one of sources) if (!media.formats.served.includes(one.type.slice(6))) one.remove();
       box.prepend(make("img", { className: "blur", alt: "", src: media.placeholders.data_uri }));
     };
@@ -244,7 +240,7 @@ class SmartImageAnalysis extends MediaElement {
   async show(id, current) {
     const image = isId(id) && (await info(id, this.base).catch(() => null));
     if (!image || !current()) return;
-    const { style, medium, quality_score: quality, mood_keywords: mood } = image.analysis;
+    const { style, medium, quality_score: quality, mood_keywords } = image.analysis;
     const swatches = image.dominant_colors.map(({ hex, percent }) =>
       make("i", { title: hex, style: `background: ${hex}; flex-grow: ${percent}` }),
     );
@@ -253,11 +249,11 @@ class SmartImageAnalysis extends MediaElement {
       Style: [style, medium].filter(Boolean).join(", "),
       Colours: make("span", { className: "colours", role: "img", ariaLabel }, ...swatches),
       Quality: quality && `${quality} / 100`,
-      Mood: mood.join(", "),
+      Mood: mood_keywords.join(", "),
     };
     const list = make("dl", { part: "analysis" });
     for (const [name, value] of Object.entries(rows)) {
-      if (value) list.append(make("dt", { textContent: name }), make("dd", {}, value));
+      if (value) list.append(make("dt", {}, name), make("dd", {}, value));
     }
     this.shadowRoot.replaceChildren(list);
   }
