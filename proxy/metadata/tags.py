@@ -138,7 +138,12 @@ class Cleaner:
         if depth > MAX_DEPTH:
             self.cut(path)
             return "…"
+        # Text first: it is the most frequent, and checks for a mapping are slow.
         match value:
+            case NumberText():
+                return _number(value)
+            case str():
+                return self._text(value, path)
             case Mapping():
                 return {
                     (name := self._name(key)): self.clean(one, f"{path}.{name}", depth + 1)
@@ -149,8 +154,6 @@ class Cleaner:
                     self.clean(one, f"{path}[{index}]", depth + 1)
                     for index, one in enumerate(value)
                 ]
-            case str() if not isinstance(value, NumberText):
-                return self._text(value, path)
         return _plain(value)
 
     def _name(self, key: object) -> str:
@@ -208,6 +211,9 @@ def json_bytes(value: Any) -> int:
 
 
 def _printable(text: str) -> str:
+    if text.isprintable():
+        # Most texts; those of this kind have neither control characters nor surrogates.
+        return text
     return _SURROGATE.sub("\ufffd", _CONTROL.sub("", text))
 
 
@@ -215,8 +221,6 @@ def _plain(value: Any) -> Any:
     """Return a number, true, false or null; as text what JavaScript or JSON cannot represent."""
     if value is None or isinstance(value, bool):
         return value
-    if isinstance(value, NumberText):
-        return _number(value)
     if isinstance(value, int) and abs(value) <= MAX_SAFE_INTEGER:
         return value
     return value if isinstance(value, float) and math.isfinite(value) else str(value)

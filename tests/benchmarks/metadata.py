@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import secrets
 import signal
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Self
 
 import structlog
+import uvloop
 from PIL import ExifTags, Image
 
 from proxy.domain.request import WIDTHS
@@ -82,7 +82,8 @@ def measure() -> Table:
     with tempfile.TemporaryDirectory(prefix="smartserve-metadata-") as folder:
         photos = {name: _written(Path(folder), name, exif) for name, exif in _exif().items()}
         sizes = {f"{path.stat().st_size / 1e6:.1f} MB": None for path in photos.values()}
-        taken, replaced = asyncio.run(_taken(Path(folder), program, photos))
+        # On the event loop of the server.
+        taken, replaced = uvloop.run(_taken(Path(folder), program, photos))
     rows: list[Row] = []
     for name in photos:
         ours, resident, once = (taken[f"{one}, {name}"] for one in (_OURS, _RESIDENT, _ONCE))
