@@ -211,6 +211,7 @@ def test_analyse_processes_all_images_by_default(
     assert (done.code, ids) == (0, set(library.ids.values()))
 
 
+@pytest.mark.slow
 def test_copies_are_found_among_stored_analyses(data: Path, tmp_path: Path, invoke: Invoke) -> None:
     folder = tmp_path / "copies"
     folder.mkdir()

@@ -79,6 +79,7 @@ def test_import_prints_the_address_of_the_running_server(data: Path, invoke: Inv
     assert done.stdout.split("\t")[1].startswith(f"{base}/serve/")
 
 
+@pytest.mark.slow
 def test_the_server_answers_and_ends_although_nobody_reads_standard_error(data: Path) -> None:
     # A pipe holds 64 KiB: 350 lines of the access log.
     with started(["--data-dir", data], {}, stderr=subprocess.PIPE) as (process, base):

@@ -132,6 +132,7 @@ HINTS: list[tuple[dict[str, str], bool]] = [
 """Client hints, and whether they request fewer bytes."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FILES)
 def test_client_hints_are_one_value_in_the_cache_key_or_not_forwarded(
     kind: str, edge: Edge

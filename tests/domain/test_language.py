@@ -42,6 +42,7 @@ def test_what_is_no_tag_of_35_characters_is_none(text: str) -> None:
     assert canonical_tag(text) is None
 
 
+@pytest.mark.slow
 @given(st.from_regex(TAG_PATTERN, fullmatch=True).filter(lambda text: len(text) <= 35))
 def test_the_described_pattern_is_what_is_accepted(text: str) -> None:
     tag = canonical_tag(text)

@@ -519,6 +519,7 @@ def _random_requests(source: random.Random, count: int) -> Iterator[tuple[str, s
         yield query, pick((None, None, None, "webp", "jpg", "gif")), accept
 
 
+@pytest.mark.slow
 def test_random_urls_give_no_more_renditions_than_the_closed_sets() -> None:
     """Hardening, row 7."""
     source = facts(5000, 4000, focus=Focus(0.3, 0.6))

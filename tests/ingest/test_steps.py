@@ -142,6 +142,7 @@ def _png(texts: Mapping[str, str]) -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "status", [302, 308, 400, 401, 402, 403, 404, 405, 406, 410, 421, 429, 451, 499, 500, 503, 599]
 )
@@ -165,6 +166,7 @@ async def test_a_failed_download_is_retried_now_and_later(
     assert plain.row("state, heals") == ["done", "1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "headers",
     [
@@ -482,6 +484,7 @@ async def test_a_spent_budget_is_not_exceeded(fake: FakeMainApi, places: Places)
     assert "reached the limit of 1 requests a day" in told["reasons"]["openai"]
 
 
+@pytest.mark.slow
 async def test_one_upload_is_tried_while_the_provider_is_unavailable(
     fake: FakeMainApi, places: Places
 ) -> None:
@@ -593,6 +596,7 @@ async def test_all_named_sizes_are_rendered_in_advance(fake: FakeMainApi, worker
     assert worker.server.renders() == 0
 
 
+@pytest.mark.slow
 async def test_a_logo_is_rendered_with_and_without_background(
     fake: FakeMainApi, worker: Worker
 ) -> None:
@@ -717,6 +721,7 @@ async def test_the_callback_has_the_rich_payload(fake: FakeMainApi, worker: Work
     assert {"detected_logos", "safe_search", "brand_colors"} <= set(analysis["reasons"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("gain", "level"), [(0.15, 128), (0.12, 0), (0.15, 230)])
 async def test_the_callback_of_a_pale_or_dark_photograph_as_logo_claims_no_cut(
     fake: FakeMainApi, work: Work, gain: float, level: float
@@ -730,6 +735,7 @@ async def test_the_callback_of_a_pale_or_dark_photograph_as_logo_claims_no_cut(
     assert payload["ai_analysis"]["background_removed"] is False
 
 
+@pytest.mark.slow
 async def test_images_of_sites_have_the_brand_of_their_own_user(
     fake: FakeMainApi, work: Work
 ) -> None:

@@ -232,6 +232,7 @@ async def test_equal_uploads_of_a_user_and_type_make_one_medium(
     assert len([one for one in (root / "bulk").rglob("*") if "logo" in one.name]) <= 4
 
 
+@pytest.mark.slow
 async def test_an_error_of_one_upload_costs_only_itself(
     fake: FakeMainApi, plain: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -404,6 +404,7 @@ async def test_an_engine_that_is_killed_in_the_middle_of_a_file_is_replaced(tmp_
         assert left(service) == []
 
 
+@pytest.mark.slow
 async def test_an_engine_that_is_late_is_replaced_and_the_fallback_reads_the_file(
     tmp_path: Path,
 ) -> None:
@@ -443,6 +444,7 @@ async def test_a_file_that_no_engine_can_read_fails_and_is_remembered(tmp_path: 
         assert left(service) == []
 
 
+@pytest.mark.slow
 async def test_an_extraction_over_its_time_limit_ends(tmp_path: Path) -> None:
     require_exiftool()
     async with service_of(tmp_path, timeout_s=3) as service:

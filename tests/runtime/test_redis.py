@@ -146,6 +146,7 @@ async def test_a_message_reaches_every_listener_of_its_channel(redis: RedisServe
     assert list(received.values()) == [[b"\x00\xff"], [b"\x00\xff"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["killed", "disconnected"])
 async def test_a_listener_reconnects_and_reports_that_it_may_have_missed_messages(
     redis: RedisServer, fault: str
@@ -170,6 +171,7 @@ async def test_a_listener_reconnects_and_reports_that_it_may_have_missed_message
             await eventually(lambda: received == [b"again"])
 
 
+@pytest.mark.slow
 async def test_a_listener_notices_that_redis_hangs_without_closing_the_connection(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -128,6 +128,7 @@ def test_an_interval_meant_for_another_process_is_ignored(
     assert manager == ServiceManager("/run/notify", watchdog_s)
 
 
+@pytest.mark.slow
 async def test_a_server_that_hangs_sends_nothing_and_one_that_stops_says_so(
     data_dir: Path, tmp_path: Path
 ) -> None:

@@ -71,6 +71,7 @@ async def test_the_number_of_attempts_is_limited(
     assert len(service.requests) == 4
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize("act", [acts.hangs, acts.dribbles])
 async def test_a_slow_provider_times_out(

@@ -132,6 +132,7 @@ def running(argument: str) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 async def test_what_takes_too_long_is_killed(folder: Path) -> None:
     reader = program(folder, "import time; time.sleep(60)", workers=SAME_USER)
     reader._settings = reader._settings.model_copy(update={"timeout_s": 0.5})

@@ -76,6 +76,7 @@ def sizes(media: Media) -> set[tuple[int, int]]:
     return {(facts.width, facts.height) for facts in media.fallbacks}
 
 
+@pytest.mark.slow
 async def test_in_the_storage_root_files_stay_where_they_are(kind: Serving) -> None:
     whole_tree(root(kind))
     before = files(root(kind))
@@ -99,6 +100,7 @@ async def test_in_the_storage_root_files_stay_where_they_are(kind: Serving) -> N
     assert all(facts.has_alpha for facts in icon.fallbacks)
 
 
+@pytest.mark.slow
 async def test_a_second_run_changes_nothing(kind: Serving) -> None:
     whole_tree(root(kind))
     await adopt(kind.services, root(kind))
@@ -135,6 +137,7 @@ async def test_a_copy_without_a_row_is_used_by_the_next_run(
     assert files(root(server)) == {str(copy.relative_to(root(server)))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("written", ["{path}", "/{path}", "{root}/{path}"])
 @pytest.mark.parametrize("there", [True, False])
 async def test_a_row_is_recognised_even_if_its_file_is_missing(

@@ -111,6 +111,7 @@ def test_compressed_boxes_of_jpeg_xl_are_read_as_plain_ones() -> None:
     assert not compressed.warnings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1 << 20) + 1, 100 << 20])
 def test_a_compressed_box_that_grows_too_large_is_refused(size: int) -> None:
     with pytest.raises(MetadataTooLarge, match="more than 1 MiB"):

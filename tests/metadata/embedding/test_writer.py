@@ -355,6 +355,7 @@ def test_metadata_of_ml_lib_itself_is_extracted(tmp_path: Path) -> None:
     assert WRITER.extract_metadata(tmp_path / "b.jpg") == expected
 
 
+@pytest.mark.slow
 def test_a_compressed_bomb_is_no_metadata(tmp_path: Path) -> None:
     """A chunk of 400 KB that inflates to 400 MB."""
     info = PngImagePlugin.PngInfo()

@@ -524,6 +524,7 @@ async def test_a_cancelled_job_frees_its_place(source: int) -> None:
         assert pool.statistics()["restarts_cancelled"] == 1
 
 
+@pytest.mark.slow
 async def test_the_check_detects_a_worker_that_does_not_reply() -> None:
     async with pool_of() as pool:
         await pool.check()

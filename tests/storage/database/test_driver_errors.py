@@ -121,6 +121,7 @@ async def test_a_rejected_statement_of_sqlite_is_explained(
     assert f"{tmp_path}/media.db" in found
 
 
+@pytest.mark.slow
 async def test_a_locked_and_a_damaged_file_are_told_apart(
     tmp_path: Path, settings: DatabaseSettings
 ) -> None:

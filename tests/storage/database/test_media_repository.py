@@ -243,6 +243,7 @@ async def test_statistics_count_queries_and_their_time(database: SqlMediaReposit
     assert statistics["seconds"] > 0
 
 
+@pytest.mark.slow
 async def test_a_cancelled_query_leaves_a_database_that_answers(
     database: SqlMediaRepository,
 ) -> None:

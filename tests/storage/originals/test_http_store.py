@@ -471,6 +471,7 @@ async def test_a_server_that_does_not_answer_is_given_up(origin: WebOrigin) -> N
     origin.hold.set()
 
 
+@pytest.mark.slow
 async def test_an_original_waits_for_memory_and_is_then_refused(origin: WebOrigin) -> None:
     origin.body = b"x" * (5 * MIB)
     async with reading(origin, timeout_s=10) as originals:

@@ -108,6 +108,7 @@ async def test_malformed_headers_are_not_logged(monkeypatch: pytest.MonkeyPatch)
     assert "hunter2" not in str(lines)
 
 
+@pytest.mark.slow
 async def test_a_key_in_the_endpoint_is_not_logged() -> None:
     endpoint = f"http://127.0.0.1:{free_port()}/v1/traces?api-key=hunter2"
     with capture_logs() as lines:

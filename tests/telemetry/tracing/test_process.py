@@ -68,6 +68,7 @@ def lines_of(server: Server) -> list[dict[str, Any]]:
     return [json.loads(line) for line in server.output().splitlines() if line.startswith("{")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["json", "console"])
 async def test_at_the_end_all_spans_are_sent(
     data_dir: Path, library: Library, collector: Collector, form: str

@@ -112,6 +112,7 @@ def test_half_a_webp_of_the_cases_is_shown_in_every_format() -> None:
     assert isinstance(studio.refused_or_known(source, strict=True), JobFailure)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lossless", [False, True])
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_a_truncated_animation_ends_with_its_last_complete_frame(
@@ -162,6 +163,7 @@ def test_a_complete_file_is_decoded_as_it_is(source: bytes, extra: bytes) -> Non
         assert repaired(opened, kind, max_side=9999, max_pixels=10**8) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("screen", SCREENS)
 @pytest.mark.parametrize("offset", [(0, 0), (5, 7), (40, 60)])
 def test_a_small_frame_is_shown_at_its_place_on_the_whole_screen(

@@ -145,6 +145,7 @@ def worst_flat_window(logo: Logo, encoded: bytes) -> float:
     return float(windows.max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("logo", logos(240)[:3], ids=lambda logo: logo.name)
 def test_a_logo_rings_no_more_than_a_plain_encoding(logo: Logo) -> None:
     result, encoded = searched(studio.saved(logo.picture), AVIF)
@@ -155,6 +156,7 @@ def test_a_logo_rings_no_more_than_a_plain_encoding(logo: Logo) -> None:
     assert worst_flat_window(logo, encoded) <= max(WINDOW_LEVELS, least)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("logo", logos(240)[:3], ids=lambda logo: logo.name)
 def test_a_logo_in_jpeg_rings_no_more_than_a_plain_one_of_more_bytes(logo: Logo) -> None:
     """Without any ringing it would be twice as large."""
@@ -190,6 +192,7 @@ def test_a_profile_with_another_quality_keeps_its_other_options() -> None:
     assert with_quality(profile, 50).text == "webp:Q=50,effort=6,smart_subsample=True"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fmt", [Format.JPEG, Format.WEBP, Format.AVIF])
 @pytest.mark.parametrize("name", ["kodak-03.jpg", "kodak-23.jpg"])
 def test_a_final_for_clients_with_hints_has_at_least_30_percent_fewer_bytes(

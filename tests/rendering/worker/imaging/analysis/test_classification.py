@@ -81,6 +81,7 @@ def test_a_flag_and_a_screen_are_graphics() -> None:
     assert analysed(screen()).kind.name == "graphic"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [0, 3, 8])
 def test_a_typed_page_is_a_document(noise: float) -> None:
     kind = analysed(studio.saved(page(noise=noise), "JPEG", quality=80)).kind

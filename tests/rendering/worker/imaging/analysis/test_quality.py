@@ -176,6 +176,7 @@ def falls(values: list[float]) -> bool:
     return all(better > worse for better, worse in pairwise(values))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", SPOILT)
 @pytest.mark.parametrize("name", PHOTOGRAPHS)
 def test_the_more_a_photograph_is_spoilt_the_less_it_scores(name: str, how: str) -> None:
