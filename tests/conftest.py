@@ -11,28 +11,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from anyio.from_thread import start_blocking_portal
 from hypothesis import settings
 from PIL import Image
 
-from proxy.app.services import Services, open_services
+from proxy.app.services import open_services
 from proxy.app.uploads import open_uploads
-from proxy.app.web import HttpServer, build_http_server
+from proxy.app.web import build_http_server
+from tests.support.commands import KEY as ADMIN_KEY
 from tests.support.mariadb import MariaDB, private_mariadb
 from tests.support.mounts import Mount, tmpfs
 from tests.support.redis import RedisServer, private_redis
 from tests.support.seaweedfs import SeaweedFS, private_seaweedfs
 from tests.support.server import (
+    ACCESS,
     SAMPLES,
+    Background,
     Library,
     Serve,
     Serving,
     SmartServer,
-    Standing,
+    background,
     connected,
     make_settings,
-    standing,
 )
+from tests.support.uploads import MAIN, USERS
 
 # Other programs may use all processors meanwhile. With the priorities of a server, what runs in the
 # background would get next to nothing then, and the tests that wait for it would take minutes.
@@ -137,27 +139,56 @@ async def server(serve: Serve) -> Serving:
 
 
 @pytest.fixture(scope="session")
-def _standing(
-    library: Library, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Services, HttpServer, Standing]]:
-    settings = make_settings(library.copy(tmp_path_factory.mktemp("standing") / "data"))
-    with (
-        start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(standing(settings)) as opened,
-    ):
-        yield opened
+def _shared(library: Library, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Background]:
+    data_dir = library.copy(tmp_path_factory.mktemp("shared") / "data")
+    with background(make_settings(data_dir)) as found:
+        yield found
 
 
 @pytest.fixture
-async def shared(_standing: tuple[Services, HttpServer, Standing]) -> AsyncIterator[Serving]:
+async def shared(_shared: Background) -> AsyncIterator[Serving]:
     """A server with default settings, shared by all tests of a process.
 
     For tests that only send requests and do not depend on earlier ones: a server of its own takes a
     third of a second.
     """
-    services, surface, server = _standing
-    async with connected(server) as client:
-        yield Serving(services, surface, client)
+    async with _shared.serving() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def keyed_background(
+    library: Library, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Background]:
+    """The server of `keyed`, for what a module prepares once."""
+    folder = tmp_path_factory.mktemp("keyed")
+    settings = make_settings(
+        library.copy(folder / "data"),
+        # Each test may send wrong keys.
+        admin={"key": ADMIN_KEY, "max_failures": 10_000},
+        main={**MAIN, "max_file_bytes": 1_000_000, "upload_stall_s": 5},
+        users=USERS,
+        access=ACCESS,
+        metadata={
+            "temp_root": str(folder / "metaextract"),
+            "engine": "pillow",
+            "engines": 1,
+            "callback_hosts": ["hooks.example.org"],
+        },
+    )
+    with background(settings) as found:
+        yield found
+
+
+@pytest.fixture
+async def keyed(keyed_background: Background) -> AsyncIterator[Serving]:
+    """A server like `shared`, with all keys: of admins, of the media API, of tokens, of signatures.
+
+    For tests that are refused, or that change only an image, upload or job of their own. They
+    compare counters and lists with those before.
+    """
+    async with keyed_background.serving() as server:
+        yield server
 
 
 @pytest.fixture

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import shutil
 import socket
-from collections.abc import AsyncIterator, Awaitable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from aiohttp import AddrInfoType, TCPConnector, web
 from aiohttp.test_utils import BaseTestServer, TestClient
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from proxy.app.services import Services, open_services
 from proxy.app.uploads import UploadServices, open_uploads
@@ -28,6 +29,9 @@ SAMPLES = ROOT / "proxy" / "samples"
 
 CHROME = "image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8"
 WEBP_ONLY = "image/webp,*/*"
+
+ACCESS = {"keys": {"a": "k" * 32}, "max_ttl_s": 86_400}
+"""Settings with a key for signed URLs."""
 
 
 Client = TestClient[Any, Any]
@@ -52,9 +56,17 @@ class Serving:
     surface: HttpServer
     client: Client
     main: UploadServices | None = None
+    portal: BlockingPortal | None = None
+    """Calls functions in the thread of the server; None if it runs in that of the test."""
 
     def metric(self, name: str, **labels: str) -> float:
         """Return the sum of a metric's samples with these labels, or 0."""
+        if self.portal is None:
+            return self._metric(name, labels)
+        # There it includes what the server did directly after it sent a response.
+        return self.portal.call(self._metric, name, labels)
+
+    def _metric(self, name: str, labels: Mapping[str, str]) -> float:
         return sum(
             sample.value
             for family in self.services.metrics.registry.collect()
@@ -149,6 +161,32 @@ async def standing(settings: Settings) -> AsyncIterator[tuple[Services, HttpServ
             yield services, surface, server
         finally:
             await server.end()
+
+
+@dataclass(frozen=True)
+class Background:
+    """A server that runs in a thread of its own, for several tests."""
+
+    services: Services
+    surface: HttpServer
+    server: Standing
+    portal: BlockingPortal
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[Serving]:
+        """Give the server with a client for one test."""
+        async with connected(self.server) as client:
+            yield Serving(self.services, self.surface, client, portal=self.portal)
+
+
+@contextmanager
+def background(settings: Settings) -> Iterator[Background]:
+    """Run a server in a thread of its own for the length of the block."""
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(standing(settings)) as (services, surface, server),
+    ):
+        yield Background(services, surface, server, portal)
 
 
 class Serve(Protocol):

@@ -18,6 +18,7 @@ from proxy.domain.request import parse_request
 from proxy.storage.database.purge_table import RecordedEpoch
 from proxy.storage.renditions.tiered_store import TieredStore
 from proxy.web.handlers import admin
+from tests.support.commands import KEY
 from tests.support.server import (
     CHROME,
     SAMPLES,
@@ -30,7 +31,6 @@ from tests.support.server import (
 )
 from tests.support.waiting import TIMEOUT_S, eventually
 
-KEY = "correct-horse-battery-staple"
 BEARER = {"Authorization": f"Bearer {KEY}"}
 SERVED = ("memory", "disk", "render", "draft")
 
@@ -62,6 +62,15 @@ async def origin(server: Serving, target: str, accept: str = "*/*") -> str:
 
 async def settle(server: Serving) -> None:
     await server.services.serving.renderer.drain()
+
+
+async def stored(keyed: Serving, target: str) -> None:
+    """Let an image be rendered, and wait until it is in memory."""
+
+    async def in_memory() -> bool:
+        return await origin(keyed, target) == "memory"
+
+    await eventually(in_memory)
 
 
 async def test_a_purge_deletes_all_renditions_of_an_image_and_counts_them(
@@ -204,13 +213,12 @@ async def test_a_purge_of_everything_deletes_memory_disk_and_the_response_cache(
 
 @pytest.mark.parametrize("query", ["size=grid", "w=64", "user=7"])
 async def test_a_purge_of_everything_with_a_query_purges_nothing(
-    server: Serving, photo: int, query: str
+    keyed: Serving, photo: int, query: str
 ) -> None:
     target = f"/serve/{photo}?size=grid"
-    await origin(server, target)
-    await settle(server)
-    assert (await purge(server, f"/api/renditions?{query}"))[0] == 400
-    assert await origin(server, target) == "memory"
+    await stored(keyed, target)
+    assert (await purge(keyed, f"/api/renditions?{query}"))[0] == 400
+    assert await origin(keyed, target) == "memory"
 
 
 @pytest.mark.parametrize("tier", ["memory", "disk"])
@@ -304,21 +312,20 @@ async def test_a_purge_reaches_the_memory_of_other_servers(
 )
 @pytest.mark.parametrize("what", ["media", "users"])
 async def test_an_invalid_query_is_a_400_and_purges_nothing(
-    server: Serving, photo: int, what: str, query: str, parameter: str
+    keyed: Serving, photo: int, what: str, query: str, parameter: str
 ) -> None:
     target = f"/serve/{photo}?size=grid"
-    await origin(server, target)
-    await settle(server)
+    await stored(keyed, target)
     number = photo if what == "media" else 7
-    status, told = await purge(server, f"/api/{what}/{number}/renditions?{query}")
+    status, told = await purge(keyed, f"/api/{what}/{number}/renditions?{query}")
     assert (status, told["parameter"]) == (400, parameter)
-    assert await origin(server, target) == "memory"
+    assert await origin(keyed, target) == "memory"
 
 
 @pytest.mark.parametrize("name", ["abc", "-1", "1.webp", "1" * 20, "1%2f2", "٣"])
-async def test_an_invalid_id_is_a_400(server: Serving, name: str) -> None:
+async def test_an_invalid_id_is_a_400(keyed: Serving, name: str) -> None:
     for what in ("media", "users"):
-        status, told = await purge(server, f"/api/{what}/{name}/renditions")
+        status, told = await purge(keyed, f"/api/{what}/{name}/renditions")
         assert (status, told["parameter"]) == (400, "id")
 
 
@@ -337,23 +344,23 @@ PATHS = ("/api/media/1/renditions", "/api/users/7/renditions", "/api/renditions"
     ],
 )
 async def test_without_the_key_nothing_is_purged(
-    server: Serving, photo: int, path: str, headers: dict[str, str], status: int, reason: str
+    keyed: Serving, photo: int, path: str, headers: dict[str, str], status: int, reason: str
 ) -> None:
     target = f"/serve/{photo}?size=grid"
-    await origin(server, target)
-    await settle(server)
-    async with server.client.delete(path, headers=headers) as answer:
+    await stored(keyed, target)
+    before = keyed.metric("smartserve_auth_failures_total", reason=reason)
+    async with keyed.client.delete(path, headers=headers) as answer:
         assert answer.status == status
         assert answer.content_type == "application/problem+json"
         assert answer.headers["Cache-Control"] == "no-store"
         assert answer.headers["WWW-Authenticate"].startswith('Bearer realm="smartserve"')
         assert KEY not in await answer.text()
-    assert await origin(server, target) == "memory"
-    assert server.metric("smartserve_auth_failures_total", reason=reason) == 1
+    assert await origin(keyed, target) == "memory"
+    assert keyed.metric("smartserve_auth_failures_total", reason=reason) == before + 1
 
 
-async def test_a_key_in_the_query_is_ignored(server: Serving) -> None:
-    status, _ = await purge(server, f"/api/media/1/renditions?access_token={KEY}", {})
+async def test_a_key_in_the_query_is_ignored(keyed: Serving) -> None:
+    status, _ = await purge(keyed, f"/api/media/1/renditions?access_token={KEY}", {})
     assert status == 401
 
 
@@ -394,18 +401,18 @@ async def test_disabled_admin_routes_do_not_exist(serve: Serve, path: str) -> No
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "OPTIONS", "PURGE"])
-async def test_other_methods_are_a_405_with_allow(server: Serving, path: str, method: str) -> None:
-    async with server.client.request(method, path, headers=BEARER) as answer:
+async def test_other_methods_are_a_405_with_allow(keyed: Serving, path: str, method: str) -> None:
+    async with keyed.client.request(method, path, headers=BEARER) as answer:
         assert (answer.status, answer.headers["Allow"]) == (405, "DELETE")
 
 
 @pytest.mark.parametrize("method", ["DELETE", "OPTIONS", "GET"])
 @pytest.mark.parametrize("headers", [BEARER, {}])
 async def test_other_origins_cannot_read_the_response(
-    server: Serving, method: str, headers: dict[str, str]
+    keyed: Serving, method: str, headers: dict[str, str]
 ) -> None:
     asked = {**headers, "Origin": "https://evil.example", "Access-Control-Request-Method": "DELETE"}
-    async with server.client.request(method, PATHS[0], headers=asked) as answer:
+    async with keyed.client.request(method, PATHS[0], headers=asked) as answer:
         assert not [name for name in answer.headers if name.startswith("Access-Control")]
         assert "Cross-Origin-Resource-Policy" not in answer.headers
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
@@ -474,7 +481,7 @@ async def test_near_duplicates_are_listed_with_the_admin_key(server: Serving, ph
     ],
 )
 async def test_near_duplicates_of_a_bad_id_are_a_problem(
-    server: Serving, target: str, status: int
+    keyed: Serving, target: str, status: int
 ) -> None:
-    async with server.client.get(target, headers=BEARER) as answer:
+    async with keyed.client.get(target, headers=BEARER) as answer:
         assert answer.status == status

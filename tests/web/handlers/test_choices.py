@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,10 +22,18 @@ from proxy.domain.media import MAX_MEDIA_ID, DataType
 from proxy.storage.database.choices import MAX_TEXTS, ChoicesRepository
 from proxy.storage.renditions.tiered_store import TieredStore
 from proxy.web.handlers.choices import MAX_ALT
-from tests.support.server import CHROME, Library, Serve, Serving, SmartServer, make_settings
+from tests.support.commands import KEY
+from tests.support.server import (
+    CHROME,
+    Background,
+    Library,
+    Serve,
+    Serving,
+    SmartServer,
+    make_settings,
+)
 from tests.support.waiting import eventually
 
-KEY = "correct-horse-battery-staple"
 BEARER = {"Authorization": f"Bearer {KEY}"}
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -41,13 +50,51 @@ async def halves(server: Serving, tmp_path: Path) -> int:
 
 
 async def imported(server: Serving, folder: Path) -> int:
-    image = Image.new("RGB", (1200, 600), RED)
-    image.paste(BLUE, (600, 0, 1200, 600))
-    image.save(folder / "halves.png")
     taken = await server.services.importer.import_file(
-        folder / "halves.png", user_id=7, data_type=DataType.PRODUCT
+        drawn(folder), user_id=7, data_type=DataType.PRODUCT
     )
     return taken.media_id  # type: ignore[union-attr]
+
+
+def drawn(folder: Path) -> Path:
+    image = Image.new("RGB", (1200, 600), RED)
+    image.paste(BLUE, (600, 0, 1200, 600))
+    path = folder / "halves.png"
+    image.save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def untouched(keyed_background: Background, tmp_path_factory: pytest.TempPathFactory) -> int:
+    """An image of the server `keyed` for which nothing is set, as that of `halves`."""
+    path = drawn(tmp_path_factory.mktemp("drawn"))
+    importer = keyed_background.services.importer
+    add = partial(importer.import_file, path, user_id=9, data_type=DataType.PRODUCT)
+    taken = keyed_background.portal.call(add)
+    return taken.media_id  # type: ignore[union-attr]
+
+
+@pytest.fixture(scope="module")
+def chosen(keyed_background: Background, tmp_path_factory: pytest.TempPathFactory) -> int:
+    """An image of the server `keyed` with a focal point, a background and a text."""
+    path = tmp_path_factory.mktemp("drawn") / "other.png"
+    Image.new("RGB", (1200, 600), BLUE).save(path)
+
+    async def choose() -> int:
+        async with keyed_background.serving() as keyed:
+            taken = await keyed.services.importer.import_file(
+                path, user_id=9, data_type=DataType.PRODUCT
+            )
+            media_id: int = taken.media_id  # type: ignore[union-attr]
+            for name, body in (
+                ("focus", {"x": 0.25, "y": 0.5}),
+                ("background", {"value": "removed"}),
+                ("alt", {"en": "Two colours"}),
+            ):
+                assert (await call(keyed, "PUT", f"/api/media/{media_id}/{name}", body))[0] == 200
+            return media_id
+
+    return keyed_background.portal.call(choose)
 
 
 async def call(
@@ -129,27 +176,24 @@ async def test_a_crop_is_of_one_size_at_every_density_and_beats_the_focal_point(
 @pytest.mark.parametrize(
     "path", ["choices", "focus", "crops/thumbnail", "background", "visibility", "alt"]
 )
-async def test_every_route_shows_all_that_is_set(server: Serving, halves: int, path: str) -> None:
-    media = f"/api/media/{halves}"
-    await call(server, "PUT", f"{media}/focus", {"x": 0.25, "y": 0.5})
-    await call(server, "PUT", f"{media}/background", {"value": "removed"})
-    await call(server, "PUT", f"{media}/alt", {"en": "Two colours"})
-    status, told = await call(server, "GET", f"{media}/{path}")
+async def test_every_route_shows_all_that_is_set(keyed: Serving, chosen: int, path: str) -> None:
+    media = f"/api/media/{chosen}"
+    status, told = await call(keyed, "GET", f"{media}/{path}")
     version = told.pop("version")
     assert (status, told) == (
         200,
         {
-            "media_id": halves,
+            "media_id": chosen,
             "focus": {"x": 0.25, "y": 0.5},
             "crops": {},
             "background": "removed",
             "visibility": None,
             "private": False,
             "alt": {"en": "Two colours"},
-            "cache_tag": f"m-{halves}",
+            "cache_tag": f"m-{chosen}",
         },
     )
-    assert version == (await info(server, halves))["version"]
+    assert version == (await info(keyed, chosen))["version"]
 
 
 async def test_choices_stay_when_the_facts_of_the_image_are_determined_again(
@@ -441,25 +485,25 @@ async def test_descriptions_have_the_tag_by_which_a_cdn_purges_them(
     ],
 )
 async def test_bad_values_are_a_400_that_says_what_is_allowed_and_change_nothing(
-    server: Serving, halves: int, path: str, body: object, named: str
+    keyed: Serving, untouched: int, path: str, body: object, named: str
 ) -> None:
-    media = f"/api/media/{halves}"
-    _, before = await call(server, "GET", f"{media}/choices")
-    status, told = await call(server, "PUT", f"{media}/{path}", body)
+    media = f"/api/media/{untouched}"
+    _, before = await call(keyed, "GET", f"{media}/choices")
+    status, told = await call(keyed, "PUT", f"{media}/{path}", body)
     assert status == 400
     assert named in told["detail"]
-    assert (await call(server, "GET", f"{media}/choices"))[1] == before
+    assert (await call(keyed, "GET", f"{media}/choices"))[1] == before
 
 
 @pytest.mark.parametrize("text", ['{"x": NaN, "y": 0}', '{"x": 1e999, "y": 0}', "[0, 0]", "", "x"])
 async def test_a_body_that_is_no_json_object_of_numbers_is_a_400(
-    server: Serving, halves: int, text: str
+    keyed: Serving, untouched: int, text: str
 ) -> None:
     headers = {**BEARER, "Content-Type": "application/json"}
-    url = f"/api/media/{halves}/focus"
-    async with server.client.put(url, data=text.encode(), headers=headers) as answer:
+    url = f"/api/media/{untouched}/focus"
+    async with keyed.client.put(url, data=text.encode(), headers=headers) as answer:
         assert answer.status == 400
-    async with server.client.put(url, data=b"x=1", headers=BEARER) as answer:
+    async with keyed.client.put(url, data=b"x=1", headers=BEARER) as answer:
         assert answer.status == 415
 
 
@@ -475,7 +519,7 @@ async def test_texts_in_too_many_languages_are_refused_also_one_by_one(
 
 
 @pytest.mark.parametrize("media_id", [123456, MAX_MEDIA_ID, MAX_MEDIA_ID + 1])
-async def test_an_unknown_image_is_a_404(server: Serving, media_id: int) -> None:
+async def test_an_unknown_image_is_a_404(keyed: Serving, media_id: int) -> None:
     media = f"/api/media/{media_id}"
     for method, path, body in (
         ("GET", "choices", None),
@@ -487,14 +531,14 @@ async def test_an_unknown_image_is_a_404(server: Serving, media_id: int) -> None
         ("PUT", "alt", {"en": "x"}),
         ("DELETE", "alt", None),
     ):
-        assert (await call(server, method, f"{media}/{path}", body))[0] == 404, path
+        assert (await call(keyed, method, f"{media}/{path}", body))[0] == 404, path
 
 
-async def test_deleting_what_is_not_set_succeeds(server: Serving, halves: int) -> None:
+async def test_deleting_what_is_not_set_succeeds(keyed: Serving, untouched: int) -> None:
     for path in ("focus", "crops/thumbnail", "background", "visibility", "alt", "alt?lang=de"):
-        assert (await call(server, "DELETE", f"/api/media/{halves}/{path}"))[0] == 200
-    assert (await call(server, "DELETE", f"/api/media/{halves}/crops/detail"))[0] == 400
-    assert (await call(server, "DELETE", f"/api/media/{halves}/alt?lang=german_"))[0] == 400
+        assert (await call(keyed, "DELETE", f"/api/media/{untouched}/{path}"))[0] == 200
+    assert (await call(keyed, "DELETE", f"/api/media/{untouched}/crops/detail"))[0] == 400
+    assert (await call(keyed, "DELETE", f"/api/media/{untouched}/alt?lang=german_"))[0] == 400
 
 
 async def test_a_crop_of_a_size_that_crops_no_more_can_be_deleted(
@@ -516,14 +560,14 @@ async def test_a_crop_of_a_size_that_crops_no_more_can_be_deleted(
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
 @pytest.mark.parametrize("path", ["focus", "crops/thumbnail", "background", "visibility", "alt"])
 async def test_without_the_key_nothing_is_shown_or_changed(
-    server: Serving, halves: int, method: str, path: str
+    keyed: Serving, untouched: int, method: str, path: str
 ) -> None:
-    url = f"/api/media/{halves}/{path}"
+    url = f"/api/media/{untouched}/{path}"
     for headers, status in (({}, 401), ({"Authorization": "Bearer wrong"}, 401)):
-        async with server.client.request(method, url, headers=headers) as answer:
+        async with keyed.client.request(method, url, headers=headers) as answer:
             assert answer.status == status
             assert answer.headers["Cache-Control"] == "no-store"
-    _, told = await call(server, "GET", f"/api/media/{halves}/choices")
+    _, told = await call(keyed, "GET", f"/api/media/{untouched}/choices")
     assert (told["focus"], told["background"], told["alt"]) == (None, None, {})
 
 
@@ -549,11 +593,11 @@ async def test_a_change_is_logged_with_the_tag_to_purge(server: Serving, halves:
 
 @pytest.mark.parametrize("query", ["fp=1,0.5", "fp-x=1&fp-y=0.5", "focus=1,0.5", "crop=0,0,9,9"])
 async def test_no_parameter_of_an_address_moves_a_crop(
-    server: Serving, halves: int, query: str
+    keyed: Serving, untouched: int, query: str
 ) -> None:
-    url = f"/serve/{halves}?size=thumbnail&format=png"
-    _, plain = await shown(server, url)
-    _, asked = await shown(server, f"{url}&{query}")
+    url = f"/serve/{untouched}?size=thumbnail&format=png"
+    _, plain = await shown(keyed, url)
+    _, asked = await shown(keyed, f"{url}&{query}")
     assert asked["ETag"] == plain["ETag"]
     assert asked["Smartserve-Ignored"]
 
@@ -615,9 +659,9 @@ async def test_a_change_of_visibility_is_applied_returned_and_idempotent(
     [{}, {"visibility": None}, {"visibility": "secret"}, {"visibility": ["private"]}, {"a": 1}],
 )
 async def test_another_visibility_is_refused_with_the_allowed_ones(
-    server: Serving, halves: int, body: dict[str, Any]
+    keyed: Serving, untouched: int, body: dict[str, Any]
 ) -> None:
-    status, found = await call(server, "PUT", f"/api/media/{halves}/visibility", body)
+    status, found = await call(keyed, "PUT", f"/api/media/{untouched}/visibility", body)
     assert (status, found["allowed"]) == (400, "public or private")
 
 
