@@ -26,6 +26,9 @@ _MAX_ITEMS = 1000
 _MAX_REFERENCES = 10_000
 _MAX_PROPERTIES = 1000
 _MAX_META_BYTES = 8 * 1024 * 1024
+# Samples in all tracks of a sequence. libheif lists each with 110 bytes when it opens a file, also
+# for the still image, and a table of 20 bytes may claim ten million.
+_MAX_SAMPLES = 100_000
 _MAX_TABLE_BYTES = 1024 * 1024
 # pi-heif copies the Exif of a burst for each of its images.
 _MAX_METADATA_BYTES = 64 * 1024 * 1024
@@ -36,7 +39,11 @@ _MAX_LEVELS = 8
 _MAX_DECODED_SHARE = 3
 # Coding units have up to 64 x 64 pixels.
 _MIN_CODED_PIXELS = 64 * 64
-_MAX_BOXES = 64
+# Boxes in one, or in the file. Decoders read all of them, so none may be left unchecked.
+_MAX_BOXES = 1000
+
+# Without a meaning for the tables, or allowed several times (8.9).
+_REPEATED = (b"free", b"skip", b"uuid", b"sgpd", b"sbgp", b"subs", b"saiz", b"saio")
 
 _LENGTH_AND_NAME = struct.Struct(">I4s")
 _FULL_BOX = 4
@@ -88,10 +95,10 @@ def read(descriptor: int) -> HeifItems | None:
 
     Raises:
         SourceRefused: there are more of something than any image needs.
-        pyvips.Error: the meta box is damaged.
+        pyvips.Error: a box that is needed is damaged.
     """
     with _translated():
-        found = _meta_box(descriptor)
+        found = _top_box(descriptor, b"meta")
         return None if found is None else _items(found, os.fstat(descriptor).st_size)
 
 
@@ -101,6 +108,8 @@ def check(descriptor: int, limits: Limits) -> int:
     Raises:
         SourceRefused, pyvips.Error: as `read`, or a limit is exceeded.
     """
+    with _translated():
+        _check_samples(_top_box(descriptor, b"moov") or b"")
     items = read(descriptor)
     if items is None:
         return 0
@@ -124,7 +133,7 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except (struct.error, IndexError) as error:
-        raise pyvips.Error("unable to decode HEIF", "its meta box is damaged") from error
+        raise pyvips.Error("unable to decode HEIF", "its boxes are damaged") from error
 
 
 def _allow(found: int, allowed: int, what: str) -> None:
@@ -193,12 +202,14 @@ def boxes(content: bytes) -> Iterator[tuple[bytes, bytes]]:
         yield name, content[start:at]
 
 
-def _meta_box(descriptor: int) -> bytes | None:
+def _top_box(descriptor: int, wanted: bytes) -> bytes | None:
+    """Return the content of the only box of the file with a name; None if there is none."""
     at, found, size = 0, None, os.fstat(descriptor).st_size
-    for _ in range(_MAX_BOXES):
+    for number in range(1, _MAX_BOXES + 2):
         header = os.pread(descriptor, 16, at)
         if len(header) < _LENGTH_AND_NAME.size:
             break
+        _allow(number, _MAX_BOXES, "boxes")
         length, name = _LENGTH_AND_NAME.unpack_from(header)
         start = at + _LENGTH_AND_NAME.size
         if length == 1:
@@ -207,25 +218,81 @@ def _meta_box(descriptor: int) -> bytes | None:
         end = at + length if length else size
         if end < start:
             break
-        if name == b"meta":
+        if name == wanted:
             # Decoders differ in which of several they read.
             if found is not None:
-                raise IndexError("a second meta box")
+                raise IndexError("a box is there twice")
             present = max(0, min(end, size) - start)
-            _allow(present, _MAX_META_BYTES, "bytes in its meta box")
-            found = os.pread(descriptor, present, start)[_FULL_BOX:]
+            _allow(present, _MAX_META_BYTES, f"bytes in its {wanted.decode()} box")
+            found = os.pread(descriptor, present, start)
         at = end
     return found
 
 
-def _tables(meta: bytes) -> dict[bytes, bytes]:
-    tables: dict[bytes, bytes] = {}
-    for name, body in islice(boxes(meta), _MAX_BOXES):
-        if name in tables and name not in (b"free", b"skip", b"uuid"):
+def _listed(content: bytes) -> list[tuple[bytes, bytes]]:
+    found = list(islice(boxes(content), _MAX_BOXES + 1))
+    _allow(len(found), _MAX_BOXES, "boxes in one box")
+    return found
+
+
+def _within(content: bytes, path: Sequence[bytes]) -> Iterator[bytes]:
+    """Yield the content of each box at a path of names."""
+    if not path:
+        yield content
+        return
+    for name, body in _listed(content):
+        if name == path[0]:
+            yield from _within(body, path[1:])
+
+
+def _check_samples(moov: bytes) -> None:
+    """Check the number of samples that tracks claim (14496-12, 8.6.1.2, 8.7.3 to 8.7.5)."""
+    total = 0
+    for stbl in _within(moov, (b"trak", b"mdia", b"minf", b"stbl")):
+        tables = _distinct(stbl)
+        sizes = tables.get(b"stsz", bytes(12))
+        timed = sum(number for number, _ in _rows(tables.get(b"stts", b""), ">II"))
+        # Decoders differ in which table they rely on.
+        total += max(struct.unpack_from(">I", sizes, 8)[0], timed, _chunked(tables))
+        _allow(total, _MAX_SAMPLES, "samples in its tracks")
+
+
+def _chunked(tables: Mapping[bytes, bytes]) -> int:
+    """Return the samples in all chunks of a track; each row of stsc applies up to the next."""
+    chunks = sum(
+        struct.unpack_from(">I", tables[name], _FULL_BOX)[0]
+        for name in (b"stco", b"co64")
+        if name in tables
+    )
+    runs = [(first, each) for first, each, _ in _rows(tables.get(b"stsc", b""), ">III")]
+    ends = [*(first for first, _ in runs[1:]), chunks + 1]
+    pairs = zip(runs, ends, strict=False)
+    return sum(max(0, min(end, chunks + 1) - first) * each for (first, each), end in pairs)
+
+
+def _rows(table: bytes, layout: str) -> Iterator[tuple[int, ...]]:
+    """Yield the rows of a table that are there; their number precedes them."""
+    row = struct.Struct(layout)
+    (number,) = struct.unpack_from(">I", table, _FULL_BOX) if table else (0,)
+    end = min(len(table), 2 * _FULL_BOX + number * row.size)
+    return (row.unpack_from(table, at) for at in range(8, end - row.size + 1, row.size))
+
+
+def _distinct(content: bytes) -> dict[bytes, bytes]:
+    """Return boxes by name."""
+    found: dict[bytes, bytes] = {}
+    for name, body in _listed(content):
+        # Decoders differ in which of several they read.
+        if name in found and name not in _REPEATED:
             raise IndexError("a table is there twice")
-        if name in (b"iloc", b"iinf", b"iref", b"pitm"):
-            _allow(len(body), _MAX_TABLE_BYTES, f"bytes in its {name.decode()} box")
-        tables[name] = body
+        found[name] = body
+    return found
+
+
+def _tables(meta: bytes) -> dict[bytes, bytes]:
+    tables = _distinct(meta[_FULL_BOX:])
+    for name in (b"iloc", b"iinf", b"iref", b"pitm"):
+        _allow(len(tables.get(name, b"")), _MAX_TABLE_BYTES, f"bytes in its {name.decode()} box")
     return tables
 
 
@@ -249,7 +316,7 @@ def _items(meta: bytes, file_bytes: int) -> HeifItems:
 def _properties(iprp: bytes) -> dict[int, list[Property]]:
     everything: list[Property] = []
     owned: list[tuple[int, int]] = []
-    for name, body in islice(boxes(iprp), _MAX_BOXES):
+    for name, body in _listed(iprp):
         if name == b"ipco" and not everything:
             everything = list(islice(boxes(body), _MAX_PROPERTIES + 1))
             _allow(len(everything), _MAX_PROPERTIES, "properties")

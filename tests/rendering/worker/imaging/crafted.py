@@ -24,6 +24,31 @@ def headless_png(
     return whole[:33] + struct.pack(">I", 0) + b"IDAT"
 
 
+def apng(width: int, height: int, *, pages: int) -> bytes:
+    """An animated PNG whose frames claim to be large; of one pixel each except the first."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    pixel = zlib.compress(bytes(4))
+    chunks = [(b"IHDR", header), (b"acTL", struct.pack(">II", pages, 0))]
+    for number in range(pages):
+        side = (width, height) if number == 0 else (1, 1)
+        place = struct.pack(">IIIIIHHBB", max(0, 2 * number - 1), *side, 0, 0, 1, 10, 0, 0)
+        chunks.append((b"fcTL", place))
+        first = (b"IDAT", pixel)
+        chunks.append((b"fdAT", struct.pack(">I", 2 * number) + pixel) if number else first)
+    chunks.append((b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(name, body) for name, body in chunks)
+
+
+def jxl(side: int) -> bytes:
+    """A JPEG XL whose header claims a square, and whose frame is missing."""
+    value = length = 0
+    # Not small; the height in 30 bits, minus 1; as wide as high; all defaults (18181-1, annex D).
+    for bits, field in ((1, 0), (2, 3), (30, side - 1), (3, 1), (1, 1)):
+        value |= field << length
+        length += bits
+    return b"\xff\x0a" + value.to_bytes(length // 8 + 9, "little")
+
+
 def jpeg(width: int, height: int, *, components: int = 3) -> bytes:
     """A JPEG whose frame header claims a size and whose scan holds nothing."""
     parts = b"".join(bytes((number + 1, 0x11, 0)) for number in range(components))
@@ -126,9 +151,12 @@ def grid(
     return HeifItem(b"grid", payload, (ispe(*size),), ((b"dimg", tiles),), **options)
 
 
-def heif_of(brand: bytes, items: Sequence[HeifItem], *, primary: int = 1) -> bytes:
-    """An AVIF or HEIC of many items."""
-    first = _box(b"ftyp", brand + bytes(4) + brand + b"mif1")
+def heif_of(
+    brand: bytes, items: Sequence[HeifItem], *, primary: int = 1, padding: int = 0, inner: int = 0
+) -> bytes:
+    """An AVIF or HEIC of many items; empty boxes precede those of the file, and the tables."""
+    empty = _box(b"free", b"")
+    first = _box(b"ftyp", brand + bytes(4) + brand + b"mif1") + empty * padding
     listed = list(dict.fromkeys(one for item in items for one in item.properties))
     owned = bytearray(struct.pack(">II", 1 << 24 | 1, len(items)))
     referring = bytearray((1, 0, 0, 0))
@@ -158,7 +186,7 @@ def heif_of(brand: bytes, items: Sequence[HeifItem], *, primary: int = 1) -> byt
             (b"iref", referring),
             (b"iprp", _box(b"ipco", b"".join(_box(*one) for one in listed)) + _box(b"ipma", owned)),
         )
-        meta = _box(b"meta", bytes(4) + b"".join(_box(name, body) for name, body in boxes))
+        meta = _box(b"meta", bytes(4) + empty * inner + b"".join(_box(*one) for one in boxes))
         start = len(first) + len(meta) + 8
     return first + meta + _box(b"mdat", b"".join(item.payload for item in items))
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
+
+from PIL import Image
 
 from proxy.rendering.worker.imaging import libvips
 from tests.rendering.worker.imaging.crafted import HeifItem, grid, heif_of, ispe
@@ -102,6 +106,48 @@ def with_properties(count: int) -> bytes:
     return bytes(grown)
 
 
+def sequence(samples: int, side: int = 16, *, sizes: int | None = None) -> bytes:
+    """An animated AVIF that claims a number of frames, and their size.
+
+    Decoders differ in the table that they count by; with ``sizes``, the one of sizes differs.
+    """
+    made = bytearray(_two_frames())
+    # After version and flags: one size for all samples, their number.
+    _put(made, b"stsz", 4, 1, samples if sizes is None else sizes)
+    _put(made, b"stts", 4, 1, samples if sizes is None else sizes)
+    # One run: from the first chunk, so many samples in each.
+    _put(made, b"stsc", 4, 1, 1, samples)
+    # Version 1: two times and a duration of 64 bits, the number, and what is the same for all.
+    _put(made, b"tkhd", 4 + 3 * 8 + 2 * 4 + 4 * 4 + 36, side << 16, side << 16)
+    # Without its samples a decoder refuses the track, and the still image is shown.
+    return bytes(made) + bytes(min(samples, 1_000))
+
+
+def _put(made: bytearray, name: bytes, offset: int, *values: int) -> None:
+    struct.pack_into(f">{len(values)}I", made, made.index(name) + 4 + offset, *values)
+
+
+@cache
+def _two_frames() -> bytes:
+    pages = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    buffer = io.BytesIO()
+    pages[0].save(buffer, "AVIF", save_all=True, append_images=pages[1:], speed=10)
+    return buffer.getvalue()
+
+
+def with_track(still: bytes, samples: int) -> bytes:
+    """A still image and a track, which decoders of it read too."""
+    moving = sequence(samples)
+    at = moving.index(b"moov") - 4
+    (length,) = struct.unpack_from(">I", moving, at)
+    return still + moving[at : at + length]
+
+
+def large_tiles(**options: int) -> bytes:
+    items = [grid(4, 4, (256, 256), range(2, 18)), *[sized(9_000, 9_000)] * 16]
+    return heif_of(b"heic", items, **options)
+
+
 BOMBS: Mapping[str, Callable[[], bytes]] = {
     "a side": lambda: heif_of(b"heic", [sized(65_535, 65_535)]),
     "a side of 31 bits": lambda: heif_of(b"heic", [sized(2**31, 2**31)]),
@@ -111,9 +157,11 @@ BOMBS: Mapping[str, Callable[[], bytes]] = {
         b"heic", [image((b"clap", struct.pack(">8I", 60_000, 1, 60_000, 1, 0, 1, 0, 1)))]
     ),
     "a grid": lambda: heif_of(b"heic", [grid(2, 2, (65_535, 9), range(2, 6)), *[image()] * 4]),
-    "large tiles in a small grid": lambda: heif_of(
-        b"heic", [grid(4, 4, (256, 256), range(2, 18)), *[sized(9_000, 9_000)] * 16]
-    ),
+    "large tiles in a small grid": large_tiles,
+    "large tiles after empty boxes": lambda: large_tiles(padding=100),
+    "large tiles in tables after empty boxes": lambda: large_tiles(inner=100),
+    "boxes": lambda: large_tiles(padding=2_000),
+    "boxes among the tables": lambda: large_tiles(inner=2_000),
     "an alpha": lambda: heif_of(b"heic", [image(), layer(ALPHA, 16_384)]),
     "layers": lambda: heif_of(b"heic", [image(), *[layer(ALPHA, 9_000)] * 9]),
     "items": lambda: heif_of(b"heic", [image()] * 20_000),
@@ -126,5 +174,11 @@ BOMBS: Mapping[str, Callable[[], bytes]] = {
     "extents": repeated,
     "extents of an AVIF": lambda: repeated(b"avif"),
     "metadata for each image": lambda: with_exif(200, 1_000_000),
+    "samples of a track": lambda: with_track(SAMPLE, 10_000_000),
+    "samples of a track of an AVIF": lambda: with_track(
+        heif_of(b"avif", [image(kind=b"av01")]), 10_000_000
+    ),
+    "samples of an animated AVIF": lambda: sequence(10_000_000),
+    "samples in a chunk": lambda: sequence(2_000_000, sizes=2),
     "properties": lambda: with_properties(2_000),
 }

@@ -16,7 +16,7 @@ from PIL import Image, ImageCms
 from proxy.domain.formats import Format
 from proxy.domain.worker_protocol import JobFailure
 from proxy.rendering.worker.imaging import decoders, load
-from tests.rendering.worker.imaging import crafted, studio
+from tests.rendering.worker.imaging import crafted, heif_bombs, studio
 from tests.support.photos import case, photo
 
 PALETTE = bytes((0, 0, 255, 0, 0, 255, 0, 0, 255, 0, 0, 0, 255, 255, 255, 0))
@@ -412,6 +412,9 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "a JPEG 2000": lambda: claimed_jp2(60_000, boxes=True),
     "a JPEG 2000 codestream": lambda: claimed_jp2(60_000, boxes=False),
     "a JPEG XL": lambda: jxl(np.zeros((16, 17_000, 1), np.uint8), lossless=True),
+    "an animated AVIF with many frames": lambda: heif_bombs.sequence(501),
+    "an animated AVIF with large frames": lambda: heif_bombs.sequence(3, 9_000),
+    "an animated AVIF with one large size": lambda: heif_bombs.sequence(2, 16_000),
 }
 
 

@@ -18,6 +18,7 @@ from tests.rendering.worker.imaging.heif_bombs import (
     BOMBS,
     DEPTH,
     GAIN_MAP,
+    SAMPLE,
     SIDE,
     image,
     layer,
@@ -25,6 +26,7 @@ from tests.rendering.worker.imaging.heif_bombs import (
     property_of,
     sized,
     tiled,
+    with_track,
 )
 from tests.support.heif import encoded_heic
 from tests.support.memory_files import memory_file
@@ -105,6 +107,50 @@ def test_a_second_meta_box_is_damage() -> None:
     answer = studio.refused_or_known(made + crafted._box(b"meta", bytes(4)))
     assert isinstance(answer, JobFailure)
     assert answer.kind == "undecodable"
+
+
+def test_a_second_movie_box_is_damage() -> None:
+    made = with_track(SAMPLE, 2)
+    answer = studio.refused_or_known(made + crafted._box(b"moov", b""))
+    assert isinstance(answer, JobFailure)
+    assert answer.kind == "undecodable"
+
+
+def test_a_still_image_with_a_track_is_shown() -> None:
+    pytest.importorskip("pi_heif")
+    plain = studio.looked_at(SAMPLE)
+    known = studio.looked_at(with_track(SAMPLE, 2), strict=True)
+    assert (known.width, known.height, known.pages) == (plain.width, plain.height, 1)
+
+
+@pytest.mark.parametrize("chunks", [b"stco", b"co64"])
+@pytest.mark.parametrize(
+    ("runs", "samples"), [([(1, 7)], 70), ([(1, 2), (4, 5)], 41), ([(1, 2), (90, 5)], 20), ([], 0)]
+)
+def test_the_samples_in_chunks_are_counted(
+    chunks: bytes, runs: list[tuple[int, int]], samples: int
+) -> None:
+    """Of ten chunks."""
+    rows = b"".join(struct.pack(">III", first, each, 1) for first, each in runs)
+    tables = {
+        chunks: struct.pack(">II", 0, 10),
+        b"stsc": struct.pack(">II", 0, len(runs)) + rows,
+    }
+    assert heif_items._chunked(tables) == samples
+
+
+def test_any_damage_of_a_track_is_refused_or_read() -> None:
+    whole = with_track(SAMPLE, 2)
+    start = whole.index(b"moov") - 4
+    for seed in range(500):
+        chance, damaged = Random(seed), bytearray(whole)
+        for _ in range(chance.randrange(1, 4)):
+            damaged[chance.randrange(start, len(damaged))] = chance.choice((0, 1, 255, seed % 256))
+        with memory_file(bytes(damaged)) as opened:
+            try:
+                heif_items.check(opened, studio.LIMITS)
+            except (pyvips.Error, libvips.SourceRefused):
+                continue
 
 
 def test_any_damage_of_the_items_is_refused_or_read() -> None:

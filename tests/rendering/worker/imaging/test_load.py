@@ -40,7 +40,7 @@ from proxy.rendering.worker.imaging.load import (
     to_srgb,
 )
 from proxy.rendering.worker.imaging.probe import probe
-from tests.rendering.worker.imaging import crafted, studio
+from tests.rendering.worker.imaging import crafted, heif_bombs, studio
 from tests.rendering.worker.imaging.crafted import gif_of
 from tests.support.memory_files import memory_file
 from tests.support.photos import photo
@@ -53,6 +53,10 @@ BOMBS = {
     "a GIF with large pages": crafted.gif(8_000, 8_000, pages=40),
     "a GIF whose pages overflow 32 bits": crafted.gif(65_535, 65_535, pages=3),
     "a GIF with many pages": crafted.gif(2, 2, pages=2_000),
+    "an animated PNG with many pages": crafted.apng(2, 2, pages=2_000),
+    "an animated PNG with large pages": crafted.apng(8_000, 8_000, pages=20),
+    "an animated AVIF with many pages": heif_bombs.sequence(600),
+    "an animated AVIF with large pages": heif_bombs.sequence(20, 8_000),
 }
 
 
