@@ -7,7 +7,7 @@ import next from "next/image.js";
 import { createElement } from "react";
 import { renderToStaticMarkup } from "react-dom/server";
 import { smartserveLoader } from "smartserve-image/next";
-import { AIAnalysisDisplay, SmartImage } from "smartserve-image/react";
+import { AIAnalysisDisplay, SmartImage, SmartserveProvider } from "smartserve-image/react";
 import { transform } from "smartserve-image/unpic";
 import { useImageAnalyzer } from "smartserve-image/vue";
 import { effectScope, shallowReactive } from "vue";
@@ -70,6 +70,38 @@ test("further properties are those of the <img>", () => {
   assert.doesNotMatch(html, /<dl|undefined/);
 });
 
+const signedAs = (name) => ({ url, covers }) => `${url}#${name} ${covers.split("&", 1)}`;
+const addressesOf = (html) =>
+  [...html.matchAll(/ (?:src|srcSet|imageSrcSet)="([^"]+)"/g)].flatMap(([, text]) => text.split(", "));
+
+for (const [where, provider, own, name] of [
+  ["an image", undefined, "own", "own"],
+  ["its provider", "provided", undefined, "provided"],
+  ["an image inside a provider with another one", "provided", "own", "own"],
+]) {
+  test(`the signer of ${where} gets every address`, () => {
+    const sign = own && signedAs(own);
+    const images = [
+      { mediaId: 7, width: 600, height: 400, preferredFormats: ["avif", "webp"], priority: true },
+      { mediaId: 8, size: "thumbnail" },
+    ].map((props) => createElement(SmartImage, { key: props.mediaId, sign, ...props }));
+    const html = renderToStaticMarkup(
+      createElement(SmartserveProvider, { base: BASE, sign: provider && signedAs(provider) }, images),
+    );
+    const addresses = addressesOf(html);
+    // Two sources and an `img` with several widths, a preload, and a named size with its `2x`.
+    assert.ok(addresses.length > 30);
+    for (const one of addresses) assert.match(one, new RegExp(`^${BASE}/serve/[78]\\?\\S+#${name} (w=\\d+|size=thumbnail)`));
+  });
+}
+
+test("without a signer no address is signed", () => {
+  const html = renderToStaticMarkup(
+    createElement(SmartserveProvider, { base: BASE }, createElement(SmartImage, { mediaId: 7, width: 600 })),
+  );
+  assert.doesNotMatch(html, /#|sig=/);
+});
+
 test("rows of the analysis are chosen one by one", () => {
   const html = renderToStaticMarkup(createElement(AIAnalysisDisplay, { base: BASE, mediaId: 7, showMood: false, showStyle: false }));
   assert.match(html, /Colors.*Quality/);
@@ -82,6 +114,21 @@ test("unpic's component asks by the transformer", () => {
   );
   assert.match(html, /srcSet="https:\/\/img.example.org\/serve\/7\?w=\d+/i);
   assert.doesNotMatch(html, /quality|height=\d+&/);
+});
+
+test("the signers of next/image and unpic get every address", () => {
+  const sign = signedAs("signed");
+  const image = { src: `${BASE}/serve/7`, width: 800, height: 533, alt: "" };
+  const loader = smartserveLoader(BASE, { sign });
+  const transformer = (src, operations) => transform(src, operations, { sign });
+  for (const element of [
+    createElement(next.default ?? next, { ...image, loader }),
+    createElement(UnpicImage, { ...image, transformer }),
+  ]) {
+    const addresses = addressesOf(renderToStaticMarkup(element));
+    assert.ok(addresses.length > 1);
+    for (const one of addresses) assert.match(one, /#signed w=\d+/);
+  }
 });
 
 test("the composable of Vue sends each image with the options of that time", async (context) => {
