@@ -8,6 +8,9 @@ import hmac
 import json
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import jwt
@@ -20,8 +23,8 @@ from hypothesis import strategies as st
 
 from proxy.domain.errors import AccessDisabled, AccessError, TooManyFailures, Unauthorized
 from proxy.web.auth import AuthFailure, FailureLimit, KeyGuard, caller_of
-from tests.support.server import Serve, Serving
-from tests.support.uploads import PHOTO, SECRET, USERS, form, signed, token
+from tests.support.server import Background, Library, Serve, Serving, background, make_settings
+from tests.support.uploads import MAIN, PHOTO, SECRET, USERS, form, signed, token
 
 KEY = "correct-horse-battery-staple"
 
@@ -260,11 +263,6 @@ PUBLIC = PRIVATE.public_key().public_bytes(
 
 
 @pytest.fixture
-async def server(serve: Serve) -> Serving:
-    return await serve(users=USERS, admin={"max_failures": 10_000})
-
-
-@pytest.fixture
 def public_key(tmp_path: Path) -> str:
     path = tmp_path / "public.pem"
     path.write_bytes(PUBLIC)
@@ -299,9 +297,9 @@ def unsigned(header: dict[str, object], claims: dict[str, object], signature: st
     ],
 )
 async def test_the_user_is_the_first_claim_with_a_valid_id(
-    server: Serving, claims: dict[str, object]
+    keyed: Serving, claims: dict[str, object]
 ) -> None:
-    assert (await asked(server, jwt.encode({"exp": 2**33, **claims}, SECRET)))[0] == 400
+    assert (await asked(keyed, jwt.encode({"exp": 2**33, **claims}, SECRET)))[0] == 400
 
 
 @pytest.mark.parametrize(
@@ -321,23 +319,24 @@ async def test_the_user_is_the_first_claim_with_a_valid_id(
     ],
 )
 async def test_a_token_without_a_user_id_is_rejected(
-    server: Serving, claims: dict[str, object]
+    keyed: Serving, claims: dict[str, object]
 ) -> None:
-    status, challenge, _ = await asked(server, jwt.encode({"exp": 2**33, **claims}, SECRET))
+    status, challenge, _ = await asked(keyed, jwt.encode({"exp": 2**33, **claims}, SECRET))
     assert status == 401
     assert 'error="invalid_token"' in challenge
 
 
-async def test_small_clock_differences_are_tolerated(server: Serving) -> None:
+async def test_small_clock_differences_are_tolerated(keyed: Serving) -> None:
     now = int(time.time())
-    assert (await asked(server, token(exp=now - 10, iat=now + 10, nbf=now + 10)))[0] == 400
+    assert (await asked(keyed, token(exp=now - 10, iat=now + 10, nbf=now + 10)))[0] == 400
 
 
-async def test_an_expired_token_is_rejected_with_the_reason(server: Serving) -> None:
-    status, challenge, detail = await asked(server, token(exp=int(time.time()) - 60))
+async def test_an_expired_token_is_rejected_with_the_reason(keyed: Serving) -> None:
+    before = keyed.metric("smartserve_auth_failures_total", reason="expired")
+    status, challenge, detail = await asked(keyed, token(exp=int(time.time()) - 60))
     assert (status, detail) == (401, "the token has expired; request a new one")
     assert "invalid_token" in challenge
-    assert server.metric("smartserve_auth_failures_total", reason="expired") == 1
+    assert keyed.metric("smartserve_auth_failures_total", reason="expired") == before + 1
 
 
 @pytest.mark.parametrize(
@@ -356,12 +355,12 @@ async def test_an_expired_token_is_rejected_with_the_reason(server: Serving) -> 
         "e30." + "A" * 7000 + ".e30",
     ],
 )
-async def test_a_token_with_another_signature_is_rejected(server: Serving, shown: str) -> None:
-    assert (await asked(server, shown))[0] == 401
+async def test_a_token_with_another_signature_is_rejected(keyed: Serving, shown: str) -> None:
+    assert (await asked(keyed, shown))[0] == 401
 
 
-async def test_a_missing_token_is_answered_with_a_challenge(server: Serving) -> None:
-    async with server.client.patch("/users/me", data=form({"profile_image": PHOTO})) as answer:
+async def test_a_missing_token_is_answered_with_a_challenge(keyed: Serving) -> None:
+    async with keyed.client.patch("/users/me", data=form({"profile_image": PHOTO})) as answer:
         assert answer.status == 401
         assert answer.headers["WWW-Authenticate"] == 'Bearer realm="smartserve"'
         assert (await answer.json())["detail"] == (
@@ -451,15 +450,32 @@ async def test_wrong_keys_are_counted_by_the_address_that_a_trusted_proxy_report
     assert [await purge(KEY, one) for one in clients] == [200] * 5, "a right key is never refused"
 
 
-async def test_the_media_key_is_not_accepted_as_a_token(serve: Serve) -> None:
-    server = await serve(users=USERS, main={"key": "k" * 32})
-    assert (await asked(server, "k" * 32))[0] == 401
-    async with server.client.get("/api/media/pending/all", headers=signed()) as answer:
+async def test_the_media_key_is_not_accepted_as_a_token(keyed: Serving) -> None:
+    assert (await asked(keyed, MAIN["key"]))[0] == 401
+    async with keyed.client.get("/api/media/pending/all", headers=signed()) as answer:
         assert answer.status == 401
 
 
+@pytest.fixture(scope="module")
+def proxied(
+    library: Library, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], Background]]:
+    """Returns a server that trusts the proxy with an address; one for each address."""
+    with ExitStack() as stack:
+
+        @cache
+        def start(proxy: str) -> Background:
+            data_dir = library.copy(tmp_path_factory.mktemp("proxied") / "data")
+            server = {"trusted_proxies": [proxy]}
+            return stack.enter_context(
+                background(make_settings(data_dir, users=USERS, server=server))
+            )
+
+        yield start
+
+
 @pytest.mark.parametrize(
-    ("proxies", "header", "told"),
+    ("proxy", "header", "told"),
     [
         ("127.0.0.1", {}, "missing"),
         ("127.0.0.1", {"X-Forwarded-For": "192.0.2.1"}, "used"),
@@ -470,9 +486,11 @@ async def test_the_media_key_is_not_accepted_as_a_token(serve: Serve) -> None:
     ],
 )
 async def test_a_401_says_whether_the_address_that_a_proxy_reports_is_used(
-    proxies: str, header: dict[str, str], told: str, serve: Serve
+    proxied: Callable[[str], Background], proxy: str, header: dict[str, str], told: str
 ) -> None:
-    server = await serve(users=USERS, server={"trusted_proxies": [proxies]})
-    async with server.client.patch("/users/me", headers=header) as answer:
+    async with (
+        proxied(proxy).serving() as server,
+        server.client.patch("/users/me", headers=header) as answer,
+    ):
         assert answer.status == 401
         assert (await answer.json())["forwarded"] == told

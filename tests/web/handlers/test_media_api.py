@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sqlite3
+from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,14 @@ async def complete(server: Serving, pending_id: int, body: object) -> tuple[int,
 
 async def cleanup(server: Serving, pending_id: int) -> tuple[int, dict[str, Any]]:
     return await ask(server, "DELETE", f"/api/media/cleanup/{pending_id}?reason=corrupt")
+
+
+@pytest.fixture
+async def pending(keyed: Serving) -> AsyncIterator[int]:
+    """The id of an upload in the queue of the server `keyed`; removed after the test."""
+    (image,) = await upload(keyed)
+    yield image["id"]
+    assert (await cleanup(keyed, image["id"]))[0] == 200
 
 
 async def test_the_queue_has_the_members_of_the_requirements_document(server: Serving) -> None:
@@ -110,10 +119,10 @@ async def test_a_different_completion_is_a_conflict(server: Serving) -> None:
     assert [path.name in done["image_path"] for path in temp_files(server)] == [True]
 
 
-async def test_unknown_and_invalid_upload_ids_are_problems(server: Serving) -> None:
-    for pending_id, status in (("x", 400), ("-1", 400), ("9" * 19, 404), ("77", 404)):
-        assert (await complete(server, pending_id, {"media_id": "1"}))[0] == status  # type: ignore[arg-type]
-        assert (await cleanup(server, pending_id))[0] == status  # type: ignore[arg-type]
+async def test_unknown_and_invalid_upload_ids_are_problems(keyed: Serving) -> None:
+    for pending_id, status in (("x", 400), ("-1", 400), ("9" * 19, 404), ("7" * 9, 404)):
+        assert (await complete(keyed, pending_id, {"media_id": "1"}))[0] == status  # type: ignore[arg-type]
+        assert (await cleanup(keyed, pending_id))[0] == status  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -134,18 +143,22 @@ async def test_unknown_and_invalid_upload_ids_are_problems(server: Serving) -> N
         RICH | {"media_id": None, "permanent_url": "x"},
     ],
 )
-async def test_a_completion_without_a_media_id_is_rejected(server: Serving, body: object) -> None:
-    (image,) = await upload(server)
-    status, told = await complete(server, image["id"], body)
+async def test_a_completion_without_a_media_id_is_rejected(
+    keyed: Serving, pending: int, body: object
+) -> None:
+    before = await queue(keyed)
+    status, told = await complete(keyed, pending, body)
     assert status == 400
     assert "media" in told["detail"] or "object" in told["detail"]
-    assert (await queue(server))["total"] == 1
+    assert await queue(keyed) == before
+    assert pending in [one["id"] for one in before["images"]]
 
 
-async def test_a_completion_with_two_media_ids_is_a_conflict(server: Serving) -> None:
-    (image,) = await upload(server)
-    assert (await complete(server, image["id"], RICH | {"media_id": "790"}))[0] == 409
-    assert (await queue(server))["total"] == 1
+async def test_a_completion_with_two_media_ids_is_a_conflict(keyed: Serving, pending: int) -> None:
+    before = await queue(keyed)
+    assert (await complete(keyed, pending, RICH | {"media_id": "790"}))[0] == 409
+    assert await queue(keyed) == before
+    assert pending in [one["id"] for one in before["images"]]
 
 
 async def test_invalid_large_and_compressed_bodies_are_rejected(server: Serving) -> None:
@@ -179,22 +192,26 @@ async def test_a_stalled_body_times_out(serve: Serve) -> None:
 
 ROUTES = [
     ("GET", "/api/media/pending/all"),
-    ("POST", "/api/media/complete/1"),
-    ("DELETE", "/api/media/cleanup/1"),
+    ("POST", "/api/media/complete/{}"),
+    ("DELETE", "/api/media/cleanup/{}"),
     ("GET", "/temp_images/profiles/1-profile-1.jpg"),
 ]
 
 
 @pytest.mark.parametrize(("method", "target"), ROUTES)
-async def test_all_routes_require_the_key(server: Serving, method: str, target: str) -> None:
-    await upload(server)
+async def test_all_routes_require_the_key(
+    keyed: Serving, pending: int, method: str, target: str
+) -> None:
+    before = await queue(keyed)
+    target = target.format(pending)
     for headers in ({}, {"Authorization": "Bearer wrong"}, signed()):
-        async with server.client.request(
+        async with keyed.client.request(
             method, target, headers=headers, data=b"{}" if method == "POST" else None
         ) as answer:
             assert answer.status == 401
             assert answer.headers["WWW-Authenticate"].startswith("Bearer realm=")
-    assert (await queue(server))["total"] == 1
+    assert await queue(keyed) == before
+    assert pending in [one["id"] for one in before["images"]]
 
 
 async def test_without_a_configured_key_one_is_generated_and_stored(
@@ -323,23 +340,22 @@ async def test_the_analysis_is_returned_with_the_key(
     assert "ai_generation" not in analysis["reasons"]
 
 
-async def test_similar_images_need_the_key_and_an_embedding(serve: Serve) -> None:
-    client = (await serve(main={"key": KEY})).client
+async def test_similar_images_need_the_key_and_an_embedding(keyed: Serving) -> None:
+    client = keyed.client
     assert (await client.get("/api/media/similar/1")).status == 401
     for target in ("/api/media/similar/1", f"/api/media/similar/{10**18}?limit=100"):
-        answer = await client.get(target, headers=BEARER)
+        answer = await client.get(target, headers=KEYED)
         assert answer.status == 404
         assert "vision.embedding" in (await answer.json())["detail"]
     for query in ("limit=0", "limit=101", "limit=x", "limit="):
-        answer = await client.get(f"/api/media/similar/1?{query}", headers=BEARER)
+        answer = await client.get(f"/api/media/similar/1?{query}", headers=KEYED)
         assert answer.status == 400, query
 
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong-wrong-wrong"}])
-async def test_without_the_key_nothing_is_returned(serve: Serve, headers: dict[str, str]) -> None:
-    server = await serve(main={"key": KEY})
+async def test_without_the_key_nothing_is_returned(keyed: Serving, headers: dict[str, str]) -> None:
     for media_id in ("1", "999999", "x"):
-        answer = await server.client.get(f"/api/media/analysis/{media_id}", headers=headers)
+        answer = await keyed.client.get(f"/api/media/analysis/{media_id}", headers=headers)
         assert answer.status == 401
         assert answer.headers["WWW-Authenticate"].startswith("Bearer")
 
@@ -348,10 +364,9 @@ async def test_without_the_key_nothing_is_returned(serve: Serve, headers: dict[s
     ("media_id", "status"), [("999999", 404), ("9" * 19, 404), ("9" * 20, 400), ("x", 400)]
 )
 async def test_unknown_and_invalid_ids_are_problems(
-    serve: Serve, media_id: str, status: int
+    keyed: Serving, media_id: str, status: int
 ) -> None:
-    server = await serve(main={"key": KEY})
-    answer = await server.client.get(f"/api/media/analysis/{media_id}", headers=BEARER)
+    answer = await keyed.client.get(f"/api/media/analysis/{media_id}", headers=KEYED)
     assert answer.status == status
     assert "Retry-After" not in answer.headers
 

@@ -177,9 +177,9 @@ async def test_a_job_is_deleted_with_its_file(server: Serving) -> None:
 
 
 @pytest.mark.parametrize("method", ["POST", "GET", "DELETE"])
-async def test_without_a_token_there_are_no_jobs(server: Serving, method: str) -> None:
+async def test_without_a_token_there_are_no_jobs(keyed: Serving, method: str) -> None:
     path = JOBS if method == "POST" else f"{JOBS}/{'f' * 32}"
-    status, answer, headers = await call(server, method, path, user=None)
+    status, answer, headers = await call(keyed, method, path, user=None)
     assert (status, answer["code"]) == (401, "UNAUTHORIZED")
     assert "WWW-Authenticate" in headers
 
@@ -189,20 +189,21 @@ async def test_without_a_token_there_are_no_jobs(server: Serving, method: str) -
     ["https://elsewhere.example.org/", "http://127.0.0.1/", "ftp://hooks.example.org/", 7, "x"],
 )
 async def test_a_callback_to_any_other_host_is_refused(
-    server: Serving, library: Library, callback: object
+    keyed: Serving, library: Library, callback: object
 ) -> None:
     body = {"media_id": library.ids["photo"], "callback": callback}
-    status, answer, _ = await call(server, "POST", json=body)
+    status, answer, _ = await call(keyed, "POST", json=body)
     assert (status, answer["code"], answer["parameter"]) == (400, "INVALID_REQUEST", "callback")
     assert "metadata.callback_hosts" in answer["error"]
 
 
 async def test_a_callback_of_an_upload_is_refused_too_and_nothing_is_left(
-    server: Serving,
+    keyed: Serving,
 ) -> None:
+    before = files(keyed)
     data = form(jpeg(), callback="https://elsewhere.example.org/")
-    assert (await call(server, "POST", data=data))[0] == 400
-    assert files(server) == []
+    assert (await call(keyed, "POST", data=data))[0] == 400
+    assert files(keyed) == before
 
 
 async def test_an_allowed_callback_is_stored(server: Serving, library: Library) -> None:
@@ -222,30 +223,31 @@ async def test_an_allowed_callback_is_stored(server: Serving, library: Library) 
     ],
 )
 async def test_a_body_with_wrong_values_is_refused(
-    server: Serving, library: Library, wrong: dict[str, object]
+    keyed: Serving, library: Library, wrong: dict[str, object]
 ) -> None:
     body = {"media_id": library.ids["photo"], **wrong} if "options" in wrong else wrong
-    status, answer, _ = await call(server, "POST", json=body)
+    status, answer, _ = await call(keyed, "POST", json=body)
     assert (status, answer["code"]) == (400, "INVALID_REQUEST")
 
 
-async def test_an_image_that_is_not_there_is_not_found(server: Serving) -> None:
+async def test_an_image_that_is_not_there_is_not_found(keyed: Serving) -> None:
     for media_id in (10**9, 2**63, "9" * 30):
-        status, answer, _ = await call(server, "POST", json={"media_id": media_id})
+        status, answer, _ = await call(keyed, "POST", json={"media_id": media_id})
         assert (status, answer["code"]) == (404, "NOT_FOUND")
 
 
-async def test_options_that_are_no_json_are_refused(server: Serving) -> None:
-    status, answer, _ = await call(server, "POST", data=form(jpeg(), options="{"))
+async def test_options_that_are_no_json_are_refused(keyed: Serving) -> None:
+    before = files(keyed)
+    status, answer, _ = await call(keyed, "POST", data=form(jpeg(), options="{"))
     assert (status, answer["parameter"]) == (400, "options")
-    assert files(server) == []
+    assert files(keyed) == before
 
 
 @pytest.mark.parametrize(
     "ids", ["", ",", "a,,b", "a b", "ä", "x" * 65, ",".join(map(str, range(MAX_JOB_IDS + 1)))]
 )
-async def test_a_list_needs_ids_and_not_too_many(server: Serving, ids: str) -> None:
-    status, answer, _ = await call(server, "GET", JOBS, params={"ids": ids})
+async def test_a_list_needs_ids_and_not_too_many(keyed: Serving, ids: str) -> None:
+    status, answer, _ = await call(keyed, "GET", JOBS, params={"ids": ids})
     assert (status, answer["parameter"]) == (400, "ids")
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from proxy.metadata.media_tags import tags_of
 from tests.support.extractions import metadata_of
-from tests.support.server import Library, Serve, Serving
+from tests.support.server import Background, Library, Serve, Serving
 from tests.support.uploads import KEYED, MAIN, USERS, signed, token
 
 SEARCH = "/api/metadata/search"
@@ -34,10 +34,25 @@ async def store(server: Serving, media_id: int, texts: Mapping[str, Any], **memb
 @pytest.fixture
 async def ids(server: Serving, library: Library) -> list[int]:
     """The first three images of the library, with metadata; ascending."""
+    return await filled(server, library)
+
+
+async def filled(server: Serving, library: Library) -> list[int]:
     found = sorted(library.ids.values())[:3]
     for media_id, texts in zip(found, (MIDJOURNEY, DIFFUSION, {}), strict=True):
         await store(server, media_id, texts)
     return found
+
+
+@pytest.fixture(scope="module")
+def shown(keyed_background: Background, library: Library) -> list[int]:
+    """The images of `ids` on the server `keyed`, with the same metadata."""
+
+    async def fill() -> list[int]:
+        async with keyed_background.serving() as keyed:
+            return await filled(keyed, library)
+
+    return keyed_background.portal.call(fill)
 
 
 async def get(
@@ -55,13 +70,13 @@ async def found(server: Serving, headers: Mapping[str, str] = KEYED, **query: st
 
 
 async def test_an_image_has_the_names_of_the_requirements_and_no_path(
-    server: Serving, ids: list[int]
+    keyed: Serving, shown: list[int]
 ) -> None:
-    status, answer = await get(server, SEARCH, aiGenerator="midjourney")
+    status, answer = await get(keyed, SEARCH, aiGenerator="midjourney")
     assert status == 200
     [image] = answer["images"]
     assert answer["next"] is None
-    assert {image["id"], image["mediaId"]} == {ids[0]}
+    assert {image["id"], image["mediaId"]} == {shown[0]}
     assert (image["isAiGenerated"], image["aiGenerator"]) == (True, "midjourney")
     assert (image["prompt"], image["mjVersion"], image["mjQuality"]) == ("a fox", "6.1", 2.0)
     assert image["checkpointModel"] is None
@@ -89,39 +104,39 @@ async def test_an_image_has_the_names_of_the_requirements_and_no_path(
     ],
 )
 async def test_filters_are_combined(
-    server: Serving, ids: list[int], query: dict[str, str], expected: list[int]
+    keyed: Serving, shown: list[int], query: dict[str, str], expected: list[int]
 ) -> None:
-    assert await found(server, KEYED, **query) == [ids[at] for at in expected]
+    assert await found(keyed, KEYED, **query) == [shown[at] for at in expected]
 
 
-async def test_pages_follow_each_other_by_the_cursor(server: Serving, ids: list[int]) -> None:
-    _, first = await get(server, SEARCH, limit="2")
-    assert first["next"] == str(ids[1])
-    _, last = await get(server, SEARCH, limit="2", cursor=first["next"])
-    assert [one["id"] for one in (*first["images"], *last["images"])] == ids[::-1]
+async def test_pages_follow_each_other_by_the_cursor(keyed: Serving, shown: list[int]) -> None:
+    _, first = await get(keyed, SEARCH, limit="2")
+    assert first["next"] == str(shown[1])
+    _, last = await get(keyed, SEARCH, limit="2", cursor=first["next"])
+    assert [one["id"] for one in (*first["images"], *last["images"])] == shown[::-1]
     assert last["next"] is None
 
 
-async def test_users_find_their_own_images_only(server: Serving, ids: list[int]) -> None:
-    assert await found(server, signed(OWNER)) == ids[::-1]
-    assert await found(server, signed(OWNER + 1)) == []
-    path = f"/api/metadata/{ids[0]}"
-    assert (await get(server, path, signed(OWNER)))[0] == 200
+async def test_users_find_their_own_images_only(keyed: Serving, shown: list[int]) -> None:
+    assert await found(keyed, signed(OWNER)) == shown[::-1]
+    assert await found(keyed, signed(OWNER + 1)) == []
+    path = f"/api/metadata/{shown[0]}"
+    assert (await get(keyed, path, signed(OWNER)))[0] == 200
     others, unknown = [
-        await get(server, path, signed(OWNER + 1)) for path in (path, "/api/metadata/999999")
+        await get(keyed, path, signed(OWNER + 1)) for path in (path, "/api/metadata/999999")
     ]
     assert others == unknown
     assert (others[0], others[1]["code"]) == (404, "NOT_FOUND")
 
 
 @pytest.mark.parametrize("path", [SEARCH, "/api/metadata/1"])
-async def test_nobody_reads_metadata_without_a_token(server: Serving, path: str) -> None:
-    status, answer = await get(server, path, {})
+async def test_nobody_reads_metadata_without_a_token(keyed: Serving, path: str) -> None:
+    status, answer = await get(keyed, path, {})
     assert (status, answer["code"]) == (401, "UNAUTHORIZED")
 
 
-async def test_an_image_has_everything_that_its_file_says(server: Serving, ids: list[int]) -> None:
-    status, answer = await get(server, f"/api/metadata/{ids[0]}")
+async def test_an_image_has_everything_that_its_file_says(keyed: Serving, shown: list[int]) -> None:
+    status, answer = await get(keyed, f"/api/metadata/{shown[0]}")
     assert status == 200
     assert answer["rawMetadata"] == metadata_of(MIDJOURNEY)
     assert answer["engine"] == "exiftool 13.59"
@@ -153,9 +168,9 @@ async def test_what_a_tier_may_not_see_is_withheld(server: Serving, ids: list[in
     ],
 )
 async def test_a_bad_parameter_is_named_with_what_is_allowed(
-    server: Serving, query: dict[str, str], allowed: str
+    keyed: Serving, query: dict[str, str], allowed: str
 ) -> None:
-    status, answer = await get(server, SEARCH, KEYED, **query)
+    status, answer = await get(keyed, SEARCH, KEYED, **query)
     assert (status, answer["code"]) == (400, "INVALID_REQUEST")
     assert answer["parameter"] in query
     assert allowed in answer["allowed"]
@@ -163,9 +178,9 @@ async def test_a_bad_parameter_is_named_with_what_is_allowed(
 
 @pytest.mark.parametrize(("media_id", "status"), [("9" * 19, 404), ("0", 404), ("x", 400)])
 async def test_an_id_that_no_image_has_is_a_problem(
-    server: Serving, media_id: str, status: int
+    keyed: Serving, media_id: str, status: int
 ) -> None:
-    assert (await get(server, f"/api/metadata/{media_id}"))[0] == status
+    assert (await get(keyed, f"/api/metadata/{media_id}"))[0] == status
 
 
 async def test_without_metadata_there_are_no_routes(serve: Serve) -> None:
