@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 from yarl import URL
 
-from proxy.domain.media import Visibility
+from proxy.domain.media import DataType, Visibility
 from proxy.domain.signature import Scope
 from proxy.domain.urls import image_url, original_url
-from tests.support.server import CHROME, Library, Serve, Serving
+from tests.support.commands import KEY
+from tests.support.server import ACCESS, CHROME, SAMPLES, Background, Library, Serve, Serving
 
-KEYS = {"keys": {"a": "k" * 32}, "max_ttl_s": 86_400}
-ADMIN = "admin-key-of-the-test"
-BEARER = {"Authorization": f"Bearer {ADMIN}"}
+BEARER = {"Authorization": f"Bearer {KEY}"}
 UNKNOWN = 999_999
 PRIVATE = "private"
 VARYING = ("date", "x-request-id")
@@ -72,18 +71,41 @@ def described(headers: Mapping[str, str]) -> dict[str, str]:
 
 @pytest.fixture
 async def guarded(serve: Serve, library: Library) -> Guarded:
-    server = await serve(access=KEYS, admin={"key": ADMIN})
+    server = await serve(access=ACCESS, admin={"key": KEY})
     found = Guarded(server, library.ids["photo"])
     answer = await found.set("private")
     assert answer.status == 200, await answer.text()
     return found
 
 
-async def test_a_private_image_is_like_an_unknown_one_on_every_path(guarded: Guarded) -> None:
-    media_id = guarded.id
+@pytest.fixture(scope="module")
+def _secret(keyed_background: Background) -> int:
+    """A private image on the server `keyed`."""
+
+    async def add() -> int:
+        async with keyed_background.serving() as keyed:
+            path = sorted(SAMPLES.glob("*.jpg"))[1]
+            taken = await keyed.services.importer.import_file(
+                path, user_id=9, data_type=DataType.PRODUCT
+            )
+            media_id: int = taken.media_id  # type: ignore[union-attr]
+            assert (await Guarded(keyed, media_id).set(PRIVATE)).status == 200
+            return media_id
+
+    return keyed_background.portal.call(add)
+
+
+@pytest.fixture
+async def secret(keyed: Serving, _secret: int) -> Guarded:
+    """A server with a private image, as `guarded`, for tests that change nothing."""
+    return Guarded(keyed, _secret)
+
+
+async def test_a_private_image_is_like_an_unknown_one_on_every_path(secret: Guarded) -> None:
+    media_id = secret.id
     # Rendered and hot for those who may see it.
     for _ in range(3):
-        assert (await guarded.get(guarded.signed(size="thumbnail"))).status == 200
+        assert (await secret.get(secret.signed(size="thumbnail"))).status == 200
     for path in (
         *(f"/serve/{media_id}", f"/api/images/{media_id}", f"/serve/{media_id}?size=thumbnail"),
         *(f"/serve/{media_id}.jpg", f"/serve/{media_id}.webp?size=thumbnail"),
@@ -92,20 +114,20 @@ async def test_a_private_image_is_like_an_unknown_one_on_every_path(guarded: Gua
         f"/info/{media_id}",
     ):
         for method in ("GET", "HEAD"):
-            await guarded.like_unknown(path, method=method)
-    await guarded.like_unknown(f"/serve/{media_id}?size=thumbnail", Range="bytes=0-9")
-    await guarded.like_unknown(f"/serve/{media_id}?size=thumbnail", If_None_Match="*")
+            await secret.like_unknown(path, method=method)
+    await secret.like_unknown(f"/serve/{media_id}?size=thumbnail", Range="bytes=0-9")
+    await secret.like_unknown(f"/serve/{media_id}?size=thumbnail", If_None_Match="*")
 
 
-async def test_conditions_do_not_confirm_a_private_image(guarded: Guarded) -> None:
-    path = guarded.signed(size="thumbnail")
-    first = await guarded.get(path)
+async def test_conditions_do_not_confirm_a_private_image(secret: Guarded) -> None:
+    path = secret.signed(size="thumbnail")
+    first = await secret.get(path)
     etag, date = first.headers["ETag"], first.headers["Last-Modified"]
-    plain = f"/serve/{guarded.id}?size=thumbnail"
-    await guarded.like_unknown(plain, If_None_Match=etag)
-    await guarded.like_unknown(plain, If_Modified_Since=date)
-    await guarded.like_unknown(plain, Range="bytes=0-9", If_Range=etag)
-    answer = await guarded.get(path, If_None_Match=etag)
+    plain = f"/serve/{secret.id}?size=thumbnail"
+    await secret.like_unknown(plain, If_None_Match=etag)
+    await secret.like_unknown(plain, If_Modified_Since=date)
+    await secret.like_unknown(plain, Range="bytes=0-9", If_Range=etag)
+    answer = await secret.get(path, If_None_Match=etag)
     assert answer.status == 304
     assert lifetime(answer.headers["Cache-Control"]) <= 600
 
@@ -117,12 +139,12 @@ def lifetime(control: str) -> int:
     return int(control.partition("max-age=")[2].partition(",")[0])
 
 
-async def test_a_signed_image_is_never_fresh_beyond_its_expiry(guarded: Guarded) -> None:
-    path = guarded.signed(size="thumbnail", ttl_s=120, version="1")
+async def test_a_signed_image_is_never_fresh_beyond_its_expiry(secret: Guarded) -> None:
+    path = secret.signed(size="thumbnail", ttl_s=120, version="1")
     expires = int(path.partition("exp=")[2].partition("&")[0])
     for headers in ({}, {}, {}, {"Range": "bytes=0-9"}, {"If_None_Match": "*"}):
         for method in ("GET", "HEAD"):
-            answer = await guarded.get(path, method=method, **headers)
+            answer = await secret.get(path, method=method, **headers)
             seconds = lifetime(answer.headers["Cache-Control"])
             # The clock of this test is read after the response was made.
             assert 0 < seconds <= 120
@@ -134,7 +156,7 @@ async def test_a_shared_cache_may_keep_signed_images_if_the_settings_say_so(
     serve: Serve, library: Library
 ) -> None:
     server = await serve(
-        access={**KEYS, "default_visibility": {"product": "private"}},
+        access={**ACCESS, "default_visibility": {"product": "private"}},
         lifetimes={"signed_shared": True},
     )
     guarded = Guarded(server, library.ids["photo"])
@@ -147,10 +169,10 @@ async def test_a_shared_cache_may_keep_signed_images_if_the_settings_say_so(
         assert 0 < shared <= 300
 
 
-async def test_a_hot_signed_answer_is_not_given_to_others(guarded: Guarded) -> None:
-    path = guarded.signed(size="thumbnail")
+async def test_a_hot_signed_answer_is_not_given_to_others(secret: Guarded) -> None:
+    path = secret.signed(size="thumbnail")
     for _ in range(4):
-        answer = await guarded.get(path)
+        answer = await secret.get(path)
         assert answer.status == 200
     assert "detail=memory" in answer.headers["Cache-Status"]
     head, _, signature = path.rpartition("&sig=")
@@ -163,18 +185,18 @@ async def test_a_hot_signed_answer_is_not_given_to_others(guarded: Guarded) -> N
         f"{head}&si%67={signature}",
         path.replace("size=thumbnail", "size=detail"),
         path.replace("size=thumbnail", "size=header"),
-        path.replace(f"/{guarded.id}?", f"/{guarded.id}.webp?"),
+        path.replace(f"/{secret.id}?", f"/{secret.id}.webp?"),
         path.replace("kid=a", "kid=b"),
         f"{path}&format=webp",
         f"{path}&bg=removed",
         f"{path}&dpr=2",
         f"{path}&size=detail",
     ):
-        await guarded.like_unknown(other)
+        await secret.like_unknown(other)
     # The same variant: another route, order or tracking parameter does not matter.
     alias = path.replace("/serve/", "/api/images/")
     for same in (alias, f"{path}&utm_source=x", f"{path}&v=2", f"{path}&SIZE=Thumbnail"):
-        assert (await guarded.get(same)).status == 200
+        assert (await secret.get(same)).status == 200
 
 
 async def test_wrong_signatures_neither_enter_nor_flush_the_caches(guarded: Guarded) -> None:
@@ -198,9 +220,8 @@ async def test_wrong_signatures_neither_enter_nor_flush_the_caches(guarded: Guar
     assert guarded.server.metric("smartserve_signature_refusals_total", reason="wrong") == 200
 
 
-async def test_a_public_image_ignores_signatures(serve: Serve, library: Library) -> None:
-    server = await serve(access=KEYS)
-    guarded = Guarded(server, library.ids["photo"])
+async def test_a_public_image_ignores_signatures(keyed: Serving, library: Library) -> None:
+    guarded = Guarded(keyed, library.ids["photo"])
     plain = await guarded.get(f"/serve/{guarded.id}?size=thumbnail")
     for signature in ("sig=x", f"exp=1&kid=a&sig={'A' * 43}", "sig=x&exp=foo"):
         answer = await guarded.get(f"/serve/{guarded.id}?size=thumbnail&{signature}")
@@ -229,13 +250,13 @@ async def test_a_change_takes_effect_at_once_and_drops_hot_answers(guarded: Guar
     assert answer.headers["Cache-Control"].startswith("public")
 
 
-async def test_the_description_is_for_holders_of_a_key(guarded: Guarded) -> None:
-    media_id, key = guarded.id, {"Authorization": f"Bearer {ADMIN}"}
+async def test_the_description_is_for_holders_of_a_key(secret: Guarded) -> None:
+    media_id, key = secret.id, {"Authorization": f"Bearer {KEY}"}
     wrong = {"Authorization": "Bearer wrong-key-of-nobody"}
-    await guarded.like_unknown(f"/info/{media_id}", **wrong)
-    refused = await guarded.get(f"/info/{media_id}")
+    await secret.like_unknown(f"/info/{media_id}", **wrong)
+    refused = await secret.get(f"/info/{media_id}")
     assert "Authorization" in refused.headers["Vary"]
-    answer = await guarded.get(f"/info/{media_id}", **key)
+    answer = await secret.get(f"/info/{media_id}", **key)
     assert answer.status == 200
     assert answer.headers["Cache-Control"] == "no-store"
     found = await answer.json()
@@ -245,41 +266,39 @@ async def test_the_description_is_for_holders_of_a_key(guarded: Guarded) -> None
     for address in addresses:
         assert "&sig=" in address, address
     for address in (found["urls"]["thumbnail"], found["links"]["picture"], addresses[-1]):
-        assert (await guarded.get(address)).status == 200
+        assert (await secret.get(address)).status == 200
 
 
-async def test_lists_of_descriptions_hide_private_images(
-    guarded: Guarded, library: Library
-) -> None:
-    ids = f"/info?ids={guarded.id},{library.ids['badge']},{UNKNOWN}"
-    found = await (await guarded.get(ids)).json()
+async def test_lists_of_descriptions_hide_private_images(secret: Guarded, library: Library) -> None:
+    ids = f"/info?ids={secret.id},{library.ids['badge']},{UNKNOWN}"
+    found = await (await secret.get(ids)).json()
     assert [one["id"] for one in found["pictures"]] == [library.ids["badge"]]
     missing = {one["id"]: (one["status"], one["detail"]) for one in found["missing"]}
-    assert missing[guarded.id] == missing[UNKNOWN]
-    posted = await guarded.server.client.post("/info", json={"ids": [guarded.id]})
+    assert missing[secret.id] == missing[UNKNOWN]
+    posted = await secret.server.client.post("/info", json={"ids": [secret.id]})
     assert [one["status"] for one in (await posted.json())["missing"]] == [404]
-    shown = await guarded.get(ids, Authorization=f"Bearer {ADMIN}")
+    shown = await secret.get(ids, Authorization=f"Bearer {KEY}")
     assert shown.headers["Cache-Control"] == "no-store"
     assert len((await shown.json())["pictures"]) == 2
 
 
-async def test_oembed_and_the_gallery_hide_private_images(guarded: Guarded) -> None:
-    base = str(guarded.server.client.make_url("/")).rstrip("/")
-    for path in (f"/serve/{guarded.id}", guarded.signed(size="thumbnail")):
-        answer = await guarded.server.client.get("/oembed", params={"url": f"{base}{path}"})
-        unknown = await guarded.server.client.get(
+async def test_oembed_and_the_gallery_hide_private_images(secret: Guarded) -> None:
+    base = str(secret.server.client.make_url("/")).rstrip("/")
+    for path in (f"/serve/{secret.id}", secret.signed(size="thumbnail")):
+        answer = await secret.server.client.get("/oembed", params={"url": f"{base}{path}"})
+        unknown = await secret.server.client.get(
             "/oembed", params={"url": f"{base}/serve/{UNKNOWN}"}
         )
         assert answer.status == unknown.status == 404
         assert await answer.read() == await unknown.read()
         assert described(answer.headers) == described(unknown.headers)
-    listed = await (await guarded.get("/api/gallery")).json()
-    assert guarded.id not in [one["id"] for one in listed["pictures"]]
+    listed = await (await secret.get("/api/gallery")).json()
+    assert secret.id not in [one["id"] for one in listed["pictures"]]
     assert listed["pictures"]
 
 
 async def test_a_private_image_in_progress_is_not_confirmed(serve: Serve, library: Library) -> None:
-    server = await serve(access={**KEYS, "default_visibility": {"product": "private"}})
+    server = await serve(access={**ACCESS, "default_visibility": {"product": "private"}})
     guarded = Guarded(server, library.ids["photo"])
     async with server.services.storage.repository.transaction() as connection:
         await connection.exec_driver_sql(
@@ -292,7 +311,7 @@ async def test_a_private_image_in_progress_is_not_confirmed(serve: Serve, librar
 
 async def test_the_defaults_by_data_type_apply(serve: Serve, library: Library) -> None:
     server = await serve(
-        access={**KEYS, "default_visibility": {"product": "private"}}, admin={"key": ADMIN}
+        access={**ACCESS, "default_visibility": {"product": "private"}}, admin={"key": KEY}
     )
     guarded = Guarded(server, library.ids["photo"])
     await guarded.like_unknown(f"/serve/{guarded.id}")
@@ -434,7 +453,7 @@ async def test_under_overload_a_signed_url_gets_no_other_size(guarded: Guarded) 
 async def test_the_signature_is_not_logged(
     serve: Serve, library: Library, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    server = await serve(access=KEYS, log={"access": True, "level": "debug"})
+    server = await serve(access=ACCESS, log={"access": True, "level": "debug"})
     guarded = Guarded(server, library.ids["photo"])
     path = guarded.signed(size="thumbnail")
     value = path.rpartition("=")[2]

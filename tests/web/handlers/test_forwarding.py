@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from anyio.from_thread import start_blocking_portal
 
 from proxy.domain.request import parse_boxes
-from tests.support.server import CHROME, WEBP_ONLY, Serve, Serving
+from tests.support.server import (
+    CHROME,
+    WEBP_ONLY,
+    Background,
+    Library,
+    Serve,
+    Serving,
+    background,
+    make_settings,
+)
 from tests.support.uploads import KEY, KEYED, MAIN, PHOTO, USERS, upload
 from tests.support.waiting import eventually
 from tests.web.wire import exchange
@@ -40,9 +52,14 @@ class Media:
         return self.answer(request)
 
 
-@pytest.fixture
-async def media() -> AsyncIterator[Media]:
-    media = Media(lambda _: web.Response(body=AVIF, headers=FRESH))
+def fresh(_request: web.Request) -> web.Response:
+    return web.Response(body=AVIF, headers=FRESH)
+
+
+@asynccontextmanager
+async def answering() -> AsyncIterator[Media]:
+    """Run a media server for the length of the block."""
+    media = Media(fresh)
     media.gate.set()
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", media.handle)
@@ -53,8 +70,53 @@ async def media() -> AsyncIterator[Media]:
 
 
 @pytest.fixture
+async def media() -> AsyncIterator[Media]:
+    async with answering() as media:
+        yield media
+
+
+@pytest.fixture
 async def main(serve: Serve, media: Media) -> Serving:
     return await serve(main={**MAIN, "forward_to": media.base}, users=USERS)
+
+
+@pytest.fixture(scope="module")
+def _forwarding(
+    library: Library, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Background, Media]]:
+    data_dir = library.copy(tmp_path_factory.mktemp("forwarding") / "data")
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(answering()) as media,
+        background(
+            make_settings(data_dir, main={**MAIN, "forward_to": media.base}, users=USERS)
+        ) as found,
+    ):
+        yield found, media
+
+
+@pytest.fixture
+async def forwarding(
+    _forwarding: tuple[Background, Media],
+) -> AsyncIterator[tuple[Serving, Media]]:
+    """A server and its media server as `main` and `media`, shared by the tests of this module.
+
+    For tests that request an image of their own, see `unused_id`.
+    """
+    found, media = _forwarding
+    media.answer = fresh
+    media.requests.clear()
+    async with found.serving() as main:
+        yield main, media
+
+
+_ids = count(1000)
+
+
+@pytest.fixture
+def unused_id() -> int:
+    """An id of which no response is stored."""
+    return next(_ids)
 
 
 async def get(server: Serving, target: str, **headers: str) -> tuple[int, Any, bytes]:
@@ -214,27 +276,29 @@ async def test_an_old_response_is_revalidated_and_a_draft_soon(main: Serving, me
 
 @pytest.mark.parametrize("name", ["Range", "If-None-Match", "If-Modified-Since", "If-Range"])
 async def test_conditions_and_ranges_of_unknown_images_are_passed_on(
-    main: Serving, media: Media, name: str
+    forwarding: tuple[Serving, Media], unused_id: int, name: str
 ) -> None:
+    main, media = forwarding
     part = {**FRESH, "Content-Range": f"bytes 0-3/{len(AVIF)}"}
     media.answer = lambda _: web.Response(status=206, body=AVIF[:4], headers=part)
     sent = {name: "bytes=0-3" if name == "Range" else '"0b"'}
-    status, headers, body = await get(main, f"/api/images/{OWN}", **sent)
+    status, headers, body = await get(main, f"/api/images/{unused_id}", **sent)
     assert (status, body) == (206, AVIF[:4])
     assert headers["Content-Range"] == part["Content-Range"]
     assert media.requests[0].headers[name] == sent[name]
     media.answer = lambda _: web.Response(status=304, headers=FRESH)
-    status, headers, _ = await get(main, f"/api/images/{OWN}", **sent)
+    status, headers, _ = await get(main, f"/api/images/{unused_id}", **sent)
     assert (status, headers["ETag"]) == (304, '"0a"')
     assert "Content-Type" not in headers
 
 
 @pytest.mark.parametrize("name", [b"Accept", b"If-None-Match", b"If-Range"])
 async def test_a_header_that_is_no_utf8_is_passed_on_without_its_bytes(
-    main: Serving, media: Media, name: bytes
+    forwarding: tuple[Serving, Media], unused_id: int, name: bytes
 ) -> None:
+    main, media = forwarding
     host, port = str(main.client.host), int(main.client.port or 0)
-    head = b"GET /api/images/%d HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n" % OWN
+    head = b"GET /api/images/%d HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n" % unused_id
     told = await exchange(host, port, head + name + b': "a\xff"\r\n\r\n')
     assert told.startswith(b"HTTP/1.1 200 "), told
     assert media.requests[0].headers[name.decode()] == '"a\ufffd"'
@@ -261,10 +325,11 @@ async def test_a_header_that_is_no_utf8_is_passed_on_without_its_bytes(
     ids=lambda one: str(getattr(one, "content_type", one)),
 )
 async def test_an_error_of_the_media_server_is_an_error_of_this_one(
-    main: Serving, media: Media, answer: web.Response, status: int
+    forwarding: tuple[Serving, Media], unused_id: int, answer: web.Response, status: int
 ) -> None:
+    main, media = forwarding
     media.answer = lambda _: answer
-    found, headers, body = await get(main, f"/api/images/{OWN}")
+    found, headers, body = await get(main, f"/api/images/{unused_id}")
     assert found == status
     assert headers["Content-Type"] == "application/problem+json"
     assert b"script" not in body
@@ -311,9 +376,10 @@ async def test_a_body_that_is_cut_off_is_never_stored_or_complete(
 
 @pytest.mark.parametrize("path", ["api/images/4", "serve/4", "api/media/analysis/4"])
 async def test_a_request_that_was_forwarded_before_is_a_loop(
-    main: Serving, media: Media, path: str
+    forwarding: tuple[Serving, Media], path: str
 ) -> None:
     """Also to an image that is in the response cache: it may be another one with this id."""
+    main, media = forwarding
     target = f"/{path}?size=thumbnail"
     for _ in range(2):
         await get(main, target, **KEYED)

@@ -212,9 +212,9 @@ async def test_the_second_request_is_a_hit_in_memory(server: Serving, photo: str
     assert server.renders() == 1
 
 
-async def test_a_hot_answer_has_the_headers_of_the_first(server: Serving, photo: str) -> None:
+async def test_a_hot_answer_has_the_headers_of_the_first(shared: Serving, photo: str) -> None:
     changing = {"Date", "X-Request-Id", "Server-Timing", "Cache-Status"}
-    answers = [await get(server, f"{photo}?size=small", CHROME) for _ in range(4)]
+    answers = [await get(shared, f"{photo}?size=small", CHROME) for _ in range(4)]
     kept = [
         {name: value for name, value in answer.headers.items() if name.title() not in changing}
         for answer in answers
@@ -553,18 +553,18 @@ async def test_no_header_of_the_client_reaches_the_answer(
 
 
 async def test_no_spelling_of_an_id_is_an_alias_even_of_a_cached_image(
-    server: Serving, photo: str
+    shared: Serving, photo: str
 ) -> None:
     number = photo.removeprefix("/serve/")
-    assert (await get(server, f"{photo}?size=small")).status == 200
+    assert (await get(shared, f"{photo}?size=small")).status == 200
     for route in ("serve", "api/images", "info"):
         for alias in (f"0{number}", f"000{number}", f"00{number}.webp"):
-            answer = await get(server, f"/{route}/{alias}?size=small")
+            answer = await get(shared, f"/{route}/{alias}?size=small")
             assert answer.status == 400, (route, alias)
     for query in (f"ids=0{number}", f"ids={number},0{number}"):
-        assert (await get(server, f"/info?{query}")).status == 400
-    url = f"http://{server.client.host}:{server.client.port}/serve/0{number}"
-    assert (await get(server, f"/oembed?url={url}")).status == 404
+        assert (await get(shared, f"/info?{query}")).status == 400
+    url = f"http://{shared.client.host}:{shared.client.port}/serve/0{number}"
+    assert (await get(shared, f"/oembed?url={url}")).status == 404
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])

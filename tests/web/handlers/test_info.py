@@ -8,8 +8,9 @@ import json
 import os
 import signal
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,16 @@ from proxy.web.handlers import info
 from proxy.web.handlers.info import MAX_BODY_BYTES, MAX_IDS
 from proxy.web.routes import describe
 from tests.analysis.providers.service import GOOGLE_ANSWER
-from tests.support.server import CHROME, Library, Serve, Serving
+from tests.support.server import (
+    ACCESS,
+    CHROME,
+    Background,
+    Library,
+    Serve,
+    Serving,
+    background,
+    make_settings,
+)
 from tests.support.waiting import eventually
 from tests.web.wire import answers, exchange
 
@@ -498,14 +508,16 @@ async def test_what_an_older_version_was_paid_for_is_returned(serve: Serve, data
     assert analysis["safe_search"]["adult"] == "VERY_UNLIKELY"
 
 
-async def test_responses_are_counted_by_route(server: Serving) -> None:
-    await told(server, 1)
-    await server.client.get("/info?ids=1")
-    await server.client.post("/info", json={"ids": [1]})
-    await server.client.options("/info")
-    assert server.metric("smartserve_requests_total", route="info") == 1
-    assert server.metric("smartserve_requests_total", route="info_many") == 2
-    assert server.metric("smartserve_requests_total", route="preflight") == 1
+async def test_responses_are_counted_by_route(shared: Serving) -> None:
+    routes = ("info", "info_many", "preflight")
+    counted = partial(shared.metric, "smartserve_requests_total")
+    before = [counted(route=route) for route in routes]
+    await told(shared, 1)
+    await shared.client.get("/info?ids=1")
+    await shared.client.post("/info", json={"ids": [1]})
+    await shared.client.options("/info")
+    added = [counted(route=route) - was for route, was in zip(routes, before, strict=True)]
+    assert added == [1, 2, 1]
 
 
 @pytest.mark.parametrize(
@@ -513,9 +525,9 @@ async def test_responses_are_counted_by_route(server: Serving) -> None:
     [("localhost", 200), ("127.0.0.1:8080", 200), ("[::1]:80", 200), ("rebound.example", 403)],
 )
 async def test_the_gallery_of_a_local_server_checks_the_host(
-    host: str, status: int, server: Serving
+    host: str, status: int, shared: Serving
 ) -> None:
-    async with server.client.get("/api/gallery", headers={"Host": host}) as answer:
+    async with shared.client.get("/api/gallery", headers={"Host": host}) as answer:
         assert answer.status == status
 
 
@@ -525,25 +537,36 @@ async def test_a_gallery_that_is_enabled_explicitly_is_served_under_any_name(ser
         assert answer.status == 200
 
 
-async def test_the_gallery_lists_images_in_pages_newest_first(server: Serving) -> None:
-    answer = await server.client.get("/api/gallery?limit=3")
+async def test_the_gallery_lists_images_in_pages_newest_first(shared: Serving) -> None:
+    answer = await shared.client.get("/api/gallery?limit=3")
     assert answer.headers["Cache-Control"] == "no-cache"
     assert "Access-Control-Allow-Origin" not in answer.headers
     first = await answer.json()
     assert [one["id"] for one in first["pictures"]] == [4, 3, 2]
     assert first["next"] == 2
-    rest = await (await server.client.get("/api/gallery?limit=3&before=2")).json()
+    rest = await (await shared.client.get("/api/gallery?limit=3&before=2")).json()
     assert [one["id"] for one in rest["pictures"]] == [1]
     assert rest["next"] is None
     assert rest["pictures"][0]["width"] == 2400
 
 
+ADMIN = {"Authorization": "Bearer key-of-the-admin"}
+SECTIONS: Mapping[str, Any] = {"admin": {"key": "key-of-the-admin"}, "access": ACCESS}
+
+
+@pytest.fixture(scope="module")
+def gallery(library: Library, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Background]:
+    """A server for tests that hide images, and show them again."""
+    data_dir = library.copy(tmp_path_factory.mktemp("gallery") / "data")
+    with background(make_settings(data_dir, **SECTIONS)) as found:
+        yield found
+
+
 async def hide(server: Serving, *media_ids: int) -> None:
-    key = {"Authorization": "Bearer key-of-the-admin"}
     for media_id in media_ids:
         url = f"/api/media/{media_id}/visibility"
         body = {"visibility": "private"}
-        async with server.client.put(url, json=body, headers=key) as answer:
+        async with server.client.put(url, json=body, headers=ADMIN) as answer:
             assert answer.status == 200, await answer.text()
 
 
@@ -561,11 +584,15 @@ async def hide(server: Serving, *media_ids: int) -> None:
     ],
 )
 async def test_a_page_of_the_gallery_is_filled_with_public_images(
-    serve: Serve, hidden: tuple[int, ...], query: str, listed: list[int], older: int | None
+    gallery: Background, hidden: tuple[int, ...], query: str, listed: list[int], older: int | None
 ) -> None:
-    server = await serve(admin={"key": "key-of-the-admin"}, access={"keys": {"a": "k" * 32}})
-    await hide(server, *hidden)
-    page = await (await server.client.get(f"/api/gallery?{query}")).json()
+    async with gallery.serving() as server:
+        await hide(server, *hidden)
+        page = await (await server.client.get(f"/api/gallery?{query}")).json()
+        for media_id in hidden:
+            url = f"/api/media/{media_id}/visibility"
+            async with server.client.delete(url, headers=ADMIN) as answer:
+                assert answer.status == 200
     assert ([one["id"] for one in page["pictures"]], page["next"]) == (listed, older)
 
 
@@ -573,7 +600,7 @@ async def test_a_page_of_the_gallery_reads_a_limited_number_of_private_images(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(info, "_MAX_READS", 2)
-    server = await serve(admin={"key": "key-of-the-admin"}, access={"keys": {"a": "k" * 32}})
+    server = await serve(**SECTIONS)
     await hide(server, 4, 3)
     page = await (await server.client.get("/api/gallery?limit=1")).json()
     assert page == {"pictures": [], "next": 3}
