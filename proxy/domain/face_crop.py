@@ -8,6 +8,8 @@ from proxy.domain.media import Face, Focus
 
 _BACKGROUND = 1 / 16
 """Share of the largest face's area below which a face is one in the background."""
+_MAX_FIRST = 6
+"""The number of faces, largest first, of which each is tried as the one that is kept anyway."""
 # In heights of a face, whose box ends at the eyebrows and at the chin.
 _HAIR, _NECK = 0.5, 0.2
 _EARS = 0.15
@@ -22,8 +24,9 @@ _Span = tuple[float, float]
 
 
 def focus_on_faces(faces: Sequence[Face], across: float, down: float) -> Focus:
-    """Return the centre of the window that keeps as many faces as fit, the largest ones first.
+    """Return the centre of the window that keeps all faces, or one and those that fit beside it.
 
+    That one is the largest, or another if the window then keeps more of the area of all faces.
     ``across`` and ``down`` are the sides of the window as fractions of the image. With room left,
     whole heads are kept, and the eyes are at the upper third. A face that is larger than the window
     fills it.
@@ -31,6 +34,21 @@ def focus_on_faces(faces: Sequence[Face], across: float, down: float) -> Focus:
     ordered = sorted(faces, key=lambda face: -_area(face))
     near = [face for face in ordered if _area(face) >= _BACKGROUND * _area(ordered[0])]
     far = ordered[len(near) :]
+    best = _focus(near, far, across, down)
+    most = sum(_area_within(face, best, across, down) for face in near)
+    for at, first in enumerate(near[1:_MAX_FIRST], 1):
+        if _area_within(first, best, across, down) >= _area(first) - _ROUNDING:
+            continue
+        # The faces beside a smaller one may be more than those beside the largest.
+        focus = _focus([first, *near[:at], *near[at + 1 :]], far, across, down)
+        kept = sum(_area_within(face, focus, across, down) for face in near)
+        if kept > most + _ROUNDING:
+            best, most = focus, kept
+    return best
+
+
+def _focus(near: Sequence[Face], far: Sequence[Face], across: float, down: float) -> Focus:
+    """Return the centre of the window that keeps the first face, and others that fit beside it."""
     columns, rows = _columns(near), _rows(near)
     left = _starts(across, columns, _columns(near, _EARS), _columns(far))
     heads = _rows(near, _HAIR), _rows(near, _HAIR, _NECK)
@@ -42,6 +60,14 @@ def focus_on_faces(faces: Sequence[Face], across: float, down: float) -> Focus:
         _nearest(middle - across / 2, left) + across / 2,
         _nearest(sum(eyes) / len(eyes) - _THIRD * down, top) + down / 2,
     )
+
+
+def _area_within(face: Face, focus: Focus, across: float, down: float) -> float:
+    """Return the area of a face within the window around a focus."""
+    left, top = focus.x - across / 2, focus.y - down / 2
+    width = min(left + across, face.left + face.width) - max(left, face.left)
+    height = min(top + down, face.top + face.height) - max(top, face.top)
+    return max(0.0, width) * max(0.0, height)
 
 
 def _area(face: Face) -> float:

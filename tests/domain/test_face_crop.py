@@ -71,6 +71,18 @@ def test_if_not_all_faces_fit_the_largest_is_kept_with_those_that_fit_beside_it(
         assert [share(one, kept) for one in (large, near, off)] == pytest.approx([1, 1, 0])
 
 
+def test_a_group_is_kept_rather_than_a_slightly_larger_face_far_from_it() -> None:
+    large, group = face(0.1, 0.7, 0.12, 0.12), [face(0.2 + 0.2 * at, 0.1) for at in range(4)]
+    for order in ([large, *group], [*group, large]):
+        kept = window(order, 1.0, 0.3)
+        assert [share(one, kept) for one in (large, *group)] == pytest.approx([0, 1, 1, 1, 1])
+
+
+def test_a_large_face_is_kept_rather_than_a_group_with_less_area() -> None:
+    large, group = face(0.1, 0.6, 0.25, 0.25), [face(0.2 + 0.2 * at, 0.1) for at in range(4)]
+    assert share(large, window([large, *group], 1.0, 0.3)) == pytest.approx(1)
+
+
 def test_of_two_faces_that_do_not_fit_together_one_is_kept_whole() -> None:
     faces = [face(0.0, 0.4, 0.2, 0.21), face(0.8, 0.4, 0.2, 0.2)]
     kept = window(faces, 0.3, 1.0)

@@ -123,6 +123,18 @@ def test_a_mirrored_portrait_has_a_mirrored_face(path: Path, find: Find) -> None
     assert overlap(mirrored, expected) > 0.7
 
 
+@pytest.mark.parametrize("lower", [1.0, 0.75], ids=["whole", "without the chin"])
+@pytest.mark.parametrize("path", PORTRAITS, ids=lambda path: path.stem)
+def test_a_face_that_fills_the_image_is_found(path: Path, lower: float, find: Find) -> None:
+    image = opened(path)
+    (face,) = find(path)
+    width, height = face.width * image.width, face.height * image.height
+    left, top = face.left * image.width, face.top * image.height
+    close = image.crop((round(left), round(top), round(left + width), round(top + lower * height)))
+    (found,) = find(saved(close, quality=92))
+    assert found.width * found.height > 0.7
+
+
 def group(width: int, places: Sequence[tuple[Path, int, int]], *, height: int) -> Image.Image:
     """Return portraits of a height on a canvas of 500 pixels, each pasted at its place."""
     canvas = Image.new("RGB", (width, 500), (90, 100, 110))
