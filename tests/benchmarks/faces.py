@@ -21,13 +21,18 @@ from proxy.serving.source_facts import to_facts
 from proxy.settings import Settings
 from tests.benchmarks.originals import kodak, large
 from tests.benchmarks.report import Row, Table
-from tests.support.faces import ADMIRAL, GIRL, PEOPLE_FREE, images, models
+from tests.support.faces import PEOPLE_FREE, images, models
+from tests.support.faces import portraits as people
 from tests.support.memory_files import memory_file
 from tests.support.server import SAMPLES
 
 TARGETS: Mapping[str, float] = {"header": 0.78, "thumbnail": 0.97}
 """Mean share of the area of detected faces that a crop keeps."""
 LIMIT_MS = 50.0
+VARIANTS = 7
+"""Number of variants of each portrait."""
+GROUP = 3
+"""Number of portraits on one image."""
 _TURNS = 5
 _LIMITS = Settings().limits.to_limits()
 _SIZES = Settings().size_specs()
@@ -49,6 +54,9 @@ def measure() -> Table:
             Row(f"{size}, kept", [fmean(kept)], yardstick=[1.0], target=target, remark=remark),
             Row(f"{size}, kept by the point of interest", [fmean(without)], yardstick=[1.0]),
         ]
+    close = [find(content) for content in close_ups(find)]
+    missed, remark = sum(not found for found in close), f"of {len(close)}"
+    rows.append(Row("close-ups without a face", [missed], [1.0], limit=0, remark=remark))
     people_free = list(without_people())
     false = sum(bool(find(content)) for content in people_free)
     remark = f"of {len(people_free)}"
@@ -77,8 +85,7 @@ def finder() -> Find:
 
 def portraits() -> Iterator[bytes]:
     """Yield portraits as they are, mirrored, turned by EXIF, reduced, reframed, and a group."""
-    paths = (GIRL, ADMIRAL, images() / "astronaut.png")
-    loaded = [_loaded(path) for path in paths]
+    loaded = [_loaded(path) for path in people()]
     exif = Image.Exif()
     exif[_ORIENTATION] = 6
     for image in loaded:
@@ -90,10 +97,22 @@ def portraits() -> Iterator[bytes]:
         # Beside the middle of a landscape, and in the lower half of a tall image.
         yield _saved(_on_canvas((3 * image.height, image.height), [(image, 0.9, 0.0)]))
         yield _saved(_on_canvas((image.width, 3 * image.width), [(image, 0.0, 0.8)]))
-    small = [ImageOps.contain(image, (300, 300)) for image in loaded]
+    small = [ImageOps.contain(image, (300, 300)) for image in loaded[:GROUP]]
     yield _saved(
         _on_canvas((1200, 500), [(one, 0.1 + 0.35 * at, 0.6) for at, one in enumerate(small)])
     )
+
+
+def close_ups(find: Find) -> Iterator[bytes]:
+    """Yield what the boxes of the faces contain, and the same without the chin."""
+    for path in people():
+        image = _loaded(path)
+        for face in find(_saved(image)):
+            left, top = round(face.left * image.width), round(face.top * image.height)
+            right = round((face.left + face.width) * image.width)
+            for share in (1.0, 0.75):
+                bottom = round((face.top + share * face.height) * image.height)
+                yield _saved(image.crop((left, top, right, bottom)))
 
 
 def without_people() -> Iterator[bytes]:

