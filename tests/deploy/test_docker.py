@@ -80,6 +80,21 @@ def test_files_are_on_the_volume_while_their_metadata_is_read() -> None:
     assert "libimage-exiftool-perl" in last("RUN")
 
 
+def test_the_model_of_faces_is_installed_where_the_server_reads_it() -> None:
+    wanted = "SMARTSERVE_FACES__DIRECTORY"
+    builds = "\n".join(line.text for line in instructions() if line.name == "RUN")
+    # As a step of the build: without the model, there is no image.
+    step = re.search(
+        rf"&& {wanted}=(\S+) (/opt/smartserve)/bin/smartserve models install$", builds, re.MULTILINE
+    )
+    assert step is not None
+    assert variables()[wanted] == step[1]
+    assert Path(step[2]) in Path(step[1]).parents
+    assert f"--from=build {step[2]} {step[2]}" in [
+        line.text for line in instructions() if line.name == "COPY"
+    ]
+
+
 def test_dockerignore_allows_exactly_the_copied_files() -> None:
     copied = {
         part

@@ -11,11 +11,11 @@ from functools import cache
 from pathlib import Path
 
 import matplotlib as mpl
-import pytest
 
 from proxy.domain.errors import ConfigurationError
 from proxy.rendering import face_model
 from tests.support.server import SAMPLES
+from tests.support.unavailable import unavailable
 
 CACHE = Path.home() / ".cache" / "smartserve-tests"
 MODELS = next(
@@ -57,9 +57,9 @@ def _reason() -> str:
 
 
 def models() -> Path:
-    """Return the directory of the model; skip the test without it."""
+    """Return the directory of the model; without it skip the test, or fail it if ``CI`` is set."""
     if reason := _reason():
-        pytest.skip(f"the face detector is not installed: {reason}")
+        unavailable(f"the face detector is not installed: {reason}")
     return MODELS
 
 
@@ -93,10 +93,10 @@ def _images() -> Path | str:
 
 
 def images() -> Path:
-    """Return the folder of scikit-image's test images; skip the test without it."""
+    """Return the folder of scikit-image's test images; without it as `models`."""
     found = _images()
     if isinstance(found, str):
-        pytest.skip(found)
+        unavailable(found)
     return found
 
 
@@ -109,6 +109,6 @@ def portraits() -> Sequence[Path]:
     """Return photographs of one person each; skip the test if they cannot be downloaded."""
     found = _portraits()
     if isinstance(found, str):
-        pytest.skip(found)
+        unavailable(found)
     more = (found / name for name in _PORTRAIT_NAMES)
     return GIRL, ADMIRAL, images() / "astronaut.png", *more

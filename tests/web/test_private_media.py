@@ -5,17 +5,26 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from hashlib import sha256
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from yarl import URL
 
+from proxy.domain.embedding import Embedding
 from proxy.domain.media import DataType, Visibility
 from proxy.domain.signature import Scope
 from proxy.domain.urls import image_url, original_url
+from proxy.library.import_files import ImportedFile
+from proxy.storage.database.embeddings import replace_embedding, row_of
+from proxy.web.routes import describe
+from tests.domain.test_embedding import rotated, vector
 from tests.support.commands import KEY
 from tests.support.server import ACCESS, CHROME, SAMPLES, Background, Library, Serve, Serving
+from tests.support.uploads import KEYED, signed
 
 BEARER = {"Authorization": f"Bearer {KEY}"}
 UNKNOWN = 999_999
@@ -295,6 +304,104 @@ async def test_oembed_and_the_gallery_hide_private_images(secret: Guarded) -> No
     listed = await (await secret.get("/api/gallery")).json()
     assert secret.id not in [one["id"] for one in listed["pictures"]]
     assert listed["pictures"]
+
+
+async def test_no_route_confirms_a_private_image_to_strangers(secret: Guarded) -> None:
+    """Neither without a token, nor with that of a user who does not own the image."""
+    client, tried = secret.server.client, set()
+
+    async def answered(route: str, media_id: int, **options: Any) -> tuple[int, str, object]:
+        method, path = route.split()
+        for name in ("{id}", "{media_id}"):
+            path = path.replace(name, str(media_id))
+        async with client.request(method, path, **options) as answer:
+            text = (await answer.text()).replace(str(media_id), "ID")
+            return answer.status, text, described(answer.headers)
+
+    routes = [
+        f"{method.upper()} {path.replace('{size}', 'thumbnail')}"
+        for path, methods in describe(secret.server.services.settings)["paths"].items()
+        for method in methods
+        if "{id}" in path or "{media_id}" in path
+    ]
+    # A token that is no key counts as a guess of one, elsewhere.
+    for_users = [route for route in routes if "/api/metadata" in route]
+    for headers, some in (({}, routes), (signed(), for_users)):
+        for route in some:
+            found = await answered(route, secret.id, headers=headers)
+            assert found[0] in (401, 403, 404), route
+            status, text, sent = await answered(route, UNKNOWN, headers=headers)
+            # The lengths of the ids differ.
+            assert without_length(found) == without_length((status, text, sent)), route
+            tried.add(route)
+    assert tried >= {
+        "GET /info/{id}",
+        "GET /api/media/{id}/original",
+        "GET /api/media/{id}/choices",
+        "GET /api/media/{id}/near-duplicates",
+        "GET /api/media/analysis/{media_id}",
+        "GET /api/media/similar/{media_id}",
+        "GET /api/metadata/{media_id}",
+    }
+    for route in ("POST /api/metadata/moderate", "POST /api/extract/jobs"):
+        bodies = [
+            await answered(route, one, headers=signed(), json={"media_id": one})
+            for one in (secret.id, UNKNOWN)
+        ]
+        assert bodies[0][0] == 404, bodies
+        assert without_length(bodies[0]) == without_length(bodies[1])
+    anonymous = await client.post("/api/metadata/moderate", json={"media_id": secret.id})
+    assert anonymous.status == 404
+    listed = await client.get("/api/metadata/search", headers=signed())
+    assert (await listed.json())["images"] == []
+
+
+def without_length(answer: tuple[int, str, object]) -> tuple[int, str, dict[str, str]]:
+    status, text, headers = answer
+    assert isinstance(headers, dict)
+    return status, text, {name: one for name, one in headers.items() if name != "Content-Length"}
+
+
+async def test_the_page_does_not_name_a_private_file(secret: Guarded, library: Library) -> None:
+    public, private = (path.read_bytes() for path in sorted(SAMPLES.glob("*.jpg"))[:2])
+    for content, media_id in ((public, library.ids["photo"]), (private, None)):
+        known = f"/api/page/known?sha256={sha256(content).hexdigest()}"
+        assert (await (await secret.get(known)).json())["id"] == media_id
+
+
+async def test_similar_private_images_have_signed_addresses_for_holders_of_the_key(
+    secret: Guarded, keyed_background: Background, tmp_path: Path
+) -> None:
+    async def add() -> list[int]:
+        public: list[int] = []
+        async with keyed_background.serving() as keyed:
+            for colour in ("navy", "teal"):
+                path = tmp_path / f"{colour}.png"
+                Image.new("RGB", (8, 8), colour).save(path)
+                taken = await keyed.services.importer.import_file(
+                    path, user_id=9, data_type=DataType.PRODUCT
+                )
+                assert isinstance(taken, ImportedFile)
+                public.append(taken.media_id)
+            async with keyed.services.storage.repository.transaction() as connection:
+                for angle, one in enumerate((public[0], secret.id, public[1])):
+                    found = Embedding("private", rotated(vector(1), angle / 9))
+                    await replace_embedding(connection, await row_of(one, found))
+        return public
+
+    server, public = secret.server, keyed_background.portal.call(add)
+    similar = f"/api/media/similar/{public[0]}"
+    for headers in ({}, signed(), {"Authorization": "Bearer wrong-key-of-nobody"}):
+        refused = await server.client.get(similar, headers=headers)
+        assert refused.status == 401
+        assert "similar" not in await refused.json()
+    answer = await server.client.get(similar, headers=KEYED)
+    assert answer.headers["Cache-Control"] == "no-store"
+    found = {one["media_id"]: one["url"] for one in (await answer.json())["similar"]}
+    assert list(found) == [secret.id, public[1]]
+    assert "sig=" not in found[public[1]]
+    shown = await secret.get(found[secret.id])
+    assert (shown.status, shown.headers["Cache-Control"][:7]) == (200, "private")
 
 
 async def test_a_private_image_in_progress_is_not_confirmed(serve: Serve, library: Library) -> None:
