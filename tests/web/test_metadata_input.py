@@ -44,8 +44,8 @@ from proxy.web.metadata_input import (
     query_values,
 )
 from tests.metadata.engines import BMP, JPEG, Engines, extractor_of
-from tests.support.server import Serve
-from tests.support.uploads import BOUNDED, KEY, KEYED, MAIN, SECRET, USERS, parts, token
+from tests.support.server import Serving
+from tests.support.uploads import BOUNDED, KEY, KEYED, SECRET, parts, token
 from tests.web.bodies import body_request
 
 ENTERPRISE = Caller(7, Tier.ENTERPRISE)
@@ -454,10 +454,9 @@ def test_a_repeated_parameter_is_rejected_by_its_name(query: str, name: str) -> 
     ],
 )
 async def test_every_metadata_route_answers_400_to_a_repeated_parameter(
-    serve: Serve, path: str, name: str
+    keyed: Serving, path: str, name: str
 ) -> None:
-    server = await serve(main=MAIN, users=USERS)
-    async with server.client.get(path, headers=KEYED) as answer:
+    async with keyed.client.get(path, headers=KEYED) as answer:
         assert answer.status == 400
         body = await answer.json()
     assert body["parameter"] == name

@@ -87,7 +87,7 @@ async def guarded(serve: Serve, library: Library) -> Guarded:
     return found
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def _secret(keyed_background: Background) -> int:
     """A private image on the server `keyed`."""
 

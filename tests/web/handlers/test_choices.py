@@ -64,7 +64,7 @@ def drawn(folder: Path) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def untouched(keyed_background: Background, tmp_path_factory: pytest.TempPathFactory) -> int:
     """An image of the server `keyed` for which nothing is set, as that of `halves`."""
     path = drawn(tmp_path_factory.mktemp("drawn"))
@@ -74,7 +74,7 @@ def untouched(keyed_background: Background, tmp_path_factory: pytest.TempPathFac
     return taken.media_id  # type: ignore[union-attr]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def chosen(keyed_background: Background, tmp_path_factory: pytest.TempPathFactory) -> int:
     """An image of the server `keyed` with a focal point, a background and a text."""
     path = tmp_path_factory.mktemp("drawn") / "other.png"

@@ -44,7 +44,7 @@ async def filled(server: Serving, library: Library) -> list[int]:
     return found
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shown(keyed_background: Background, library: Library) -> list[int]:
     """The images of `ids` on the server `keyed`, with the same metadata."""
 

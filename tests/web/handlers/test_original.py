@@ -14,21 +14,16 @@ from PIL import Image
 
 from proxy.domain.signature import Scope
 from proxy.domain.urls import image_url, original_url
-from tests.support.server import Library, Serve, Serving
+from tests.support.commands import KEY as ADMIN
+from tests.support.server import ACCESS, SAMPLES, Library, Serve, Serving
+from tests.support.uploads import KEY as MEDIA
 
-ADMIN = "admin-key-of-the-test"
-MEDIA = "media-key-of-the-test"
-SETTINGS: dict[str, Any] = {
-    "access": {"keys": {"a": "k" * 32}},
-    "admin": {"key": ADMIN},
-    "main": {"key": MEDIA},
-}
 BEARER = {"Authorization": f"Bearer {MEDIA}"}
 
 
 @pytest.fixture
 async def server(serve: Serve) -> Serving:
-    return await serve(**SETTINGS)
+    return await serve(access=ACCESS, admin={"key": ADMIN}, main={"key": MEDIA})
 
 
 @pytest.fixture
@@ -50,52 +45,52 @@ def path_of(library: Library, name: str = "photo", query: str = "") -> str:
     return f"/api/media/{library.ids[name]}/original{query}"
 
 
-async def test_a_key_or_a_signature_is_needed(server: Serving, library: Library) -> None:
+async def test_a_key_or_a_signature_is_needed(keyed: Serving, library: Library) -> None:
     plain = path_of(library)
-    missing = await server.client.get(plain)
+    missing = await keyed.client.get(plain)
     assert missing.status == 401
-    unknown = await server.client.get("/api/media/999999/original")
+    unknown = await keyed.client.get("/api/media/999999/original")
     assert (unknown.status, await unknown.read()) == (401, await missing.read())
     for key in (MEDIA, ADMIN):
         assert (
-            await server.client.get(plain, headers={"Authorization": f"Bearer {key}"})
+            await keyed.client.get(plain, headers={"Authorization": f"Bearer {key}"})
         ).status == 200
     wrong = {"Authorization": "Bearer wrong-key-of-nobody"}
-    assert (await server.client.get(plain, headers=wrong)).status == 401
-    address = signed(server, library.ids["photo"])
-    assert (await server.client.get(address)).status == 200
+    assert (await keyed.client.get(plain, headers=wrong)).status == 401
+    address = signed(keyed, library.ids["photo"])
+    assert (await keyed.client.get(address)).status == 200
     # HTTP clients add the header to every request.
-    assert (await server.client.get(address, headers=wrong)).status == 200
+    assert (await keyed.client.get(address, headers=wrong)).status == 200
 
 
-async def test_no_other_signature_opens_the_original(server: Serving, library: Library) -> None:
+async def test_no_other_signature_opens_the_original(keyed: Serving, library: Library) -> None:
     media_id = library.ids["photo"]
-    keys, expires = server.services.serving.access.keys, int(time.time()) + 60
+    keys, expires = keyed.services.serving.access.keys, int(time.time()) + 60
     rendition = image_url(
         media_id,
         signer=lambda one, covers: keys.parameters(Scope.RENDITION, one, covers, expires=expires),
     ).partition("?")[2]
-    kept, stripped = signed(server, media_id), signed(server, media_id, "stripped")
-    unknown = await server.client.get(signed(server, 999_999))
+    kept, stripped = signed(keyed, media_id), signed(keyed, media_id, "stripped")
+    unknown = await keyed.client.get(signed(keyed, 999_999))
     for address in (
         f"{path_of(library)}?{rendition}",
         f"{kept}&metadata=stripped",
         stripped.replace("metadata=stripped", "metadata=kept"),
         stripped.replace("metadata=stripped&", ""),
-        signed(server, media_id, ttl_s=-1),
+        signed(keyed, media_id, ttl_s=-1),
         kept.replace(f"/{media_id}/", f"/{library.ids['badge']}/"),
         kept[:-1] + ("A" if kept[-1] != "A" else "B"),
     ):
-        answer = await server.client.get(address)
+        answer = await keyed.client.get(address)
         assert answer.status == 404, address
         assert await answer.read() == await unknown.read()
 
 
 async def test_the_file_is_sent_unchanged_as_an_attachment(
-    server: Serving, library: Library, photo: Path
+    keyed: Serving, library: Library
 ) -> None:
-    answer = await server.client.get(path_of(library), headers=BEARER)
-    assert await answer.read() == photo.read_bytes()
+    answer = await keyed.client.get(path_of(library), headers=BEARER)
+    assert await answer.read() == min(SAMPLES.glob("*.jpg")).read_bytes()
     headers = answer.headers
     assert headers["Content-Type"] == "image/jpeg"
     assert headers["Content-Disposition"].startswith("attachment; ")
@@ -136,10 +131,10 @@ async def test_ranges_and_conditions_resume_a_download(
     assert (await get(Range="bytes=0-9", **{"If-Range": etag})).status == 200
 
 
-async def test_metadata_is_removed_without_encoding(server: Serving, library: Library) -> None:
+async def test_metadata_is_removed_without_encoding(keyed: Serving, library: Library) -> None:
     for name in ("photo", "badge"):
-        kept = await server.client.get(path_of(library, name), headers=BEARER)
-        answer = await server.client.get(
+        kept = await keyed.client.get(path_of(library, name), headers=BEARER)
+        answer = await keyed.client.get(
             path_of(library, name, "?metadata=stripped"), headers=BEARER
         )
         content = await answer.read()
@@ -149,7 +144,7 @@ async def test_metadata_is_removed_without_encoding(server: Serving, library: Li
         assert before.tobytes() == Image.open(io.BytesIO(content)).tobytes()
         assert answer.headers["ETag"] != kept.headers["ETag"]
         for start, stop in ((0, 1), (0, 40), (1, 700), (len(content) - 5, len(content))):
-            part = await server.client.get(
+            part = await keyed.client.get(
                 path_of(library, name, "?metadata=stripped"),
                 headers={**BEARER, "Range": f"bytes={start}-{stop - 1}"},
             )
@@ -215,6 +210,6 @@ async def test_storage_that_is_away_is_a_503(
     assert int(answer.headers["Retry-After"]) > 0
 
 
-async def test_an_unknown_parameter_value_is_named(server: Serving, library: Library) -> None:
-    answer = await server.client.get(path_of(library, query="?metadata=some"), headers=BEARER)
+async def test_an_unknown_parameter_value_is_named(keyed: Serving, library: Library) -> None:
+    answer = await keyed.client.get(path_of(library, query="?metadata=some"), headers=BEARER)
     assert (answer.status, (await answer.json())["parameter"]) == (400, "metadata")

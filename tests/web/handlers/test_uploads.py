@@ -375,16 +375,22 @@ async def test_concurrent_uploads_are_independent(server: Serving) -> None:
     ],
 )
 async def test_the_clients_file_name_is_stored_but_never_part_of_a_path(
-    server: Serving, name: str, kept: str
+    keyed: Serving, name: str, kept: str
 ) -> None:
     disposition = f'form-data; name="profile_image"; filename="{name}"'.replace("\\", "\\\\")
     body = parts({"Content-Disposition": disposition})
     headers = {**signed(), **BOUNDED}
-    async with server.client.patch("/users/me", data=body, headers=headers) as answer:
+    before = temp_files(keyed)
+    async with keyed.client.patch("/users/me", data=body, headers=headers) as answer:
         assert answer.status == 200, await answer.text()
-    (row,) = (await queue(server))["images"]
+        (image,) = (await answer.json())["images"]
+    (row,) = (one for one in (await queue(keyed))["images"] if one["id"] == image["id"])
     assert row["original_name"] == kept
-    assert re.fullmatch(r"456-profile-[0-9]+-[0-9]+\.jpg", temp_files(server)[0].name)
+    (added,) = set(temp_files(keyed)) - set(before)
+    assert re.fullmatch(r"456-profile-[0-9]+-[0-9]+\.jpg", added.name)
+    cleanup = f"/api/media/cleanup/{image['id']}"
+    async with keyed.client.delete(cleanup, headers=KEYED) as answer:
+        assert answer.status == 200, await answer.text()
 
 
 async def test_without_uploads_the_routes_do_not_exist(serve: Serve) -> None:
