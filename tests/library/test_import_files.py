@@ -16,6 +16,7 @@ from proxy.library.import_files import FileImporter, ImportedFile, RejectedFile,
 from proxy.storage.database import NewMedia
 from proxy.storage.database.media_repository import SqlMediaRepository
 from tests.storage.buckets import s3_settings
+from tests.support.formats import SMALL_IMAGES, frame_count
 from tests.support.seaweedfs import SeaweedFS
 from tests.support.server import SAMPLES, Serve, Serving
 from tests.support.web_origin import PRIVATE, PUBLIC, web_origin
@@ -56,6 +57,30 @@ async def test_the_type_is_detected_from_the_bytes(server: Serving, tmp_path: Pa
     media = await server.services.storage.database.find(taken.media_id)
     assert media is not None
     assert media.mime_type == "image/jpeg"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", SMALL_IMAGES)
+async def test_every_other_format_is_imported_and_served(
+    server: Serving, tmp_path: Path, suffix: str
+) -> None:
+    wanted = SMALL_IMAGES[suffix]
+    path = tmp_path / f"small.{suffix}"
+    path.write_bytes(wanted.make())
+    taken = await take(server, path)
+    assert isinstance(taken, ImportedFile), taken
+    media = await server.services.storage.database.find(taken.media_id)
+    assert media is not None
+    assert media.known_facts is not None
+    facts = media.known_facts
+    assert (facts.width, facts.height, facts.pages) == (*wanted.size, wanted.pages)
+    assert media.mime_type == wanted.media_type
+    stored = server.services.settings.storage_root / str(media.bulk_path)
+    assert stored.read_bytes() == path.read_bytes()
+    answer = await server.client.get(f"/serve/{taken.media_id}?size=thumbnail&format=webp")
+    assert answer.status == 200
+    assert frame_count(await answer.read()) == wanted.pages
+    assert await take(server, path) == ImportedFile(path, taken.media_id, known=True)
 
 
 async def test_equal_content_is_recognised(server: Serving, tmp_path: Path) -> None:

@@ -13,9 +13,12 @@ from enum import StrEnum
 
 from proxy.domain.media import DataType
 
-_SUFFIX = re.compile(
-    r"(?P<rest>.+)\.(?:jpe?g|png|webp|avif|gif|tiff?|hei[cf]|bmp)", re.IGNORECASE | re.DOTALL
+_SUFFIXES = (
+    # Of every accepted type, see `SOURCE_TRAITS`.
+    *("jpe?g|jfif", "a?png", "webp", "avifs?", "gif", "tiff?", "hei[cf]s?|hif", "bmp", "ico"),
+    *("jp2|j2[kc]|jp[fx]", "jxl", "svgz?"),
 )
+_SUFFIX = re.compile(rf"(?P<rest>.+)\.(?:{'|'.join(_SUFFIXES)})", re.IGNORECASE | re.DOTALL)
 _UPLOADED = re.compile(
     r"(?P<user>[0-9]{1,18})-(?P<type>profile|header|logo|sites?|product|event)-[0-9]+(?:-[0-9]+)?",
     re.ASCII,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from PIL import Image
 
 from proxy.domain.errors import SourceChanged, SourceMissing
 from proxy.domain.media import DataType, Media, ProbeResult
@@ -33,6 +34,7 @@ from tests.library.adoption.trees import (
     skipped,
     whole_tree,
 )
+from tests.support.formats import SMALL_IMAGES, frame_count
 from tests.support.mariadb import MariaDB
 from tests.support.server import SAMPLES, Serve, Serving
 from tests.web.plans import FACTS
@@ -270,6 +272,27 @@ async def test_the_format_is_detected_from_the_bytes(server: Serving) -> None:
     await adopt(server.services, root(server))
     (media,) = await rows(server)
     assert media.mime_type == "image/png"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", SMALL_IMAGES)
+async def test_every_other_format_is_the_source_of_its_sizes(server: Serving, suffix: str) -> None:
+    wanted = SMALL_IMAGES[suffix]
+    original = root(server) / BULK / f"sunset-123.{suffix}"
+    original.parent.mkdir(parents=True)
+    original.write_bytes(wanted.make())
+    width, height = wanted.size
+    shown = Image.new("RGB", (width // 2, height // 2), "red")
+    save(shown, root(server) / LIBRARY / "sunset-123-small.webp")
+    outcomes = await adopt(server.services, root(server))
+    assert skipped(outcomes) == {}
+    (media,) = await rows(server)
+    assert media.bulk_path == f"{BULK}/sunset-123.{suffix}"
+    assert (media.mime_type, media.user_id) == (wanted.media_type, 123)
+    assert sizes(media) == {shown.size}
+    answer = await server.client.get(f"/serve/{media.id}?size=thumbnail&format=webp")
+    assert answer.status == 200
+    assert frame_count(await answer.read()) == wanted.pages
 
 
 CONTENT = b"an original"

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.domain.formats import SOURCE_TRAITS
 from proxy.domain.media import DataType
 from proxy.library.adoption.file_names import (
     AdoptionOwner,
@@ -64,6 +65,12 @@ def test_only_a_mark_makes_a_file_premade() -> None:
     marked = ("a_small.jpg", "a@2x.jpg", "a-3x4.jpg", "a_w64.jpg")
     assert all(READER.file(name).premade for name in marked)
     assert not any(READER.file(name).premade for name in ("a.jpg", "a.jpg.webp", "small.jpg"))
+
+
+@pytest.mark.parametrize("suffix", [*SOURCE_TRAITS, "HEIF", "apng", "jpg", "j2k", "svgz", "tif"])
+def test_the_suffix_of_every_accepted_type_is_removed(suffix: str) -> None:
+    """Otherwise an original is not found for its sizes."""
+    assert READER.file(f"sunset-123.{suffix}") == FileName("sunset-123")
 
 
 @pytest.mark.parametrize(
