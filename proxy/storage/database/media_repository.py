@@ -664,7 +664,9 @@ def _facts_of(
 ) -> MediaFacts | None:
     """Return the facts in a row, or None if a value is not valid: they are read again."""
     try:
-        return stored_facts(row._asdict())
+        # `_asdict` of SQLAlchemy takes a quarter of the time of a row. `_mapping` is public.
+        values: Any = row._mapping if isinstance(row, sa.Row) else row._asdict()  # noqa: SLF001
+        return stored_facts(values)
     except ValueError as error:
         report(media_id, "media_facts or media_fallbacks", str(error))
         return None
