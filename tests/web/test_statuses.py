@@ -285,6 +285,7 @@ async def test_the_nearest_size_stands_in_for_a_render_that_takes_too_long(
     assert "Last-Modified" not in answer.headers
 
 
+@pytest.mark.slow
 async def test_a_client_that_leaves_does_not_end_the_render(serve: Serve, photo: int) -> None:
     server = await serve()
     leaving = asyncio.create_task(get(server, f"/serve/{photo}.avif?size=zoom"))
@@ -296,6 +297,7 @@ async def test_a_client_that_leaves_does_not_end_the_render(serve: Serve, photo:
     assert answer.headers["Cache-Status"] == "smartserve; hit; detail=memory"
 
 
+@pytest.mark.slow
 async def test_workers_killed_under_load_cost_no_answer(serve: Serve, photo: int) -> None:
     server = await serve(workers={"count": 2})
     sizes = ["thumbnail", "small", "grid", "detail", "header"]

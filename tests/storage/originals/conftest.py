@@ -16,10 +16,6 @@ async def read(sources: LocalOriginals, path: str) -> bytes:
         return os.read(source.descriptor, source.byte_size + 1)
 
 
-def descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A root with one original, and beside it something that is nobody's business."""

@@ -223,6 +223,7 @@ async def test_a_change_deletes_every_rendition_also_of_sizes_that_do_not_crop(
     assert await server.services.serving.delivery.stored(halves) == frozenset()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("directory", ["", "of its own"])
 async def test_a_change_reaches_the_memory_of_other_servers(
     serve: Serve, data_dir: Path, aiohttp_client: AiohttpClient, tmp_path: Path, directory: str

@@ -51,6 +51,7 @@ async def test_readiness_names_a_missing_storage(serve: Serve, data_dir: Path) -
     assert (checks["database"], checks["workers"]) == ("ok", "ok")
 
 
+@pytest.mark.slow
 async def test_readiness_names_workers_that_do_not_respond(serve: Serve) -> None:
     server = await serve(workers={"count": 1})
     os.kill(server.services.rendering.pool.pids[0], signal.SIGSTOP)

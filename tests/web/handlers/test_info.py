@@ -75,6 +75,7 @@ async def test_the_data_uri_is_a_tiny_webp_of_the_same_shape(
     assert picture.width / picture.height == pytest.approx(found["ratio"], rel=0.1)
 
 
+@pytest.mark.slow
 async def test_every_url_is_served_with_the_stated_dimensions(
     shared: Serving, library: Library
 ) -> None:

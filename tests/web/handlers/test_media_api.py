@@ -305,6 +305,7 @@ KEY = "a-key-of-the-media-api"
 BEARER = {"Authorization": f"Bearer {KEY}"}
 
 
+@pytest.mark.slow
 async def test_the_analysis_is_returned_with_the_key(
     fake: FakeMainApi,  # noqa: F811 - a fixture
     work: Work,  # noqa: F811 - a fixture

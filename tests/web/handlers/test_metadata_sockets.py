@@ -327,6 +327,7 @@ async def test_an_upload_that_fails_is_an_error_of_its_session() -> None:
         ]
 
 
+@pytest.mark.slow
 async def test_heartbeats_are_sent_while_nothing_happens() -> None:
     bench = Bench(heartbeat_s=0.05)
     async with bench.listening() as client, client.ws_connect(PROGRESS_PATH) as socket:

@@ -254,6 +254,7 @@ async def test_a_stalled_body_times_out(serve: Serve) -> None:
     assert server.metric("smartserve_upload_refusals_total", reason="slow") == 1
 
 
+@pytest.mark.slow
 async def test_a_slow_body_times_out_as_a_whole(serve: Serve) -> None:
     main = {**MAIN, "upload_stall_s": 1, "upload_timeout_s": 0.5}
     server = await serve(main=main, users=USERS, server={"header_timeout_s": 0.2})
@@ -264,6 +265,7 @@ async def test_a_slow_body_times_out_as_a_whole(serve: Serve) -> None:
     assert await nothing_is_left(server)
 
 
+@pytest.mark.slow
 async def test_the_upload_timeout_does_not_include_the_database(serve: Serve) -> None:
     server = await serve(main={**MAIN, "upload_timeout_s": 0.5}, users=USERS)
     file = server.services.settings.main_url.removeprefix("sqlite+aiosqlite:///")
@@ -279,6 +281,7 @@ async def test_the_upload_timeout_does_not_include_the_database(serve: Serve) ->
     assert (await queue(server))["total"] == len(temp_files(server)) == 1
 
 
+@pytest.mark.slow
 async def test_an_upload_may_take_longer_than_the_header_timeout(serve: Serve) -> None:
     limits = {"header_timeout_s": 0.2, "keepalive_s": 0.3}
     server = await serve(main=MAIN, users=USERS, server=limits)

@@ -108,6 +108,7 @@ async def test_head_has_the_length_and_no_body(shared: Serving, target: str) -> 
     assert len(heads) < 3000
 
 
+@pytest.mark.slow
 async def test_an_idle_connection_is_closed_after_its_last_hot_answer(
     serve: Serve, library: Library
 ) -> None:

@@ -234,6 +234,7 @@ async def lame_duck(server: Server) -> AsyncIterator[asyncio.Event]:
 KEPT = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
+@pytest.mark.slow
 async def test_before_it_stops_a_server_accepts_and_closes_each_connection_with_its_response() -> (
     None
 ):
@@ -254,6 +255,7 @@ async def test_before_it_stops_a_server_accepts_and_closes_each_connection_with_
     writer.close()
 
 
+@pytest.mark.slow
 async def test_requests_that_have_arrived_are_answered_before_their_connection_closes() -> None:
     blocked = Blocked()
     server = Server(blocked.handle, lame_duck_s=600)
@@ -277,6 +279,7 @@ async def test_the_time_to_accept_begins_with_the_signal_not_with_the_wait_for_i
         await server.runner.drain()
 
 
+@pytest.mark.slow
 async def test_an_idle_connection_is_closed_last_and_its_request_before_that_is_answered() -> None:
     blocked = Blocked()
     server = Server(blocked.handle, lame_duck_s=600, drain_s=30)
@@ -438,6 +441,7 @@ async def test_what_is_not_passed_on_in_time_is_drained() -> None:
         assert (answer.status, answer.headers["connection"]) == (200, "close")
 
 
+@pytest.mark.slow
 async def test_connections_that_wait_for_another_process_are_accepted() -> None:
     server = Server()
     owner = SocketOwner()
@@ -524,6 +528,7 @@ async def test_a_port_in_use_is_named_with_the_reason() -> None:
                 pytest.fail("it listens")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("finishes", [True, False])
 async def test_stopping_waits_for_running_responses_up_to_the_limit(*, finishes: bool) -> None:
     settings = ServerSettings(port=0, drain_s=30 if finishes else 0.05)

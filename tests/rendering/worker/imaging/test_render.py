@@ -8,7 +8,6 @@ import select
 import threading
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +25,7 @@ from proxy.domain.worker_protocol import (
 from proxy.rendering.worker.imaging.load import open_source
 from proxy.rendering.worker.imaging.render import DecodeCache, crop
 from tests.rendering.worker.imaging import studio
+from tests.support.descriptors import open_descriptors
 from tests.support.memory_files import memory_file
 from tests.support.photos import photo
 
@@ -153,11 +153,6 @@ def test_frames_go_through_a_pipe_that_is_smaller_than_they_are() -> None:
     assert first == second
 
 
-def open_descriptors() -> int:
-    """How many descriptors this process has."""
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
 def ends(reader: int) -> bool:
     """Whether a pipe gives its end now; what is in it is read and dropped."""
     while select.select([reader], [], [], 0)[0]:
@@ -176,7 +171,7 @@ def test_the_reader_sees_the_end_once_the_caller_closes_its_own(source: bytes, f
     with memory_file(source) as opened:
         before = open_descriptors()
         studio.render(job, opened, writer)
-        assert open_descriptors() == before
+        assert open_descriptors() <= before
     os.close(writer)
     assert ends(reader)
     os.close(reader)
