@@ -7,12 +7,13 @@ import math
 import random
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser, sync_playwright
 
 from tests.support.drawing import draw_badge
 from tests.support.photos import photo
@@ -65,31 +66,39 @@ def _saved(image: Image.Image, path: Path) -> Path:
 
 
 def _shots(pages: Mapping[str, str]) -> Iterator[tuple[str, Image.Image]]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=_BROWSER, args=list(_QUIET))
-        page = browser.new_page(viewport={"width": _SIZE[0], "height": _SIZE[1]})
+    with browser() as opened:
+        page = opened.new_page(viewport={"width": _SIZE[0], "height": _SIZE[1]})
         for name, html in pages.items():
             page.set_content(html)
             yield name, Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-        browser.close()
 
 
-def _words(count: int, *, seed: int) -> str:
+@contextmanager
+def browser() -> Iterator[Browser]:
+    """Start a browser, and close it with the block."""
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=_BROWSER, args=list(_QUIET))
+        yield opened
+        opened.close()
+
+
+def words(count: int, *, seed: int) -> str:
+    """Return words that only depend on the seed."""
     chosen = random.Random(seed)
     return " ".join(chosen.choice(_WORDS) for _ in range(count))
 
 
 def _interface() -> str:
     """A light administration page: a menu, figures, and a table."""
-    menu = "".join(f"<p>{_words(2, seed=at)}</p>" for at in range(14))
+    menu = "".join(f"<p>{words(2, seed=at)}</p>" for at in range(14))
     cards = "".join(
-        f"<div class=card><small>{_words(2, seed=at + 40)}</small><h1>{at * 1357 + 241}</h1>"
+        f"<div class=card><small>{words(2, seed=at + 40)}</small><h1>{at * 1357 + 241}</h1>"
         f'<b style="color:{hue}">+{at + 2}.{at} %</b></div>'
         for at, hue in enumerate(_HUES[:4])
     )
     rows = "".join(
-        f'<tr><td>{at + 1001}<td>{_words(4, seed=at)}<td><i style="background:{_HUES[at % 6]}">'
-        f"{_words(1, seed=at + 9)}</i><td>2026-03-{at + 1:02}<td>{at * 97 + 3}.{at:02}"
+        f'<tr><td>{at + 1001}<td>{words(4, seed=at)}<td><i style="background:{_HUES[at % 6]}">'
+        f"{words(1, seed=at + 9)}</i><td>2026-03-{at + 1:02}<td>{at * 97 + 3}.{at:02}"
         for at in range(17)
     )
     return f"""<style>body{{margin:0;font:14px Liberation Sans;background:#f5f6f8;color:#1f2933}}
@@ -116,7 +125,7 @@ def _editor() -> str:
         f'<span style="color:#6e7681">{at:4}</span>  ' + " ".join(map(coloured, line.split(" ")))
         for at, line in enumerate(code[30:82], 31)
     )
-    tree = "".join(f"<p>{_words(1, seed=at)}_{_words(1, seed=at + 7)}.py</p>" for at in range(26))
+    tree = "".join(f"<p>{words(1, seed=at)}_{words(1, seed=at + 7)}.py</p>" for at in range(26))
     return f"""<style>body{{margin:0;background:#1e1e1e;color:#9cdcfe;
 font:13px/17px DejaVu Sans Mono}}aside{{position:absolute;width:220px;height:900px;
 background:#252526;color:#ccc;padding-left:14px}}pre{{margin:8px 0 0 250px}}p{{margin:9px 0}}
@@ -159,7 +168,7 @@ def _map() -> str:
     parts += (
         f'<text x="{chosen.randrange(1100)}" y="{chosen.randrange(20, 890)}" font-size="'
         f'{chosen.choice((11, 13, 18))}" stroke="#fff" stroke-width="3" paint-order="stroke" '
-        f'fill="#333">{_words(2, seed=at)}</text>'
+        f'fill="#333">{words(2, seed=at)}</text>'
         for at in range(60)
     )
     return _svg("".join(parts), "#f2efe9")
@@ -197,7 +206,7 @@ def _comic() -> str:
         parts.append(
             '<ellipse cx="285" cy="62" rx="240" ry="48" fill="#fff" stroke="#000" '
             f'stroke-width="3"/><text x="285" y="68" font-size="17" font-weight="bold" '
-            f'text-anchor="middle">{_words(7, seed=panel).upper()}</text></g>'
+            f'text-anchor="middle">{words(7, seed=panel).upper()}</text></g>'
         )
     return _svg("".join(parts), "#fff")
 
@@ -228,11 +237,11 @@ def _poster() -> str:
 def _slide() -> str:
     """A slide: a title, points, and a photograph on the right."""
     shown = b64encode(photo("kodak-23.png").read_bytes()).decode()
-    points = "".join(f"<li>{_words(7, seed=at)}" for at in range(6))
+    points = "".join(f"<li>{words(7, seed=at)}" for at in range(6))
     return f"""<style>body{{margin:0;font:26px/44px Liberation Sans;color:#222;
 background:linear-gradient(#fff,#eef2f9)}}h1{{margin:0;padding:36px 60px;background:#1f3a68;
 color:#fff}}ul{{width:540px;margin:40px}}img{{position:absolute;right:50px;top:230px;
-width:520px}}</style><h1>{_words(5, seed=77).capitalize()}</h1><ul>{points}</ul>
+width:520px}}</style><h1>{words(5, seed=77).capitalize()}</h1><ul>{points}</ul>
 <img src="data:image/png;base64,{shown}">"""
 
 
@@ -252,7 +261,7 @@ def _chart() -> Image.Image:
     bars.bar(range(12), [chosen.randrange(20, 100) for _ in range(12)], color=_HUES)
     shares.pie([3, 5, 8, 13], labels=["a", "b", "c", "d"], autopct="%1.0f %%")
     for axes in (lines, bars, points):
-        axes.set(xlabel="time in days", ylabel="thousands", title=_words(4, seed=8))
+        axes.set(xlabel="time in days", ylabel="thousands", title=words(4, seed=8))
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png")
     return Image.open(drawn).convert("RGB")
@@ -284,7 +293,7 @@ def _scan() -> Image.Image:
     page = Image.new("L", (900, 1200), 244)
     pen, font = ImageDraw.Draw(page), ImageFont.truetype("DejaVuSerif.ttf", 19)
     for line in range(34):
-        pen.text((90, 90 + line * 30), _words(11, seed=line), fill=34, font=font)
+        pen.text((90, 90 + line * 30), words(11, seed=line), fill=34, font=font)
     page = page.rotate(0.7, Image.Resampling.BICUBIC, fillcolor=244)
     page = page.filter(ImageFilter.GaussianBlur(0.7))
     # Of Pillow's own noise the seed cannot be set.
