@@ -178,11 +178,11 @@ class EncoderSettings(Section):
     remain until their lifetime ends or they are purged.
 
     Graphics, such as screenshots, logos and charts, are recognised by their flat areas and hard
-    edges. Their WebP is lossless or has fewer colours if that is smaller and invisible, their AVIF
-    has full chroma and an effort of at least 1, and their JPEG has full chroma if thin coloured
-    lines need it. A final of a graphic has at most the bytes of a quick encoding at `quality`, and
-    at least its score. If `target` needs more bytes, it is missed, unless the quick encoding scores
-    less than 50.
+    edges. Their WebP is lossless or has fewer colours if that is smaller and not noticed side by
+    side (a score of at least 85, or 90 with gradients), their AVIF has full chroma and an effort of
+    at least 1, and their JPEG has full chroma if thin coloured lines need it. A final of a graphic
+    has at most the bytes of a quick encoding at `quality`, and at least its score. If `target`
+    needs more bytes, it is missed, unless the quick encoding scores less than 50.
     """
 
     order: tuple[Format, ...] = (Format.AVIF, Format.WEBP, Format.JPEG)

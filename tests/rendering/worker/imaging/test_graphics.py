@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import pyvips
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from proxy.domain.formats import Format, sniff
 from proxy.domain.variant import EncoderProfile, QualitySearch
@@ -142,6 +142,43 @@ def poster() -> Image.Image:
     return sky
 
 
+def street_map() -> Image.Image:
+    """Roads with edges in colours that are mixed by a reduction."""
+    page = Image.new("RGB", (1400, 1000), "#f2efe9")
+    pen = ImageDraw.Draw(page)
+    for at in range(24):
+        ends = (at * 173 % 1400, 0, at * 311 % 1400, 1000)
+        ground = ("#c8facc", "#add19e", "#f1dada", "#aad3df")[at % 4]
+        pen.rectangle((at * 61, at * 151 % 1000, at * 61 + 90, at * 151 % 1000 + 120), fill=ground)
+        pen.line(ends, fill="#999999", width=16)
+        pen.line(ends, fill=("#f6cf65", "#ffffff")[at % 2], width=12)
+    return page.resize((700, 500), Image.Resampling.LANCZOS)
+
+
+def icon_with_a_shadow() -> Image.Image:
+    """A square with a soft shadow on a transparent ground."""
+    drawn = Image.new("RGBA", (500, 500), (0, 0, 0, 0))
+    ImageDraw.Draw(drawn).rounded_rectangle((60, 70, 440, 450), 80, fill=(0, 0, 0, 130))
+    drawn = drawn.filter(ImageFilter.GaussianBlur(16))
+    tones = ImageOps.colorize(Image.linear_gradient("L").resize((380, 380)), "#7f5bff", "#2b1b8f")
+    mask = Image.new("L", (380, 380), 0)
+    ImageDraw.Draw(mask).rounded_rectangle((0, 0, 379, 379), 80, fill=255)
+    drawn.paste(tones, (60, 50), mask)
+    ImageDraw.Draw(drawn).polygon([(150, 330), (250, 150), (350, 330)], fill="#ffffff")
+    return drawn
+
+
+def captioned() -> Image.Image:
+    """A photograph between lines of large letters on white."""
+    page = Image.new("RGB", (900, 900), "#ffffff")
+    with Image.open(photo("kodak-03.png")) as picture:
+        page.paste(picture.resize((750, 500)), (75, 200))
+    pen = ImageDraw.Draw(page)
+    for line in (30, 110, 730, 810):
+        pen.text((75, line), "ALL WHO ASKED FOR HATS", fill="#000000", font_size=40)
+    return page
+
+
 def page_of_text() -> Image.Image:
     return written("all who had asked ", "#1f2933", Image.new("RGB", (700, 500), "#f5f6f8"))
 
@@ -154,6 +191,9 @@ DRAWN: dict[str, Callable[[], Image.Image]] = {
     "a grey page": lambda: page_of_text().convert("L"),
     "a logo": lambda: draw_logo().resize((450, 350)),
     "a badge": lambda: draw_badge().resize((400, 500)),
+    "a street map": street_map,
+    "an icon with a shadow": icon_with_a_shadow,
+    "a photograph with a caption": captioned,
 }
 
 
@@ -197,6 +237,15 @@ def test_photographs_are_no_graphics_in_any_size(name: str, width: int) -> None:
 def test_an_image_as_narrow_as_a_pixel_is_a_graphic() -> None:
     assert graphics.is_graphic(pyvips.Image.black(1, 1, bands=3))
     assert graphics.is_graphic(pyvips.Image.black(1, 64))
+
+
+def test_gradients_are_found_where_bands_would_be_visible() -> None:
+    """The sun of a poster had rings at a score of 88."""
+    assert graphics.has_gradients(as_image(poster()))
+    assert graphics.has_gradients(as_image(icon_with_a_shadow()))
+    for flat in (page_of_text, street_map, icon, red_on_blue):
+        assert not graphics.has_gradients(as_image(flat()))
+    assert not graphics.has_gradients(pyvips.Image.black(1, 64))
 
 
 def test_thin_coloured_lines_need_their_chroma_and_coloured_areas_do_not() -> None:
@@ -263,8 +312,17 @@ def test_a_final_of_a_graphic_is_no_larger_than_plain_encodings_and_scores_no_le
 def test_a_webp_of_a_graphic_is_much_smaller_than_a_plain_one(name: str) -> None:
     sizes, scores = scored(FINALS[name](), Format.WEBP)
     assert sizes["final"] <= 0.75 * sizes["plain"]
-    # Fewer levels and colours must be invisible.
-    assert scores["final"] >= 89
+    # Fewer levels and colours must not be noticed.
+    assert scores["final"] >= 85
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "most"), [("a street map", 0.8), ("an icon with a shadow", 0.6)])
+def test_a_webp_has_no_more_colours_than_are_noticed_side_by_side(name: str, most: float) -> None:
+    """With a limit of 90 and fewer steps of colours it was 0.98 and 0.79 of a plain one."""
+    sizes, scores = scored(FINALS[name](), Format.WEBP)
+    assert sizes["final"] <= most * sizes["plain"]
+    assert scores["final"] >= 85
 
 
 @pytest.mark.slow
@@ -290,6 +348,21 @@ def test_a_final_as_jpeg_needs_fewer_bytes_for_the_same_pixels() -> None:
     assert studio.opened(encoded).info["progressive"]
     baseline = replace(stage.profile, options=(("Q", 80), ("interlace", False)))
     assert "progressive" not in studio.opened(studio.rendered(source, baseline, search=search)).info
+
+
+@pytest.mark.parametrize("name", ["a poster", "a logo"])
+def test_a_final_as_jpeg_has_the_pixels_of_the_plain_encoding_if_no_quality_is_better(
+    name: str,
+) -> None:
+    """Less ringing at white may score less than an estimate of the score shows."""
+    drawing = DRAWN[name]().convert("RGB")
+    stage = EncoderSettings().stages()[Format.JPEG].final
+    plain = encode.to_bytes(as_image(drawing), PLAIN[Format.JPEG], copyright_notice=None)
+    # All these qualities need more bytes.
+    search = QualitySearch(40, 98, 99)
+    encoded = studio.rendered(studio.saved(drawing), stage.profile, search=search)
+    assert len(encoded) < 0.97 * len(plain)
+    assert np.array_equal(studio.pixels(encoded), studio.pixels(plain))
 
 
 @pytest.mark.parametrize("name", ["an icon", "a page of text", "a logo"])
