@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 # The memory of an item beside its body (objects and dict entries), so that many tiny renditions
 # cannot exceed the limit.
 _OVERHEAD_BYTES = 512
+_MAX_POSTPONED = 100
+"""Renditions that one eviction enqueues again because they were used."""
 _MIN_QUEUE = 64
 _FILE_NAME = attrgetter("file_name")
 
@@ -160,13 +162,16 @@ class MemoryStore:
 
     def _evict(self) -> None:
         """Evict the rendition of the lowest priority."""
+        postponed = 0
         while True:
             priority, place, digest = heapq.heappop(self._queue)
             item = self._at(digest, place)
             if item is None:
                 continue
-            if item.priority > priority:
+            # Used since it was enqueued. Thousands in a row would block the loop for 10 ms.
+            if item.priority > priority and postponed < _MAX_POSTPONED:
                 self._enqueue(digest, item)
+                postponed += 1
                 continue
             self._base = priority
             self._remove(digest, item)

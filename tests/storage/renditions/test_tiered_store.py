@@ -427,6 +427,19 @@ def test_what_was_popular_once_is_evicted_in_the_end() -> None:
     assert variant(1).digest not in store
 
 
+def test_an_eviction_postpones_a_hundred_that_were_hit_and_no_more() -> None:
+    store = memory(max_bytes=300 * (KIB + 512))
+    for media_id in range(1, 301):
+        store.put(variant(media_id), body(KIB))
+        store.peek(variant(media_id).digest)
+    assert store.statistics()["evictions"] == 0
+
+    store.put(variant(301), body(KIB))
+
+    evicted = [media_id for media_id in range(1, 302) if variant(media_id).digest not in store]
+    assert evicted == [101]
+
+
 def test_an_eviction_reports_how_often_the_rendition_was_hit() -> None:
     found: dict[str, int] = {}
     limits = settings(memory_max_bytes=28 * KIB, memory_max_item_bytes=20 * KIB)

@@ -30,6 +30,7 @@ from proxy.web.server.runner import (
     ServerRunner,
     collect_garbage,
     freeze,
+    next_interval,
     review_connections,
 )
 from tests.support.restarts import Restarts
@@ -591,6 +592,13 @@ async def test_young_objects_of_a_full_cache_are_collected_before_there_are_many
         # Python counts one deletion for each new object.
         assert len(gc.get_objects(generation=0)) > len(cache) // 2
         await eventually(lambda: len(gc.get_objects(generation=0)) < len(cache) // 10)
+
+
+def test_one_quick_collection_does_not_end_the_short_intervals() -> None:
+    intervals = [1.0]
+    for took_s in (0.02, 0.0001, 0.0006, *[0.0001] * 8):
+        intervals.append(next_interval(intervals[-1], took_s))
+    assert intervals == [1.0, 0.01, 0.02, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.0, 1.0]
 
 
 async def test_the_collector_ignores_what_existed_at_the_start() -> None:
