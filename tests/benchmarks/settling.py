@@ -25,8 +25,11 @@ def settle(
     accept: str = "*/*",
     headers: Mapping[str, str] = MappingProxyType({}),
     patience_s: float = _PATIENCE_S,
+    idle: bool = True,
 ) -> list[Answer]:
     """Return the final responses to some targets when no background work is left.
+
+    With ``idle`` false, other images may still wait for their finals.
 
     Raises:
         Unmeasurable: a response is no success, or no final in time.
@@ -35,7 +38,9 @@ def settle(
     deadline = time.monotonic() + patience_s
     with Connection(address) as connection:
         answers = [connection.get(target, accept=accept, headers=headers) for target in wanted]
-        while not all(map(_settled, answers)) or figure(address, "smartserve_upgrade_backlog"):
+        while not all(map(_settled, answers)) or (
+            idle and figure(address, "smartserve_upgrade_backlog")
+        ):
             if time.monotonic() > deadline:
                 raise Unmeasurable(f"not settled within {patience_s} s: {wanted}")
             time.sleep(_PAUSE_S)
