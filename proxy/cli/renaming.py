@@ -36,8 +36,8 @@ def move(path: Path, wanted: Path, taken: set[Path]) -> Path:
         if _link_all(names):
             taken.update(names.values())
             break
-    # The new names are written to the disk before the old ones are removed. The old sidecar is
-    # removed first: a run that is interrupted here continues from the image.
+    # The new names must be on the disk before the old ones are removed. The sidecar's is removed
+    # first: if this run is interrupted in between, the next one finds the image and continues.
     sync_folder(target.parent)
     for one in names:
         one.unlink()

@@ -9,7 +9,7 @@ from proxy.domain.media import Face, Focus
 _BACKGROUND = 1 / 16
 """Share of the largest face's area below which a face is one in the background."""
 _MAX_FIRST = 6
-"""The number of faces, largest first, of which each is tried as the one that is kept anyway."""
+"""At most so many of the largest faces are tried, one after another, as the one that is kept."""
 # In heights of a face, whose box ends at the eyebrows and at the chin.
 _HAIR, _NECK = 0.5, 0.2
 _EARS = 0.15

@@ -211,8 +211,8 @@ def json_bytes(value: Any) -> int:
 
 
 def _printable(text: str) -> str:
+    # True of most texts, and quicker than two searches. Such a text has no character to replace.
     if text.isprintable():
-        # Most texts; those of this kind have neither control characters nor surrogates.
         return text
     return _SURROGATE.sub("\ufffd", _CONTROL.sub("", text))
 

@@ -1,4 +1,4 @@
-"""Bytes of JPEG drafts of photographs: the draft's quantisation table and the default one.
+"""Compares the bytes of JPEG drafts with those of the default quantisation table at equal score.
 
 Both are made by the worker with the same encoder and are streamed. The default table is used at
 several qualities, and its bytes at the SSIMULACRA2 of the draft are interpolated. Bytes and scores

@@ -57,7 +57,7 @@ class _Graphic:
         return self.stages[stage].bytes / self.stages["plain"].bytes
 
     def loss(self) -> float:
-        """Return the points by which the final scores less than plain libvips."""
+        """Return how many points of SSIMULACRA2 the final loses against plain libvips."""
         return self.stages["plain"].score - self.stages["final"].score
 
     def __str__(self) -> str:

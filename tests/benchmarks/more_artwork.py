@@ -290,7 +290,7 @@ def _line_art() -> Image.Image:
 
 
 def _meme() -> Image.Image:
-    """A photograph between bars with large letters, which was a JPEG before."""
+    """A photograph with large letters above and below it, with the blocks of a JPEG."""
     page = Image.new("RGB", (1000, 1000), "#ffffff")
     pen, font = ImageDraw.Draw(page), ImageFont.truetype("DejaVuSans-Bold.ttf", 46)
     with Image.open(photo("kodak-03.png")) as picture:

@@ -164,7 +164,7 @@ def test_an_interrupted_rename_loses_nothing_and_is_continued(
     def killed(function: Any) -> Any:
         def call(*arguments: Any, **options: Any) -> Any:
             nonlocal counted
-            # Servers of other tests run in threads of this process.
+            # The shared servers of other tests call these functions too, in their own threads.
             if str(pictures) in str(arguments[0]):
                 counted += 1
                 if counted > calls:

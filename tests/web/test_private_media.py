@@ -324,7 +324,7 @@ async def test_no_route_confirms_a_private_image_to_strangers(secret: Guarded) -
         for method in methods
         if "{id}" in path or "{media_id}" in path
     ]
-    # A token that is no key counts as a guess of one, elsewhere.
+    # Only these routes take tokens of users. The others would count one as a wrong key.
     for_users = [route for route in routes if "/api/metadata" in route]
     for headers, some in (({}, routes), (signed(), for_users)):
         for route in some:

@@ -101,7 +101,7 @@ async def forwarding(
 ) -> AsyncIterator[tuple[Serving, Media]]:
     """A server and its media server as `main` and `media`, shared by the tests of this module.
 
-    For tests that request an image of their own, see `unused_id`.
+    A test that needs an image which no other test requests takes its id from `unused_id`.
     """
     found, media = _forwarding
     media.answer = fresh

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import reduce
+from functools import cached_property, reduce
 from operator import or_
 from typing import Any
 
@@ -74,11 +74,12 @@ _PALETTES = (100, 99, 98, 96, 93, 90, 85, 80, 70, 60, 50, 40)
 # side by side if there are no gradients, which would have bands. At 90, street maps and line art
 # had up to 1.4 times the bytes.
 _INVISIBLE, _UNNOTICED = 90.0, 85.0
-# Variance of a window of a gradient: from a step of one level to two levels for each pixel. Bands
-# are visible if more than a share of the windows are gradients: reduced edges make up to 0.1.
+# A window is a part of a gradient if its variance is between these two: that of a single step of
+# one level, and that of two levels from each pixel to the next. An image has gradients if more than
+# this share of its windows are such parts. Edges of reduced graphics make up to 0.1.
 _LEAST_VARIANCE, _MOST_VARIANCE, _MOST_SOFT = 0.1, 24.0, 0.12
-# Quality of transparency, which WebP otherwise keeps without loss. A soft shadow needs a quarter of
-# the bytes less, for 0.4 points; below 75 its bands are visible.
+# Quality of the alpha channel, which WebP compresses without loss by default. A soft shadow has a
+# quarter fewer bytes and scores 0.4 points less. Below 75 it has visible bands.
 _ALPHA_QUALITY = 78
 # Points of SSIMULACRA2 by which an estimate may be wrong about which of two encodings is better.
 _ESTIMATE_ERROR = 0.25
@@ -131,23 +132,17 @@ def is_graphic(image: Any) -> bool:
 
 def has_gradients(image: Any) -> bool:
     """Return whether an image has areas in which few levels or colours would be seen as bands."""
-    return _soft(image) > _MOST_SOFT
-
-
-def _soft(image: Any) -> float:
-    """Return the share of windows that are neither flat nor have edges."""
     levels = image.cast("float")
     mean, squares = (one.shrink(_WINDOW, _WINDOW, ceil=True) for one in (levels, levels * levels))
     variance = squares - mean * mean
     soft = (variance > _LEAST_VARIANCE) & (variance < _MOST_VARIANCE)
-    share: float = soft.bandor().avg() / _TRUE
-    return share
+    return bool(soft.bandor().avg() / _TRUE > _MOST_SOFT)
 
 
 def _sampled(image: Any) -> tuple[bytes, int]:
-    """Return the kinds of the differences of neighbours in some rows, and how many rows.
+    """Return the kinds of the differences of neighbours in a sample of the rows, and its height.
 
-    A sample takes a millisecond.
+    All rows would take more than the millisecond of a sample.
     """
     bands = min(_COLOURS, image.bands)
     colours = image if image.bands in (1, _COLOURS) else image.extract_band(0, n=bands)
@@ -230,7 +225,6 @@ class _FinalEncoder:
         self._plain = self._trials.trial(_plain(profile), search.target)
         score, size = self._plain.fidelity.score, len(self._plain.encoded)
         self._search = replace(search, target=max(search.target, score + _ESTIMATE_ERROR))
-        self._least = _INVISIBLE if has_gradients(image) else _UNNOTICED
         self._most = size if score >= _LEGIBLE else math.inf
 
     def best(self, lossless: list[QualityTrial]) -> QualityTrial:
@@ -248,6 +242,11 @@ class _FinalEncoder:
         # A score below the target is better than more bytes: the plain encoding scores even less.
         tried = (self._plain, *lossy, *map(self._within, self._profiles()))
         return max((one for one in tried if len(one.encoded) <= self._most), key=_score)
+
+    @cached_property
+    def _least(self) -> float:
+        """Score from which on fewer levels or colours are not noticed. Only WebP asks for it."""
+        return _INVISIBLE if has_gradients(self._image) else _UNNOTICED
 
     def lossless(self) -> list[QualityTrial]:
         """Return encodings as WebP without noticeable loss, some of which may fail."""
@@ -276,7 +275,7 @@ class _FinalEncoder:
                 return
 
     def _without_loss(self, image: Any) -> QualityTrial:
-        """Encode pixels like those of the graphic without loss."""
+        """Encode the graphic, or a version of it with fewer levels or colours, without loss."""
         profile = _with(self._profile, **_LOSSLESS)
         encoded = to_bytes(image, profile, copyright_notice=self._notice)
         # A plain encoding that scores more is nearly without loss itself.

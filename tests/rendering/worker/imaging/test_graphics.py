@@ -156,7 +156,7 @@ def street_map() -> Image.Image:
 
 
 def icon_with_a_shadow() -> Image.Image:
-    """A square with a soft shadow on a transparent ground."""
+    """Return a rounded square with a soft shadow; the background is transparent."""
     drawn = Image.new("RGBA", (500, 500), (0, 0, 0, 0))
     ImageDraw.Draw(drawn).rounded_rectangle((60, 70, 440, 450), 80, fill=(0, 0, 0, 130))
     drawn = drawn.filter(ImageFilter.GaussianBlur(16))
@@ -169,7 +169,7 @@ def icon_with_a_shadow() -> Image.Image:
 
 
 def captioned() -> Image.Image:
-    """A photograph between lines of large letters on white."""
+    """Return a photograph on white, with large letters above and below it."""
     page = Image.new("RGB", (900, 900), "#ffffff")
     with Image.open(photo("kodak-03.png")) as picture:
         page.paste(picture.resize((750, 500)), (75, 200))
