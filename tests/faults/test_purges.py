@@ -18,8 +18,9 @@ from PIL import Image
 from proxy.runtime.supervised_task import cancel
 from tests.faults.conftest import Launch
 from tests.faults.outage import moved_in
+from tests.faults.responses import fetch
 from tests.faults.server import Sections, Server, variables
-from tests.faults.test_clock import WallClock
+from tests.faults.test_clock import ahead_s, clock_ahead
 from tests.storage.buckets import s3_settings
 from tests.support.commands import KEY, run
 from tests.support.mariadb import MariaDB
@@ -189,9 +190,7 @@ async def cluster(
             bucket = s3_settings(seaweedfs, renditions=f"s3://{seaweedfs.create_bucket()}/site")
             sections["s3"] = bucket.model_dump(exclude_defaults=True)
         else:
-            clock = WallClock(tmp_path)
-            clock.jump(_HOUR_S)
-            ahead = clock.variables
+            ahead = clock_ahead(_HOUR_S)
     if "one rendition directory" in kind:
         sections["renditions"] = {"directory": str(folders[0] / "renditions")}
         (folders[0] / "renditions").mkdir(exist_ok=True)
@@ -209,6 +208,9 @@ async def cluster(
         await launch(sections, data_dir=folder, extra=extra)
         for folder, extra in zip(folders, (None, None, ahead), strict=True)
     ]
+    if ahead is not None:
+        async with servers[-1].client() as client:
+            assert ahead_s(await fetch(client, "/healthz")) > _HOUR_S / 2
     started = Cluster(servers, images, sections)
     # The library knows the files that were replaced.
     for media_id in images.paths:
