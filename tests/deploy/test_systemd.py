@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import stat
 import sys
 import tomllib
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from proxy.settings import load_settings
 from tests.deploy.contained import contained
 from tests.deploy.programs import DEPLOY, program, replaced, run
 from tests.faults.responses import fetch
@@ -19,6 +21,7 @@ from tests.support.server import ROOT, Library
 
 FOLDER = DEPLOY / "systemd"
 UNITS = sorted(file.name for file in FOLDER.glob("*.service"))
+PRODUCTION = ROOT / "config" / "production.toml"
 
 
 def test_systemd_accepts_every_unit_without_a_warning(tmp_path: Path) -> None:
@@ -53,7 +56,7 @@ def test_both_units_have_the_same_confinement() -> None:
 
 def test_the_stop_timeout_covers_the_drain_and_the_folders_are_private() -> None:
     unit = (FOLDER / "smartserve.service").read_text()
-    settings = tomllib.loads((ROOT / "config" / "production.toml").read_text())
+    settings = tomllib.loads(PRODUCTION.read_text())
     stop = re.search(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)
     assert stop is not None
     server = settings["server"]
@@ -65,6 +68,49 @@ def test_the_stop_timeout_covers_the_drain_and_the_folders_are_private() -> None
     files = re.search(r"^LimitNOFILE=(\d+)$", unit, re.MULTILINE)
     assert files is not None
     assert int(files[1]) > 2 * 10_000
+
+
+def values(name: str, key: str) -> list[str]:
+    return re.findall(rf"^{key}=(.+)$", (FOLDER / name).read_text(), re.MULTILINE)
+
+
+def test_the_unit_that_runs_the_ingest_worker_may_write_originals() -> None:
+    settings = load_settings(PRODUCTION)
+    writers = {"smartserve.service"} if settings.ingest.embedded else {"smartserve-ingest.service"}
+    root = f"-{settings.storage.root}"
+    assert {name for name in UNITS if root in values(name, "ReadWritePaths")} == writers
+    # A worker in another process is not woken by an upload.
+    assert settings.ingest.poll_interval_s <= 10
+    text = (FOLDER / "smartserve.service").read_text()
+    assert "systemctl enable --now smartserve smartserve-ingest\n" in text
+
+
+def test_the_steps_of_the_installation_work_on_a_new_machine(tmp_path: Path) -> None:
+    (tmp_path / "etc" / "systemd" / "system").mkdir(parents=True)
+    text = (FOLDER / "smartserve.service").read_text()
+    # What follows several spaces is a remark.
+    steps = re.findall(r"^# {5}(install .+?)(?: {3}.*)?$", text, re.MULTILINE)
+    assert len(steps) == 3
+    for step in steps:
+        run("sh", "-ec", replaced(step, " /etc/", f" {tmp_path}/etc/"), directory=ROOT)
+    folder = tmp_path / "etc" / "smartserve"
+    assert stat.S_IMODE((folder / "secrets").stat().st_mode) == 0o600
+    assert (folder / "production.toml").read_bytes() == PRODUCTION.read_bytes()
+    assert sorted(path.name for path in (folder.parent / "systemd" / "system").iterdir()) == UNITS
+
+
+@pytest.mark.parametrize("file", ["systemd/smartserve.service", "OPERATING.md"])
+def test_the_guides_run_commands_with_the_secrets_and_settings_of_the_unit(file: str) -> None:
+    text = re.sub(r" \\\n#? +", " ", (DEPLOY / file).read_text())
+    (line,) = re.findall(r"^(?:# +)?(systemd-run .+)$", text, re.MULTILINE)
+    (user,) = values("smartserve.service", "User")
+    (secrets,) = values("smartserve.service", "EnvironmentFile")
+    (config,) = (
+        one for one in values("smartserve.service", "Environment") if "SMARTSERVE_CONFIG" in one
+    )
+    (start,) = values("smartserve.service", "ExecStart")
+    assert f"--uid={user} -p EnvironmentFile={secrets} -p Environment={config} " in line
+    assert f" {start.removesuffix(' serve')} " in line
 
 
 def allowed(name: str) -> list[str]:
