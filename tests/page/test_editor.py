@@ -215,6 +215,94 @@ async def test_a_save_that_ends_late_leaves_the_next_image_alone(editor: Visit) 
     await clear(page)
 
 
+async def test_saving_something_else_keeps_a_focal_point_that_is_not_set_yet(
+    editor: Visit,
+) -> None:
+    page = await unlock(editor)
+    await clear(page)
+    await page.locator("#across").fill("20")
+    await page.locator("#down").fill("70")
+    await page.locator("#alt-text").fill("Caps on a wall")
+    await page.get_by_role("button", name="Save text").click()
+    await expect(page.locator("#editing-state")).to_have_text(re.compile("text in en is saved"))
+    assert await page.locator("#across").input_value() == "20"
+    await expect(note(page, "thumbnail")).to_have_text("focal point")
+    await page.get_by_role("button", name="Set focal point").click()
+    await expect(page.locator("#editing-state")).to_have_text(re.compile("focal point is set"))
+    assert (await choices(page))["focus"] == {"x": 0.2, "y": 0.7}
+    await page.get_by_role("button", name="Return to automatic").click()
+    await expect(page.locator("#editing-state")).to_have_text(re.compile("detected again"))
+    assert await page.locator("#across").input_value() == "50"
+
+
+async def test_a_slider_that_moves_during_a_save_is_not_reset(editor: Visit) -> None:
+    page = await unlock(editor)
+    await clear(page)
+    held, released = asyncio.Event(), asyncio.Event()
+
+    async def late(route: Route) -> None:
+        held.set()
+        await released.wait()
+        await route.continue_()
+
+    await page.route("**/focus", late)
+    await page.locator("#across").fill("20")
+    await page.locator("#set").click()
+    await held.wait()
+    await page.locator("#across").fill("80")
+    released.set()
+    await expect(page.locator("#editing-state")).to_have_text(re.compile("focal point is set"))
+    assert (await choices(page))["focus"]["x"] == 0.2
+    assert await page.locator("#across").input_value() == "80"
+    await page.unroute_all()
+    # What was not set belongs to this image alone.
+    await page.locator("#previous").click()
+    await expect(page.locator("#editing")).to_be_visible()
+    assert await page.locator("#across").input_value() == "50"
+    await page.locator("#next").click()
+    await expect(page.locator("#editing")).to_be_visible()
+    assert await page.locator("#across").input_value() == "20"
+    await clear(page)
+
+
+async def test_a_text_is_not_kept_for_the_next_image(editor: Visit) -> None:
+    page = await unlock(editor)
+    await page.locator("#alt-text").fill("Caps on a wall")
+    await page.locator("#previous").click()
+    await expect(page.locator("#editing")).to_be_visible()
+    assert await page.locator("#alt-text").input_value() == ""
+
+
+async def test_a_save_by_keyboard_keeps_the_focus(editor: Visit) -> None:
+    page = await unlock(editor)
+    await clear(page)
+    state = page.locator("#editing-state")
+    for language in ("de", "fr"):
+        await page.locator("#alt-language").fill(language)
+        await page.get_by_role("button", name="Save text").click()
+        await expect(state).to_have_text(re.compile(f"text in {language} is saved"))
+    await page.get_by_role("button", name="Delete the text in de").focus()
+    await page.keyboard.press("Enter")
+    await expect(state).to_have_text(re.compile("in de is deleted"))
+    await expect(page.get_by_role("button", name="Delete the text in fr")).to_be_focused()
+    await page.keyboard.press("Enter")
+    await expect(state).to_have_text(re.compile("in fr is deleted"))
+    await expect(page.locator("#alt-language")).to_be_focused()
+
+    await page.locator('#default-bg [value="original"]').focus()
+    await page.keyboard.press("ArrowRight")
+    await expect(state).to_have_text(re.compile("without its background"))
+    await expect(page.locator('#default-bg [value="removed"]')).to_be_focused()
+
+    await page.locator("#set").click()
+    await expect(state).to_have_text(re.compile("focal point is set"))
+    await page.locator("#automatic").focus()
+    await page.keyboard.press("Enter")
+    await expect(state).to_have_text(re.compile("detected again"))
+    await expect(page.locator("#set")).to_be_focused()
+    await clear(page)
+
+
 async def test_a_wrong_key_and_a_bad_language_are_said_and_nothing_is_lost(
     browser: Browser, desk: str
 ) -> None:

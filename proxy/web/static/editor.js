@@ -12,6 +12,9 @@ let onChange = async () => {};
 let info = null;
 let choices = null;
 let running = new AbortController();
+// Counts changes of the sliders by the user; `settled` is its value when they were last set to what is saved.
+let moves = 0;
+let settled = 0;
 
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 const number = (id) => Number(byId(id).value);
@@ -89,6 +92,11 @@ function preview(name, target, draft) {
   return item;
 }
 
+function move() {
+  moves += 1;
+  draw(true);
+}
+
 // Draw the marker or the region, and all previews. `touched`: the sliders count, although nothing
 // is saved yet.
 function draw(touched) {
@@ -100,12 +108,15 @@ function draw(touched) {
   byId("marker").style.top = `${position.y * 100}%`;
   byId("region").hidden = target === FOCUS;
   if (target !== FOCUS) place(byId("region"), kept(shape(target), position));
+  // A disabled button would lose the focus.
+  if (!saved && document.activeElement === byId("automatic")) byId("set").focus();
   byId("automatic").disabled = !saved;
   byId("previews").replaceChildren(...sizes.map((name) => preview(name, target, draft)));
 }
 
 // Set the sliders to what is set for the target.
 function select() {
+  settled = moves;
   const target = chosen(byId("target"));
   const region = target === FOCUS ? null : choices.crops[target];
   const { x, y } = region ? centred(region) : (choices.focus ?? { x: 0.5, y: 0.5 });
@@ -124,20 +135,27 @@ function showTexts() {
     remove.onclick = () => save("DELETE", `alt?lang=${encodeURIComponent(language)}`, null, `The text in ${language} is deleted.`);
     return make("li", {}, make("b", { textContent: language }), make("span", { lang: language, textContent: text || "(decoration)" }), remove);
   });
+  const focused = [...byId("alt-texts").children].findIndex((row) => row.contains(document.activeElement));
   byId("alt-texts").replaceChildren(...rows);
+  if (focused < 0) return;
+  const row = rows[Math.min(focused, rows.length - 1)];
+  (row?.querySelector("button") ?? byId("alt-language")).focus();
 }
 
-function showChoices() {
+// `savedMoves` is the value of `moves` when a save of the sliders began; undefined if something else was
+// saved. Moves that are not saved are kept.
+function showChoices(savedMoves) {
   byId("editing").hidden = false;
   byId("unlock").hidden = true;
-  segments(byId("default-bg"), "default-bg", [["original", "original"], ["removed", "removed"]], choices.background ?? "original");
+  byId("default-bg").querySelector(`[value="${choices.background ?? "original"}"]`).checked = true;
   showTexts();
-  select();
+  if (moves === settled || moves === savedMoves) select();
+  else draw(true);
 }
 
 // Another image may be open after each `await`, and then `running` is another controller: neither the
 // result nor an error belongs to it.
-async function save(method, path, body, done) {
+async function save(method, path, body, done, savedMoves) {
   const own = running;
   showError(null);
   try {
@@ -146,7 +164,7 @@ async function save(method, path, body, done) {
     choices = saved;
     await onChange();
     if (own !== running) return;
-    showChoices();
+    showChoices(savedMoves);
     byId("editing-state").textContent = done;
     announce(done);
   } catch (error) {
@@ -178,20 +196,21 @@ function set() {
   const target = chosen(byId("target"));
   const { x, y, region } = edited();
   if (target === FOCUS) {
-    save("PUT", "focus", { x: round(x), y: round(y) }, "The focal point is set. All sizes are rendered anew.");
+    save("PUT", "focus", { x: round(x), y: round(y) }, "The focal point is set. All sizes are rendered anew.", moves);
     return;
   }
   const box = Object.fromEntries(Object.entries(region).map(([name, value]) => [name, round(value)]));
   // Rounding must not place the region beyond the edge.
   box.x = round(Math.min(box.x, 1 - box.width));
   box.y = round(Math.min(box.y, 1 - box.height));
-  save("PUT", `crops/${target}`, box, `The crop of ${target} is set.`);
+  save("PUT", `crops/${target}`, box, `The crop of ${target} is set.`, moves);
 }
 
 function automatic() {
   const target = chosen(byId("target"));
   const path = target === FOCUS ? "focus" : `crops/${target}`;
-  save("DELETE", path, null, target === FOCUS ? "The focal point is detected again." : `The crop of ${target} is automatic again.`);
+  const done = target === FOCUS ? "The focal point is detected again." : `The crop of ${target} is automatic again.`;
+  save("DELETE", path, null, done, moves);
 }
 
 function point(event) {
@@ -200,7 +219,7 @@ function point(event) {
   byId("across").value = clamp((event.clientX - box.left) / box.width, 0, 1) * 100;
   byId("down").value = clamp((event.clientY - box.top) / box.height, 0, 1) * 100;
   event.preventDefault();
-  draw(true);
+  move();
 }
 
 function saveText(event) {
@@ -224,6 +243,8 @@ export function clear() {
   running = new AbortController();
   info = null;
   choices = null;
+  settled = moves;
+  byId("alt-text").value = "";
   byId("editor").hidden = true;
   byId("editing").hidden = true;
   byId("editing-state").textContent = "";
@@ -238,8 +259,9 @@ export function start(paths, change) {
   onChange = change;
   sizes = crop.parameters.find(({ name }) => name === "size").schema.enum ?? [];
   segments(byId("target"), "target", [[FOCUS, "focal point"], ...sizes.map((name) => [name, name])], FOCUS);
+  segments(byId("default-bg"), "default-bg", [["original", "original"], ["removed", "removed"]], "original");
   byId("target").onchange = select;
-  for (const id of ["across", "down", "zoom-in"]) byId(id).oninput = () => draw(true);
+  for (const id of ["across", "down", "zoom-in"]) byId(id).oninput = move;
   byId("plane").onpointerdown = point;
   byId("plane").onpointermove = point;
   byId("set").onclick = set;
