@@ -332,7 +332,10 @@ def shrunk(opened: OpenedSource, size: Size, gamut: Gamut = Gamut.SRGB) -> Any:
         return opened.drawing.drawn(size)
     if opened.decode is not None:
         return scaled(opened.decode(1, "none").pages[0], header, size, gamut)
-    if header.colour.space or header.colour.narrow or header.first_page:
+    # Of an AVIF libvips would show the embedded thumbnail, which no limit applies to: it may be
+    # another image, of another shape, without the alpha.
+    own = header.source_type == "avif" or header.first_page
+    if own or header.colour.space or header.colour.narrow:
         page = pyvips.Image.new_from_source(
             opened.source, "", access="sequential", fail_on="none", **_first_page(header)
         )

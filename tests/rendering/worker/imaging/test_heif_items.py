@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -233,3 +234,45 @@ def test_colours_that_are_multiplied_by_an_alpha_are_found(primary: int, *, foun
         read = heif_items.read(source)
     assert read is not None
     assert read.premultiplied == found
+
+
+def coded_avif(picture: Image.Image, *claimed: int, **references: tuple[int, ...]) -> HeifItem:
+    """An item of an AVIF; it may claim another size than the one of its frame."""
+    whole = studio.saved(picture, "AVIF", quality=100, subsampling="4:4:4")
+    kinds = [property_of(whole, name) for name in (b"av1C", b"pixi")]
+    size = ispe(*(claimed or picture.size))
+    referring = tuple((name.encode(), others) for name, others in references.items())
+    return HeifItem(b"av01", payload_of(whole), (*kinds, size), referring)
+
+
+@pytest.mark.parametrize(
+    "thumbnail",
+    [
+        coded_avif(Image.new("RGB", (128, 128), "blue"), thmb=(1,)),
+        coded_avif(Image.new("RGB", (128, 128), "blue"), 16_384, 16_384, thmb=(1,)),
+        coded_avif(Image.new("RGB", (128, 128), "blue"), 2**31, 2**31, thmb=(1,)),
+        HeifItem(b"av01", b"damaged", (ispe(128, 128),), ((b"thmb", (1,)),)),
+    ],
+    ids=["another picture", "large", "larger", "damaged"],
+)
+def test_a_thumbnail_in_an_avif_is_not_decoded(thumbnail: HeifItem) -> None:
+    drawn = Image.fromarray(PATTERN).resize((256, 256), Image.Resampling.NEAREST)
+    source = heif_of(b"avif", [coded_avif(drawn), thumbnail])
+    known = studio.looked_at(source, strict=True)
+    assert (known.width, known.height) == drawn.size
+    found = studio.pixels(studio.rendered(source, box=studio.contain(SIDE, SIDE)))
+    assert studio.difference(found, PATTERN) < 5
+
+
+def test_an_avif_keeps_its_alpha_if_its_thumbnail_has_none() -> None:
+    drawn = Image.fromarray(PATTERN).resize((256, 256), Image.Resampling.NEAREST)
+    alpha = Image.new("L", drawn.size, 0)
+    alpha.paste(255, (0, 0, 128, 256))
+    layer_of = coded_avif(alpha, auxl=(1,))
+    kind = (b"auxC", bytes(4) + b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha\0")
+    layer_of = replace(layer_of, properties=(*layer_of.properties, kind), hidden=True)
+    items = [coded_avif(drawn), layer_of, coded_avif(Image.new("RGB", (128, 128)), thmb=(1,))]
+    source = heif_of(b"avif", items)
+    found = studio.pixels(studio.rendered(source, box=studio.contain(SIDE, SIDE)), "RGBA")
+    assert (found[:, :28, 3].min(), found[:, 36:, 3].max()) == (255, 0)
+    assert studio.difference(found[:, :28, :3], PATTERN[:, :28]) < 5
