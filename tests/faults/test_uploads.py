@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import signal
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,16 +93,17 @@ async def test_an_answered_upload_survives_a_kill(launch: Launch, record: Record
     answered: set[str] = set()
     kills = 4
     for turn in range(kills):
+        known = len(answered)
         uploading = [asyncio.create_task(_keep_uploading(server, answered)) for _ in range(4)]
+        await eventually(partial(_has_more, answered, than=known), timeout_s=60)
         # The kill comes at a different moment in each round.
-        await asyncio.sleep(0.2 + turn * 0.13)
+        await asyncio.sleep(turn * 0.13)
         server.signal(signal.SIGKILL)
         await asyncio.gather(*uploading)
         await server.stop()
         await server.start()
     rows = set(await queued(server))
     files = set(temp_files(server.data_dir))
-    assert answered
     lost = len(answered - rows) + len(rows - files)
     assert lost == 0
     await eventually(
@@ -109,6 +111,10 @@ async def test_an_answered_upload_survives_a_kill(launch: Launch, record: Record
     )
     measured = f"{len(answered)} answered, {len(files - rows)} files for the sweep"
     record(Figure(18, "kills while uploads come in", kills, lost, measured))
+
+
+def _has_more(answered: set[str], *, than: int) -> bool:
+    return len(answered) > than
 
 
 async def _keep_uploading(server: Server, answered: set[str]) -> None:

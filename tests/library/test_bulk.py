@@ -243,6 +243,10 @@ async def test_images_start_no_faster_than_the_rate(bench: Bench) -> None:
     sleep = asyncio.sleep
 
     async def record(seconds: float) -> None:
+        # Retries of the database take their time.
+        if 0 < seconds < 0.5:
+            await sleep(seconds)
+            return
         slept.append(seconds)
         await sleep(0)
 
