@@ -305,7 +305,7 @@ class EncodingStages:
 
 # Version of the rendering code, a part of every key. Increase it if a change of the code gives
 # different pixels for the same variant.
-_RECIPE = 7
+_RECIPE = 8
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """SVG: checks a document, rebuilds it from the parts that are drawn, and draws it at any size.
 
-librsvg never reads the bytes of a stranger. It gets a new document without document types,
-entities, processing instructions, scripts, foreign markup and references to other files, whatever
-the encoding of the source. Its size is that of the rendition: a drawing has no pixels to enlarge.
+librsvg never parses the source document. It gets a new one without document types, entities,
+processing instructions, scripts, foreign markup and references to other files, whatever the
+encoding of the source. Embedded JPEG and PNG files are passed on unchanged, after their headers
+were checked. Its size is that of the rendition: a drawing has no pixels to enlarge.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ _TEXT = frozenset({"text", "tspan", "textPath", "tref"})
 _OWN_SIZE = frozenset({"width", "height", "viewBox", "preserveAspectRatio", "x", "y"})
 
 _INCH, _EM = 96.0, 16.0
+_VIPS_INCH = 72.0
 _PIXELS: Mapping[str, float] = {
     "": 1.0,
     "px": 1.0,
@@ -526,5 +528,8 @@ def _view_box(text: str) -> tuple[float, float, float, float] | None:
 
 
 def _load(document: str) -> Any:
-    # Without "unlimited" libxml2 refuses embedded images of over 10 MB.
-    return pyvips.Image.svgload_buffer(document.encode(), unlimited=True)
+    # Without "unlimited" libxml2 refuses embedded images of over 10 MB. By "dpi" librsvg converts
+    # millimetres and points; libvips assumes 72 and multiplies the size of the image by dpi / 72.
+    return pyvips.Image.svgload_buffer(
+        document.encode(), unlimited=True, dpi=_INCH, scale=_VIPS_INCH / _INCH
+    )

@@ -95,6 +95,30 @@ def test_the_size_is_that_of_the_root_or_its_view_box(attributes: str, ratio: fl
     assert shown(source, 120, height).shape == (height, 120, 4)
 
 
+@pytest.mark.parametrize(
+    ("width", "height"),
+    [("40mm", "20mm"), ("4cm", "2cm"), ("2in", "1in"), ("72pt", "36pt"), ("6pc", "3pc")],
+)
+@pytest.mark.parametrize("root", ["", 'width="{0}" height="{1}"'])
+def test_lengths_in_a_drawing_have_96_pixels_per_inch(width: str, height: str, root: str) -> None:
+    pixels = [svg._length(one) or 0.0 for one in (width, height)]
+    root = root.format(width, height) or 'viewBox="0 0 {:.9g} {:.9g}"'.format(*pixels)
+    source = drawing(f'<rect width="{width}" height="{height}" fill="red"/>', root)
+    for side in (37, 200, 3840):
+        found = shown(source, side, side)
+        assert (found[2:-2, 2:-2] == (255, 0, 0, 255)).all()
+
+
+def test_text_in_points_is_as_large_as_in_pixels() -> None:
+    texts = (f'<text y="20" font-size="{size}">Size</text>' for size in ("12pt", "16", "16px"))
+    points, units, pixels = (
+        shown(drawing(text, 'viewBox="0 0 50 25"'), 200, 100) for text in texts
+    )
+    assert units[..., 3].any()
+    assert (points == units).all()
+    assert (pixels == units).all()
+
+
 def test_the_stated_size_is_larger_than_every_width_that_can_be_requested() -> None:
     for box, least in (("0 0 24 24", 7680), ("0 0 10 1", 16000), ("0 0 1 2", 3840)):
         assert studio.looked_at(drawing(attributes=f'viewBox="{box}"')).width >= least
