@@ -43,6 +43,7 @@
     |   |   +-- ExtractionQueueFull 429  too many files wait for the extraction of their metadata
     |   +-- DatabaseUnavailable     carries the cause and the advice for operators
     |   |   +-- CommitUncertain     connection lost during COMMIT, which may have succeeded
+    |   |   +-- RowRejected         500  the database rejected a value; a retry does not help
     |   +-- ShuttingDown
     +-- RenderError                 a worker could not render the image
     |   +-- UnsupportedSource       415  not an accepted file type
@@ -339,6 +340,13 @@ class DatabaseUnavailable(CapacityError, reported=True):
 
 class CommitUncertain(DatabaseUnavailable):
     """The connection was lost during COMMIT: the transaction may or may not be stored."""
+
+
+class RowRejected(DatabaseUnavailable, status=500, title="Row rejected", code="INTERNAL_ERROR"):
+    """The database rejected a value of a row. A retry does not help, and other rows are accepted.
+
+    It is a `DatabaseUnavailable` because nothing was stored.
+    """
 
 
 class ShuttingDown(CapacityError, code="SHUTTING_DOWN"):

@@ -27,6 +27,7 @@ from proxy.domain.errors import (
     MainApiUnavailable,
     RenderFault,
     RenderTimeout,
+    RowRejected,
     SmartserveError,
     SourceChanged,
     SourceQuarantined,
@@ -197,14 +198,13 @@ class ItemRunner:
                 continue
             try:
                 await self._run_step(item, step, self.steps[step])
-            # Fencing: without the lease, or without the database, no outcome may be recorded.
-            except (LeaseLost, DatabaseUnavailable):
-                raise
             except SmartserveError as error:
+                if _is_unrecordable(error):
+                    raise
                 # An image without an analysis can still be served, so the upload continues.
                 if step is not Step.AI_VISUAL_ANALYSIS:
                     return await self._fail(item, step, error)
-                log.warning("analysis_failed", **_ids(item), reason=error.detail)
+                log.warning("analysis_failed", **_ids(item), **_reasons(error))
                 analysis_pending = isinstance(error, _ANALYSIS_RETRIED)
         metadata_pending = not await self._extract_metadata(item)
         await self._finish(
@@ -238,11 +238,9 @@ class ItemRunner:
                     # Before the work: an attempt that kills this process must count.
                     await self.progress.start_attempt(item.lease, step, worker_id=self.worker_id)
                     await self._timed(item, step, work)
-        # The failure cannot be recorded without the database; the lease expires instead. Without
-        # the lease it must not be.
-        except (DatabaseUnavailable, LeaseLost):
-            raise
-        except SmartserveError:
+        except SmartserveError as error:
+            if _is_unrecordable(error):
+                raise
             await self.progress.set_step(item.lease, step, StepState.FAILED)
             raise
 
@@ -253,8 +251,8 @@ class ItemRunner:
         try:
             await self._timed(item, METADATA_STEP, self.extract_metadata)
         except SmartserveError as error:
-            log.warning("metadata_failed", **_ids(item), reason=error.detail)
-            return not isinstance(error, _METADATA_RETRIED)
+            log.warning("metadata_failed", **_ids(item), **_reasons(error))
+            return isinstance(error, RowRejected) or not isinstance(error, _METADATA_RETRIED)
         except Exception:
             # No checklist counts the attempts, so a fault of this program would be repeated each
             # time the lease expires.
@@ -326,10 +324,10 @@ class ItemRunner:
             if not complete:
                 work = self.analyses.complete_analysis(item)
                 complete = await self.timeouts.run(Step.AI_VISUAL_ANALYSIS, work)
-        except (LeaseLost, DatabaseUnavailable):
-            raise
         except SmartserveError as error:
-            log.warning("analysis_failed", **_ids(item), reason=error.detail)
+            if _is_unrecordable(error):
+                raise
+            log.warning("analysis_failed", **_ids(item), **_reasons(error))
         return complete
 
     def _analysis_wait_s(self, retries: int) -> float | None:
@@ -345,7 +343,8 @@ class ItemRunner:
             (gone and retries >= _GONE_RETRIES) or (bad_file and self._is_confirmed(item, reason))
         ):
             wait_s = retry_wait_s(self.settings, retries)
-            log.warning("upload_failed", **_ids(item), reason=reason, again_in_s=wait_s)
+            reasons = {**_reasons(error), "reason": reason}
+            log.warning("upload_failed", **_ids(item), **reasons, again_in_s=wait_s)
             await self.queue.fail(item.lease, reason, again_in_s=wait_s)
             return ItemOutcome.RETRY
         if not (bad_file or gone):
@@ -408,6 +407,23 @@ def retry_wait_s(settings: IngestSettings, retries: int) -> float:
     """Return the wait before an upload runs again: doubled with each retry, up to a maximum."""
     # 2 ** 32 s exceeds every maximum; a larger exponent could overflow a float.
     return min(settings.max_retry_backoff_s, settings.retry_backoff_s * 2.0 ** min(retries, 32))
+
+
+def _is_unrecordable(error: SmartserveError) -> bool:
+    """Return whether the outcome of an item must stay open until its lease expires.
+
+    Without the lease it may not be recorded, without the database it cannot be. A row that the
+    database rejects is a failure as others are.
+    """
+    if isinstance(error, RowRejected):
+        return False
+    return isinstance(error, (LeaseLost, DatabaseUnavailable))
+
+
+def _reasons(error: SmartserveError) -> dict[str, str]:
+    """Return what the log says about an error."""
+    cause = {"cause": error.reason} if error.reason else {}
+    return {"reason": error.detail, **cause}
 
 
 def _ids(item: LeasedItem) -> dict[str, int]:

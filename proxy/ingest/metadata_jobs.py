@@ -21,6 +21,7 @@ from proxy.domain.errors import (
     JobQueueFull,
     LeaseLost,
     MediaNotFound,
+    RowRejected,
     SmartserveError,
 )
 from proxy.domain.media import Media
@@ -325,6 +326,11 @@ class MetadataJobWorker:
         except LeaseLost:
             _log("metadata_job_lost", job, category="error")
             await self._remove_if_deleted(job)
+        except RowRejected as error:
+            # Such as the result: it would be rejected in each attempt.
+            _log("metadata_job_rejected", job, category="error", cause=error.reason)
+            with suppress(LeaseLost, DatabaseUnavailable):
+                await self._failed(job, error)
         except DatabaseUnavailable as error:
             _log("metadata_job_interrupted", job, category="error", cause=error.reason)
             with suppress(LeaseLost, DatabaseUnavailable):

@@ -18,7 +18,7 @@ from typing import Protocol, TypeVar
 import structlog
 
 from proxy.domain.bulk import LeasedPart, PartProgress, PlanStatus
-from proxy.domain.errors import CapacityError, LeaseLost, SmartserveError
+from proxy.domain.errors import CapacityError, LeaseLost, RowRejected, SmartserveError
 from proxy.storage.database.bulk_plans import BulkPlanTable
 
 _RENEW_EVERY_S = 5.0
@@ -59,8 +59,8 @@ class BulkWorker:
     ) -> None:
         """``process`` is called with an id, ``concurrency`` times at once.
 
-        It raises a SmartserveError for an image that cannot be processed, and a CapacityError if it
-        is to be repeated. ``reason`` describes the former for operators.
+        It raises a SmartserveError for an image that cannot be processed, and a CapacityError (but
+        not RowRejected) if it is to be repeated. ``reason`` describes the former for operators.
         """
         self._table = table
         self._images = images
@@ -215,10 +215,15 @@ async def _report(on_progress: Callable[[], Awaitable[object]] | None) -> None:
 
 
 async def _repeated(call: Callable[[], Awaitable[T]]) -> T:
-    """Await a call until the database and the workers are available."""
+    """Await a call until the database and the workers are available.
+
+    A row that the database rejects would be rejected each time.
+    """
     for delay_s in chain(_FIRST_DELAYS_S, repeat(_DELAY_S)):
         try:
             return await call()
+        except RowRejected:
+            raise
         except CapacityError as error:
             log.warning("bulk_work_waits", cause=error.reason or error.detail, retry_s=delay_s)
         await asyncio.sleep(delay_s)

@@ -18,8 +18,12 @@ Groups = dict[str, dict[str, Any]]
 
 MAX_STRING_BYTES = 64 * 1024
 MAX_OUTPUT_BYTES = 4 * 1024 * 1024
-MAX_DEPTH = 50
-"""Of nested values; those below are cut."""
+MAX_DEPTH = 29
+"""Containers around a value of the metadata object; what is nested more deeply is cut.
+
+MariaDB accepts 31 levels of JSON: the object is the first one, and a container inside of 29 others
+is the last one.
+"""
 MAX_SAFE_INTEGER = 2**53
 """Larger integers are text, because JavaScript would round them."""
 

@@ -13,6 +13,7 @@ from typing import cast
 import pytest
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncConnection
+from structlog.testing import capture_logs
 
 from proxy.domain.errors import (
     DatabaseUnavailable,
@@ -27,6 +28,7 @@ from proxy.domain.errors import (
     QueueFull,
     RenderFault,
     RenderTimeout,
+    RowRejected,
     SmartserveError,
     SourceMissing,
     SourceQuarantined,
@@ -212,6 +214,35 @@ async def test_a_failed_extraction_of_metadata_does_not_fail_the_upload(
     report = await queue_report(bench.writer)
     assert (report.states[ItemState.DONE], report.failures) == (1, ())
     assert bench.api.cleaned == []
+
+
+async def test_a_row_that_the_database_rejects_fails_the_step(bench: Bench) -> None:
+    bench.script.errors[Step.RESIZE_OPTIMIZE] = [RowRejected("rejected", reason="too long")]
+    with capture_logs() as logs:
+        assert await bench.run() is ItemOutcome.RETRY
+    (failed,) = (one for one in logs if one["event"] == "upload_failed")
+    assert (failed["reason"], failed["cause"]) == ("resize_optimize: rejected", "too long")
+
+
+async def test_rejected_metadata_is_not_extracted_again(bench: Bench) -> None:
+    FakeMetadata(bench, RowRejected("rejected"))
+    assert await bench.run() is ItemOutcome.DONE
+    states = (await queue_report(bench.writer)).states
+    assert (states[ItemState.DONE], states.get(ItemState.INCOMPLETE, 0)) == (1, 0)
+
+
+async def test_a_rejected_analysis_does_not_lease_its_upload_for_ever(bench: Bench) -> None:
+    bench.analyses.pending_providers = True
+    assert await bench.run() is ItemOutcome.DONE
+    retries = len(bench.runner.settings.analysis_retry_s)
+    bench.analyses.answers = [RowRejected("rejected")] * retries
+    for _ in range(retries):
+        await bench.make_due()
+        item = await bench.queue.claim("w", ItemState.INCOMPLETE)
+        assert item is not None
+        assert await bench.runner.run(item) is ItemOutcome.ANALYSIS_MISSING
+    await bench.make_due()
+    assert await bench.queue.claim("w", ItemState.INCOMPLETE) is None
 
 
 @pytest.mark.parametrize("analysing", [True, False])

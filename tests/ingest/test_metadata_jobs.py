@@ -20,6 +20,7 @@ from proxy.domain.errors import (
     ExtractionTimeout,
     JobQueueFull,
     QueueFull,
+    RowRejected,
     UnknownImageFormat,
     UploadStorageError,
 )
@@ -493,6 +494,22 @@ async def test_a_job_that_cannot_be_stored_leaves_no_file(
     with pytest.raises(DatabaseUnavailable):
         await bench.add()
     assert bench.files() == []
+
+
+async def test_a_job_whose_result_the_database_rejects_fails(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def rejected(*_arguments: Any) -> None:
+        raise RowRejected("The database rejected a value.", reason="too long")
+
+    monkeypatch.setattr(bench.jobs.table, "complete", rejected)
+    with capture_logs() as logs:
+        job = await bench.ended(await bench.add())
+    assert (job.status, job.error) == ("failed", "The database rejected a value.")
+    assert job.attempts == bench.jobs.settings.job_attempts
+    assert {one.get("cause") for one in logs if one["event"] == "metadata_job_rejected"} == {
+        "too long"
+    }
 
 
 def test_all_statistics_are_present_before_the_first_job(bench: Bench) -> None:

@@ -21,7 +21,7 @@ from proxy.storage.database.bulk_plans import BulkPlanTable
 from proxy.storage.database.leased_writer import LeasedWriter
 from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.storage.database.schema import upgrade
-from proxy.storage.database.tables import bulk_parts, media_files
+from proxy.storage.database.tables import bulk_parts, bulk_plans, media_files
 from tests.support.waiting import eventually
 
 SETTINGS = DatabaseSettings(query_timeout_s=60, connect_timeout_s=60)
@@ -129,6 +129,22 @@ async def test_an_image_that_fails_is_listed_and_costs_only_itself(bench: Bench)
         7: "its file is gone",
         8: "internal error: ZeroDivisionError()",
     }
+
+
+async def test_an_image_whose_row_the_database_rejects_costs_only_itself(bench: Bench) -> None:
+    async def process(media_id: int) -> None:
+        await bench.process(media_id)
+        if media_id == 7:
+            values = {"task": "x" * 16, "status": None, "next_id": 1}
+            async with bench.writer.transaction() as connection:
+                await connection.execute(sa.insert(bulk_plans).values(values))
+
+    plan_id = await bench.start()
+    async with asyncio.timeout(60):
+        assert await bench.worker(process).run(plan_id) is PlanStatus.DONE
+    assert bench.ran[7] == 1
+    assert (await bench.plan(plan_id)).done == IMAGES - 1
+    assert await bench.table.failures(plan_id) == {7: "The database rejected a value."}
 
 
 async def test_an_image_is_repeated_until_the_workers_are_free(bench: Bench) -> None:

@@ -11,10 +11,16 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from sqlalchemy import URL, ExceptionContext
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    OperationalError,
+    SQLAlchemyError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from proxy.domain.errors import DatabaseUnavailable
+from proxy.domain.errors import DatabaseUnavailable, RowRejected
 
 
 def driver_errors() -> tuple[type[Exception], ...]:
@@ -56,6 +62,7 @@ _COLLISION = "Another transaction held the lock: it is retried; a long one block
 _FILE = "An SQLite file and its folder must belong to the server's user (chown)."
 _LOCKED = "The file is locked: another program is writing it."
 _DAMAGED = "The file is damaged or is not a database: restore it from a backup."
+_REJECTED = "A retry does not help: the column does not accept the value."
 _BUG = "This is a bug of smartserve, or the table differs from its schema: report it with the log."
 
 _ADVICE: Mapping[int, str] = MappingProxyType(
@@ -96,6 +103,10 @@ _BY_TYPE: tuple[tuple[type[BaseException], str], ...] = (
     (PoolTimeout, "Raise database.pool_size, or find out what makes the queries slow."),
     (TimeoutError, f"{_UP} If it is busy, see its slow queries and database.query_timeout_s."),
 )
+# Rejected values for which PyMySQL raises an OperationalError: no valid date, number out of range,
+# no valid JSON, JSON that is nested too deeply, a CHECK of MySQL, and one of MariaDB, whose JSON
+# columns have a CHECK.
+_REJECTIONS = frozenset({1292, 1690, 3140, 3157, 3819, 4025})
 _MISSING = ("no such table", "no such column")
 # The low byte of an SQLite error code is its primary code.
 _PRIMARY = 0xFF
@@ -124,7 +135,14 @@ def unavailable(
     error: BaseException, address: DatabaseAddress, *, retry_after_s: int, connecting: bool
 ) -> DatabaseUnavailable:
     """Return the error to raise for one of a driver; ``connecting`` if there was no connection."""
-    text, advice = driver_text(error), _advice(error)
+    text = driver_text(error)
+    if is_rejection(error):
+        return RowRejected(
+            "The database rejected a value.",
+            reason=f"The database at {address.location} rejected a row: {text}.",
+            advice=_REJECTED,
+        )
+    advice = _advice(error)
     variable = address.setting.replace(".", "__").upper()
     return DatabaseUnavailable(
         "The database did not answer the query. Retry later.",
@@ -141,6 +159,14 @@ def driver_error(error: BaseException) -> BaseException:
     cause = error.__cause__ if isinstance(error, DatabaseUnavailable) else error
     cause = cause or error
     return cause.orig if isinstance(cause, DBAPIError) and cause.orig is not None else cause
+
+
+def is_rejection(error: BaseException) -> bool:
+    """Return whether the database answered that it does not accept a value of a row."""
+    if isinstance(error, (DataError, IntegrityError)):
+        return True
+    cause = driver_error(error)
+    return isinstance(cause, _mysql_errors()) and next(iter(cause.args), 0) in _REJECTIONS
 
 
 def is_locked_file(error: BaseException) -> bool:

@@ -21,10 +21,9 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from proxy.domain.errors import DatabaseUnavailable
+from proxy.domain.errors import RowRejected
 from proxy.domain.media import DataType, MediaStatus, utc_timestamp
 from proxy.domain.upload import (
     ItemState,
@@ -59,7 +58,6 @@ _items, _files, _steps = ingest_items.c, media_files.c, processing_checklist.c
 _BATCH = 500
 _MAX_REASON = 2000
 _REJECTED_RETRY_S = 600
-_REJECTIONS = (DataError, IntegrityError)
 _TYPES = frozenset(DataType)
 _other = ingest_items.alias("other")
 # Equal uploads share a medium (`LeasedWriter.merge`): one of them is processed at a time.
@@ -178,11 +176,11 @@ class IngestQueue:
             except _InvalidItem as error:
                 main_api_id, text = error.args
                 await self._postpone(main_api_id, f"its row has a value that is not valid: {text}")
-            except DatabaseUnavailable as error:
-                # A row that the database rejects must not block the rows behind it.
-                if due is None or not isinstance(error.__cause__, _REJECTIONS):
+            except RowRejected as error:
+                if due is None:
                     raise
-                # For example, a column of another program's media_files is narrower than ours.
+                # It must not block the rows behind it. For example, a column of another program's
+                # media_files is narrower than ours.
                 await self._postpone(due, f"the database rejects its row: {driver_text(error)}")
 
     async def _next_due(self, connection: AsyncConnection, state: ItemState) -> Row[Any] | None:

@@ -10,12 +10,14 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from aiomysql import DataError as MySQLDataError
+from aiomysql import IntegrityError as MySQLIntegrityError
 from aiomysql import OperationalError as MySQLOperationalError
 from sqlalchemy import text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from proxy.domain.errors import DatabaseUnavailable
+from proxy.domain.errors import DatabaseUnavailable, RowRejected
 from proxy.settings import DatabaseSettings
 from proxy.storage.database.driver_errors import DatabaseAddress, driver_text, unavailable
 from proxy.storage.database.schema import main_schema, upgrade
@@ -86,6 +88,44 @@ def test_a_connection_that_fails_is_told_apart_from_a_statement() -> None:
 
 def test_the_message_of_a_driver_has_one_line_and_no_statement() -> None:
     assert driver_text(mysql(1045, "Access denied\n for user")) == "Access denied for user"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *map(mysql, (1292, 1690, 3140, 3157, 3819, 4025)),
+        # PyMySQL's classes of 1264, 1366 and 1406, and of 1048 and 1062.
+        DataError("INSERT", {}, MySQLDataError(1406, "server text")),
+        IntegrityError("INSERT", {}, MySQLIntegrityError(1062, "server text")),
+        IntegrityError("INSERT", {}, sqlite3.IntegrityError("server text")),
+    ],
+)
+def test_a_rejected_value_is_told_apart_from_an_outage(error: Exception) -> None:
+    rejected = explained(error)
+    assert isinstance(rejected, RowRejected)
+    assert rejected.retry_after_s is None
+    assert rejected.reason == (
+        "The database at db:3306/media rejected a row: server text."
+        " A retry does not help: the column does not accept the value."
+    )
+
+
+@pytest.mark.parametrize("code", [1205, 1213, 1040, 1114, 1146, 1364, 2013])
+def test_an_error_that_concerns_all_rows_is_no_rejected_value(code: int) -> None:
+    assert type(explained(mysql(code))) is DatabaseUnavailable
+
+
+async def test_a_constraint_of_sqlite_rejects_the_row(
+    tmp_path: Path, settings: DatabaseSettings
+) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path}/media.db"
+    async with SqlDatabase(url, settings) as database:
+        table = text("CREATE TABLE numbers (one INTEGER CHECK (one < 5))")
+        await database.run(lambda connection: connection.execute(table))
+        insert = text("INSERT INTO numbers VALUES (7)")
+        with pytest.raises(RowRejected) as caught:
+            await database.run(lambda connection: connection.execute(insert))
+    assert "CHECK constraint failed" in caught.value.reason
 
 
 async def reason(url: str, settings: DatabaseSettings, query: str = "SELECT 1") -> str:

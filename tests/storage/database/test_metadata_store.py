@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from io import BytesIO
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from proxy.domain.errors import RowRejected
 from proxy.domain.media import MediaFacts
 from proxy.domain.variant import PurgeEntry
+from proxy.metadata.container.walk import walk
 from proxy.metadata.media_tags import tags_of
+from proxy.metadata.report import report
+from proxy.metadata.tags import Cleaner
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import NewMedia, metadata_store
 from proxy.storage.database.leased_writer import LeasedWriter
@@ -28,6 +34,7 @@ from proxy.storage.database.metadata_store import (
 from proxy.storage.database.metadata_tables import MAX_TAG
 from proxy.storage.database.purge_table import PurgeTable
 from tests.storage.database.backends import Backend
+from tests.support.containers import png_with_texts
 from tests.support.extractions import metadata_of
 
 MIDJOURNEY = {"Description": "a fox --v 6.1 --style raw --q 2 --chaos 9 --ar 3:2"}
@@ -191,6 +198,42 @@ async def test_four_megabytes_of_metadata_in_any_script_fit(library: Library) ->
     groups = {"XMP-dc": {f"Title{at}": "\N{CYRILLIC SMALL LETTER A}" * 32_768 for at in range(60)}}
     assert await library.save(media_id, metadata_of(groups=groups))
     assert (await library.find(media_id)).metadata == metadata_of(groups=groups)
+
+
+def nested(levels: int) -> Any:
+    value: Any = "bottom"
+    for level in range(levels):
+        value = [value] if level % 2 else {"a": value}
+    return value
+
+
+async def test_an_image_with_deeply_nested_json_is_stored(library: Library) -> None:
+    prompt = {"1": {"class_type": "KSampler", "inputs": {"x": nested(30)}}}
+    file = BytesIO(png_with_texts({"prompt": json.dumps(prompt)}))
+    read = report(file, walk(file), {"PNG": {"Prompt": prompt}}, None, file_name="a.png")
+    metadata = {**metadata_of(), **read.content["metadata"]}
+    assert metadata["ai_generation"]["source"] == "comfyui"
+    assert any(one.startswith("ai_generation.rawParameters") for one in metadata["truncated"])
+    assert any(one.startswith("groups.PNG.Prompt") for one in metadata["truncated"])
+    media_id = await library.medium()
+    engine = metadata_of()["engine"]
+    assert await library.save(media_id, {**metadata, "engine": engine})
+    assert (await library.find(media_id)).columns["ai_generator"] == "comfyui"
+
+
+async def test_the_deepest_json_that_is_kept_is_the_deepest_that_every_database_stores(
+    library: Library, url: str
+) -> None:
+    media_id = await library.medium()
+    cleaner = Cleaner()
+    deepest = cleaner.clean(nested(40), "c2pa")
+    assert len(cleaner.truncated) == 1
+    assert await library.save(media_id, metadata_of(c2pa=deepest))
+    if "mysql" in url:
+        with pytest.raises(RowRejected, match="rejected a value") as caught:
+            await library.save(media_id, metadata_of(c2pa=[deepest]))
+        assert "media_metadata.raw_metadata" in caught.value.reason
+    assert (await library.find(media_id)).metadata == metadata_of(c2pa=deepest)
 
 
 async def test_nothing_is_stored_for_a_medium_that_was_deleted_meanwhile(
