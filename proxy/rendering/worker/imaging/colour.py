@@ -88,7 +88,10 @@ class SourceColour:
 
     @property
     def wide(self) -> bool:
-        """Whether the space has colours that sRGB cannot represent; it is compared once."""
+        """Whether the space has colours that sRGB cannot represent.
+
+        The comparison is cached by profile; profiles above 128 KB are compared on every call.
+        """
         if self.bands < _COLOURS:
             return False
         if self.space is not None:
@@ -108,8 +111,10 @@ def read(image: Any, descriptor: int, source_type: str) -> SourceColour:
     profiled = SourceColour(profiled=bool(profile) and not _is_srgb(profile, image))
     bands, lab = image.bands - image.hasalpha(), image.interpretation in _LABS
     profiled = replace(profiled, profile=profile, bands=bands, lab=lab)
-    # Of a damaged file, what libvips makes of it is shown.
-    with suppress(struct.error, IndexError, ZeroDivisionError, pyvips.Error, SourceRefused):
+    # Of a damaged file, what libvips makes of it is shown. A chunk that is too short has too few
+    # values to unpack (ValueError).
+    damage = (struct.error, IndexError, ValueError, ZeroDivisionError, pyvips.Error, SourceRefused)
+    with suppress(*damage):
         if source_type == "png":
             return _of_png(descriptor, profiled, has_profile=bool(profile))
         if source_type in ("avif", "heic"):

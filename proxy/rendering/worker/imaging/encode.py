@@ -11,6 +11,7 @@ import pyvips
 
 from proxy.domain.formats import Format
 from proxy.domain.variant import EncoderProfile, Gamut
+from proxy.rendering.worker.imaging.libvips import loadable_types
 
 _MAX_PALETTE = 256
 _MAX_COMMENT_BLOCK = 255
@@ -106,7 +107,8 @@ def _prepared(
 
 
 def _palette_is_exact(image: Any, options: dict[str, Any]) -> bool:
-    if not _few_colours(image):
+    # The result is decoded, and the settings may exclude PNG as a source.
+    if "png" not in loadable_types() or not _few_colours(image):
         return False
     # The quantiser may merge colours even if there are at most 256, so the result is compared.
     encoded = image.pngsave_buffer(keep=_KEEP_NOTHING, **options)

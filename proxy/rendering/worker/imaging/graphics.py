@@ -20,6 +20,7 @@ import pyvips
 from proxy.domain.formats import Format
 from proxy.domain.variant import EncoderProfile, QualitySearch
 from proxy.rendering.worker.imaging.encode import to_bytes
+from proxy.rendering.worker.imaging.libvips import loadable_types
 from proxy.rendering.worker.imaging.quality_search import (
     QualityTrial,
     TrialEncoder,
@@ -85,8 +86,8 @@ _ALPHA_QUALITY = 78
 _ESTIMATE_ERROR = 0.25
 # Score of a decoder's rounding errors.
 _IDENTICAL = 99.9
-# Bytes relative to a plain WebP: more are not worth further trials, fewer are never reached by a
-# lossy one.
+# Bytes of a lossless WebP relative to a plain one. Above `_HOPELESS` its near-lossless levels are not
+# tried. Up to `_UNBEATABLE` no lossy encoding is tried: none has ever been smaller.
 _HOPELESS, _UNBEATABLE = 2.0, 0.75
 # Score of a plain encoding below which a graphic is hard to read, so that more bytes are justified.
 _LEGIBLE = 50.0
@@ -261,8 +262,11 @@ class _FinalEncoder:
                 return
 
     def _palettes(self) -> Iterator[QualityTrial]:
-        """Yield trials that bisect the qualities of palettes."""
-        low, high = 0, len(_PALETTES)
+        """Yield trials that bisect the qualities of palettes.
+
+        Their pixels are those of a PNG, so there are none if the settings exclude it as a source.
+        """
+        low, high = 0, len(_PALETTES) if "png" in loadable_types() else 0
         while low < high:
             middle = (low + high) // 2
             yield (trial := self._without_loss(_quantised(self._image, _PALETTES[middle])))

@@ -315,6 +315,14 @@ PRECEDENCE: dict[str, tuple[list[bytes], Callable[[Floats], Floats]]] = {
 }
 
 
+@pytest.mark.parametrize("length", range(41))
+@pytest.mark.parametrize("name", [b"cICP", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"mDCV", b"cLLI"])
+def test_a_chunk_of_any_length_is_used_or_ignored(name: bytes, length: int) -> None:
+    plain = studio.saved(Image.new("RGB", (8, 8), (200, 100, 50)))
+    with memory_file(with_chunks(plain, chunk(name, bytes(length)))) as source:
+        assert load.open_source(source, studio.LIMITS).header.width == 8
+
+
 @pytest.mark.parametrize("name", PRECEDENCE)
 def test_the_chunks_of_a_png_have_the_precedence_of_the_third_edition(name: str) -> None:
     chunks, expected = PRECEDENCE[name]

@@ -17,7 +17,7 @@ from PIL import Image, ImageCms
 
 from proxy.domain.errors import ConfigurationError
 from proxy.domain.formats import Format
-from proxy.domain.variant import Geometry
+from proxy.domain.variant import Geometry, QualitySearch
 from proxy.domain.worker_protocol import JobFailure, RenderResult, RenditionSet
 from proxy.rendering.worker.imaging import libvips
 from proxy.rendering.worker.imaging.libvips import configure, hello, lock_loaders
@@ -47,6 +47,20 @@ def test_a_locked_type_is_unsupported_even_if_a_job_allows_it() -> None:
     lock_loaders(("png",))
     failure = studio.refused_or_known(studio.saved(Image.new("RGB", (8, 8)), "JPEG"))
     assert failure == JobFailure("unsupported", "jpeg is not accepted")
+
+
+@pytest.mark.usefixtures("_restored")
+@pytest.mark.parametrize("source_type", ["jpeg", "gif", "webp"])
+@pytest.mark.parametrize("search", [None, QualitySearch(75, 50, 90)])
+@pytest.mark.parametrize("fmt", Format)
+def test_every_format_is_made_if_only_one_type_of_source_is_accepted(
+    fmt: Format, search: QualitySearch | None, source_type: str
+) -> None:
+    lock_loaders((source_type,))
+    graphic = Image.new("RGB", (64, 64), "teal")
+    graphic.paste("white", (0, 0, 32, 16))
+    source = studio.saved(graphic, source_type.upper())
+    assert studio.rendered(source, fmt, search=search)
 
 
 def test_the_dangerous_loaders_are_closed() -> None:
