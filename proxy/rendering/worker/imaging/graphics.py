@@ -86,7 +86,7 @@ _ALPHA_QUALITY = 78
 _ESTIMATE_ERROR = 0.25
 # Score of a decoder's rounding errors.
 _IDENTICAL = 99.9
-# Bytes of a lossless WebP relative to a plain one. Above `_HOPELESS` its near-lossless levels are not
+# Bytes of a lossless WebP relative to a plain one. Above `_HOPELESS` near-lossless levels are not
 # tried. Up to `_UNBEATABLE` no lossy encoding is tried: none has ever been smaller.
 _HOPELESS, _UNBEATABLE = 2.0, 0.75
 # Score of a plain encoding below which a graphic is hard to read, so that more bytes are justified.
