@@ -70,8 +70,12 @@ def heads(visit: Tab) -> list[str]:
 async def test_a_draft_is_replaced_by_its_final_after_one_check(
     browser: Browser, visit: Tab, site: Smartserve
 ) -> None:
-    """The first test here: nothing else waits for the worker in the background."""
+    """The first test here: nothing else waits for the worker in the background.
+
+    The browser's list of resources is full, as on a page that has been open for some time.
+    """
     await visit.page.add_init_script(HOLD)
+    await visit.page.add_init_script("performance.setResourceTimingBufferSize(0)")
     page = await visit.open("client")
     await page.get_by_text("photo").click()
     await expect(page.locator("output")).to_have_text("load")

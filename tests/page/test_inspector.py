@@ -151,6 +151,20 @@ async def test_the_accept_header_of_this_browser_is_explained(visit: Visit) -> N
     await expect(page.locator("#why-formats .chosen")).to_contain_text("sent")
 
 
+async def test_the_accept_header_is_known_on_a_page_that_has_been_open_for_long(
+    visit: Visit,
+) -> None:
+    """The browser's list of resources is full by then, because the page polls the metrics."""
+    page = await visit.home()
+    await page.evaluate(
+        "performance.setResourceTimingBufferSize(performance.getEntriesByType('resource').length)"
+    )
+    await page.get_by_role("button", name="Inspect kodak-03.jpg").click()
+    await page.get_by_text("Why this format?").click()
+    await expect(page.locator("#why-accept")).to_contain_text("image/avif")
+    await expect(page.locator("#why-accept")).not_to_contain_text("does not report")
+
+
 async def test_the_explanation_is_about_the_image_that_is_shown(
     browser: Browser, drawn: str
 ) -> None:

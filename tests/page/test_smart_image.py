@@ -295,6 +295,14 @@ async def test_a_draft_is_replaced_by_its_final_after_one_check(host: Host) -> N
     await page.unroute_all(behavior="ignoreErrors")
 
 
+async def test_a_draft_is_recognised_if_the_list_of_resources_is_full(host: Host) -> None:
+    """The browser keeps 250 of them: after that, a page that polls has none for its images."""
+    await host.page.add_init_script("performance.setResourceTimingBufferSize(0)")
+    # No other test here requests this size as WebP, so this response is a draft.
+    one = '<smart-image media-id="2" size="header" preferred-formats="webp" alt=""></smart-image>'
+    await host.show(one, state="draft")
+
+
 async def test_an_own_img_is_replaced_by_its_final_too(host: Host, base: str) -> None:
     async def once_there(route: Route) -> None:
         if route.request.method == "HEAD":

@@ -11,6 +11,8 @@ const RETRIES = 3;
 const ACCEPT = "image/avif,image/webp,*/*;q=0.8";
 // Half a minute after a draft its final is usually rendered.
 const FINAL_S = 30;
+// A page may stay open for days.
+const MAX_DRAFTS = 1000;
 // React 18 knows the attribute only in lower case.
 const FETCH_PRIORITY = ReactDOM.preload ? "fetchPriority" : "fetchpriority";
 
@@ -53,12 +55,26 @@ function addresses(base, id, { size, shape, operations, sign }) {
   return { src, srcSet: `${src}, ${pictureUrl(base, id, { ...operations, size, dpr: 2 }, sign)} 2x` };
 }
 
-// Of the headers of an image, a page can read only Server-Timing without another request.
-const isDraft = (url) =>
-  performance
-    .getEntriesByName(url)
-    .at(-1)
-    ?.serverTiming?.some(({ name }) => name === "draft" || name === "fallback");
+// Of the headers of an image, a page can read only Server-Timing without another request. The browser
+// keeps the entries of only 250 resources, so the URLs of drafts are noted as they arrive.
+const drafts = new Set();
+const note = (entries) => {
+  for (const { name, serverTiming } of entries) {
+    drafts.delete(name);
+    if (serverTiming?.some((one) => one.name === "draft" || one.name === "fallback")) drafts.add(name);
+    if (drafts.size > MAX_DRAFTS) drafts.delete(drafts.values().next().value);
+  }
+};
+// Node.js has this class, too, but no document; environments of tests may have a document without it.
+const observable = typeof document !== "undefined" && typeof PerformanceObserver !== "undefined";
+const observer = observable ? new PerformanceObserver((list) => note(list.getEntries())) : null;
+observer?.observe({ type: "resource", buffered: true });
+
+function isDraft(url) {
+  // Entries that the callback has not got yet.
+  if (observer) note(observer.takeRecords());
+  return drafts.has(url);
+}
 
 // Return the date of the final, or null if there is only a draft: a draft has no Last-Modified.
 async function finalDate(url) {

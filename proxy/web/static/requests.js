@@ -15,6 +15,8 @@ export function imageAccept() {
   detected ??= new Promise((resolve) => {
     const url = `/api/page/accept.gif?${Date.now()}`;
     const pixel = new Image();
+    // The browser adds no entries after the first 250; requests for the metrics fill them in minutes.
+    performance.clearResourceTimings();
     pixel.onload = pixel.onerror = () => {
       const [entry] = performance.getEntriesByName(new URL(url, location.href).href);
       const value = entry?.serverTiming?.find((one) => one.name === "accept")?.description;
@@ -63,7 +65,7 @@ export async function waitForFinal(first, signal) {
   const deadline = performance.now() + TIMEOUT_MS;
   while (performance.now() < deadline) {
     await sleep(POLL_MS, signal);
-    // The image is shown already: an overloaded or restarting server is requested again.
+    // The draft or fallback is shown already, so a 5xx response or a failed connection is retried.
     const response = await fetchImage(first.url, { signal, etag: first.etag }).catch((error) => {
       if (signal.aborted || error.status < 500) throw error;
     });

@@ -1,4 +1,4 @@
-// <smart-image> of smartserve. Use and reasons: deploy/EMBEDDING.md. MIT.
+// <smart-image> of smartserve: deploy/EMBEDDING.md. MIT.
 
 const RETRIES = 4;
 const FINAL_S = 30;
@@ -47,8 +47,7 @@ const load = async (base, batch, turn = 0) => {
     if (found) return one.resolve(found);
     const code = body.missing?.find(same)?.status ?? status;
     if (/429|50[234]/.test(code) && turn < RETRIES) return true;
-    if (ids[1] && !body.missing) load(base, [one]);
-    else one.reject(code);
+    ids[1] && !body.missing ? load(base, [one]) : one.reject(code);
   });
   if (later[0]) backOff(turn).then(() => load(base, later, turn + 1));
 };
@@ -58,37 +57,39 @@ const queues = {};
 const info = (id, base) => {
   const key = `${base} ${id}`;
   cache[key] ??= new Promise((resolve, reject) => {
-    if (!queues[base]) {
-      const batch = (queues[base] = []);
-      const flush = () => {
-        delete queues[base];
-        while (batch[0]) load(base, batch.splice(0, 50));
-      };
-      requestAnimationFrame(() => setTimeout(flush));
-    }
-    queues[base].push({ id, resolve, reject });
+    const batch = (queues[base] ??= []);
+    const flush = () => {
+      delete queues[base];
+      while (batch[0]) load(base, batch.splice(0, 50));
+    };
+    if (!batch[0]) requestAnimationFrame(() => setTimeout(flush));
+    batch.push({ id, resolve, reject });
   });
   cache[key].catch(() => setTimeout(() => delete cache[key], 60_000));
   return cache[key];
 };
 
 const finals = {};
+const note = (one) =>
+  /"(draft|fallback)"/.test(JSON.stringify(one)) ? (finals[one.name] ??= null) : delete finals[one.name];
+const observer = new PerformanceObserver((list) => list.getEntries().map(note));
+observer.observe({ type: "resource", buffered: true });
+
 const headers = { Accept: "image/avif,image/webp,*/*;q=0.8" };
 const checkLater = (url) =>
   sleep(FINAL_S).then(() => fetch(url, { method: "HEAD", cache: "no-store", headers }));
 
 const reload = (image, v) => {
-  for (const element of image.closest("picture")?.children ?? [image]) {
+  const mark = (url) => (v ? `${url}${url.includes("?") ? "&" : "?"}v=${v}` : url);
+  for (const one of image.closest("picture")?.children ?? [image]) {
     for (const name of ["srcset", "src"]) {
-      const mark = (url) => (v ? `${url}${url.includes("?") ? "&" : "?"}v=${v}` : url);
-      const text = element.getAttribute(name)?.replace(/\/(serve|images)\/[^ ,]+/g, mark);
-      if (text) element[name] = text;
+      if (one[name]) one[name] = one.getAttribute(name).replace(/\/(serve|images)\/[^ ,]+/g, mark);
     }
   }
 };
 
 const isParsed = (node) =>
-  document.readyState !== "loading" || node?.nextSibling || (node && isParsed(node.parentNode));
+  document.readyState !== "loading" || (node && (node.nextSibling || isParsed(node.parentNode)));
 
 class MediaElement extends HTMLElement {
   static observedAttributes =
@@ -151,8 +152,7 @@ class SmartImage extends MediaElement {
       return widths.map((width) => `${url(`w=${width}`)} ${width}w`);
     };
     const eager = given("priority") !== null;
-    const auto = eager || !box.style.aspectRatio ? "" : "auto, ";
-    const sizes = `${auto}${this.clientWidth || innerWidth}px`;
+    const sizes = `${eager || !box.style.aspectRatio ? "" : "auto, "}${this.clientWidth || innerWidth}px`;
     const sources = (given("preferred-formats")?.match(/\w+/g) ?? []).map((format) =>
       make("source", { type: `image/${format}`, sizes, srcset: candidates(`&format=${format}`) }),
     );
@@ -167,20 +167,19 @@ class SmartImage extends MediaElement {
     });
     box.append(make("picture", {}, ...sources, image));
     this.#watch(image, id, box, current);
-    const describe = (media) => {
+    info(id, this.base).then((media) => {
       const { width, height } = media.dimensions[size] ?? media;
       reserve(width, height);
       let alt;
       const lang = `${this.closest("[lang]")?.lang}-`.toLowerCase();
-      for (const [tag, text] of Object.entries(media.alts ?? {})) {
-        if (lang.startsWith(`${tag}-`.toLowerCase())) alt = text;
-        if (tag.startsWith(/^\w+-/.exec(lang))) alt ??= text;
+      for (const tag in media.alts) {
+        if (lang.startsWith(`${tag}-`.toLowerCase())) alt = media.alts[tag];
+        if (tag.startsWith(/^\w+-/.exec(lang))) alt ??= media.alts[tag];
       }
       image.alt = given("alt") ?? alt ?? media.alt ?? "";
       for (const one of sources) if (!media.formats.served.includes(one.type.slice(6))) one.remove();
       box.prepend(make("img", { className: "blur", alt: "", src: media.placeholders.data_uri }));
-    };
-    info(id, this.base).then(describe, () => {});
+    }, () => {});
   }
 
   #watch(image, id, box, current) {
@@ -193,9 +192,9 @@ class SmartImage extends MediaElement {
       if (replaced) this.#enter("final");
       if (this.getAttribute("state") !== "loading") return;
       const url = image.currentSrc;
-      const draft = /"(draft|fallback)"/.test(JSON.stringify(performance.getEntriesByName(url).at(-1)));
-      this.#enter(draft ? "draft" : "final", "load");
-      if (!draft) return;
+      observer.takeRecords().map(note);
+      this.#enter(url in finals ? "draft" : "final", "load");
+      if (!(url in finals)) return;
       const response = await (finals[url] ??= checkLater(url)).catch(() => null);
       // Only a final has a date.
       const date = response?.headers.get("Last-Modified");
@@ -206,10 +205,10 @@ class SmartImage extends MediaElement {
       if (!current()) return;
       box.classList.add("broken");
       const code = await info(id, this.base).catch((code) => code);
-      const last = code < 500 || turn === RETRIES;
-      if (!last) await backOff(turn++);
+      if (code < 500 || turn === RETRIES) return current() && this.#fail(box, id);
+      await backOff(turn++);
       for (const source of box.querySelectorAll("source")) source.remove();
-      if (current()) last ? this.#fail(box, id) : reload(image);
+      if (current()) reload(image);
     };
     image.addEventListener("load", loaded);
     image.addEventListener("error", failed);
@@ -240,7 +239,7 @@ class SmartImageAnalysis extends MediaElement {
   async show(id, current) {
     const image = isId(id) && (await info(id, this.base).catch(() => null));
     if (!image || !current()) return;
-    const { style, medium, quality_score: quality, mood_keywords } = image.analysis;
+    const { style, medium, quality_score, mood_keywords } = image.analysis;
     const swatches = image.dominant_colors.map(({ hex, percent }) =>
       make("i", { title: hex, style: `background: ${hex}; flex-grow: ${percent}` }),
     );
@@ -248,12 +247,12 @@ class SmartImageAnalysis extends MediaElement {
     const rows = {
       Style: [style, medium].filter(Boolean).join(", "),
       Colours: make("span", { className: "colours", role: "img", ariaLabel }, ...swatches),
-      Quality: quality && `${quality} / 100`,
+      Quality: quality_score && `${quality_score} / 100`,
       Mood: mood_keywords.join(", "),
     };
     const list = make("dl", { part: "analysis" });
-    for (const [name, value] of Object.entries(rows)) {
-      if (value) list.append(make("dt", {}, name), make("dd", {}, value));
+    for (const name in rows) {
+      if (rows[name]) list.append(make("dt", {}, name), make("dd", {}, rows[name]));
     }
     this.shadowRoot.replaceChildren(list);
   }
