@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shutil
 from collections.abc import AsyncIterator
@@ -152,6 +153,26 @@ async def test_two_refreshes_at_once_add_each_image_once(visit: Visit) -> None:
         await expect(page.locator(".tile")).to_have_count(45)
 
 
+async def test_a_refresh_after_a_removal_puts_no_older_image_first(visit: Visit) -> None:
+    """The page is filled up with an image that is older than all shown ones."""
+    asked: list[str] = []
+
+    async def gallery(route: Route) -> None:
+        asked.append(route.request.url)
+        newest, last = (80, 41) if len(asked) == 1 else (79, 40)
+        await route.fulfill(json=listed(newest, last, last))
+
+    async with many_images(visit.page):
+        # The last route is the first to be tried.
+        await visit.page.route("**/api/gallery*", gallery)
+        page = await visit.home()
+        await page.evaluate('import("/static/gallery.js").then(({ refresh }) => refresh())')
+        await expect(page.locator(".tile").first).to_have_attribute(
+            "aria-label", "Inspect Image 80"
+        )
+        await expect(page.locator(".tile")).to_have_count(40)
+
+
 async def test_pages_without_public_images_are_skipped(visit: Visit) -> None:
     pages = {"": listed(80, 81, 61), "61": listed(60, 41, 41), "41": listed(40, 41, 21)}
     asked: list[str] = []
@@ -271,6 +292,46 @@ async def test_equal_files_at_once_become_one_image(
             await expect(page.locator(".uploads .known")).to_contain_text("already. No second")
             await expect(page.locator(".tile")).to_have_count(6)
             visit.complaints.clear()  # of the response that was replaced here
+
+
+async def test_at_most_four_of_many_files_are_read_and_processed_at_once(
+    visit: Visit, tmp_path: Path
+) -> None:
+    files = [tmp_path / f"{at}.jpg" for at in range(12)]
+    for at, file in enumerate(files):
+        file.write_bytes(b"%d" % at)
+    ready = asyncio.Event()
+
+    async def known(route: Route) -> None:
+        await ready.wait()
+        await route.fulfill(json={"id": 3, "name": "logo.png"})
+
+    page = visit.page
+    await page.add_init_script(
+        """
+        window.reading = 0;
+        const read = Blob.prototype.arrayBuffer;
+        Blob.prototype.arrayBuffer = function () {
+          window.reading += 1;
+          return read.call(this);
+        };
+        """
+    )
+    await page.route("**/api/page/known*", known)
+    await visit.home()
+    await page.wait_for_selector("#upload:not([hidden])")
+    async with page.expect_request("**/api/page/known*"):
+        await page.set_input_files("#file", files)
+    # All are listed at once, also those that wait.
+    await expect(page.locator(".uploads li")).to_have_count(12)
+    await until(page, "window.reading >= 4")
+    # More would have been read by then.
+    await page.wait_for_timeout(500)
+    assert await page.evaluate("window.reading") == 4
+    ready.set()
+    await expect(page.locator(".uploads button")).to_have_count(12)
+    assert await page.evaluate("window.reading") == 12
+    await page.unroute_all(behavior="ignoreErrors")
 
 
 async def test_a_file_that_is_no_image_is_rejected_with_the_reason(

@@ -137,7 +137,8 @@ export function refresh() {
       tiles.clear();
       byId("gallery").replaceChildren();
     }
-    add(found, { first: true });
+    // If images were removed, the page ends with some that are older than all tiles: "Load more" adds them.
+    add(found.filter((one) => !images.length || one.id > newest()), { first: true });
   });
 }
 

@@ -4,6 +4,8 @@ import { announce, byId, json, make, request, sleep, takeFiles } from "./dom.js"
 
 const POLL_MS = 800;
 const MAX_FAILURES = 75;
+// Files that are read, sent and polled for at once: each one is in memory while it is read.
+const AT_ONCE = 4;
 const STEPS = [
   ["sent", "uploaded"],
   ["pending", "queued"],
@@ -28,7 +30,8 @@ export async function authorization() {
 }
 
 function makeRow(file) {
-  const preview = make("img", { alt: "", src: URL.createObjectURL(file) });
+  // Only the previews in view are decoded.
+  const preview = make("img", { alt: "", loading: "lazy", src: URL.createObjectURL(file) });
   preview.onload = preview.onerror = () => URL.revokeObjectURL(preview.src);
   const steps = make("div", { className: "steps" }, ...STEPS.map(([key, text]) => make("span", { "data-step": key, textContent: text })));
   const link = make("span");
@@ -96,8 +99,10 @@ async function transfer(file, row, digest) {
 // Transfers that have not ended, by the digests of their files: of equal files one is uploaded.
 const transfers = new Map();
 
-async function upload(file) {
-  const row = makeRow(file);
+const waiting = [];
+let active = 0;
+
+async function upload(file, row) {
   try {
     if (!local) {
       await send(file, row);
@@ -118,6 +123,17 @@ async function upload(file) {
   }
 }
 
+async function uploadWaiting() {
+  active += 1;
+  while (waiting.length) await upload(...waiting.shift());
+  active -= 1;
+}
+
+function enqueue(files) {
+  waiting.push(...files.map((file) => [file, makeRow(file)]));
+  while (waiting.length && active < AT_ONCE) uploadWaiting();
+}
+
 async function showImage(row, file, { id, name, known }) {
   const open = await onServed(id);
   row.link.append(
@@ -136,5 +152,5 @@ export function start(paths, served, newest) {
   local = "/api/page/token" in paths;
   byId("token-row").hidden = local;
   byId("upload").hidden = false;
-  takeFiles(byId("drop"), byId("file"), (files) => files.forEach(upload));
+  takeFiles(byId("drop"), byId("file"), enqueue);
 }
