@@ -26,7 +26,7 @@ ALERTS: Mapping[str, tuple[str, ...]] = {
     ),
     "Redis fails": ("redis",),
     "The bucket of renditions fails": ("object storage",),
-    "Originals are stood in for": ("served formats",),
+    "Fallbacks replace missing originals": ("served formats",),
     "Somebody guesses keys": ("key files", "proxy closed", "proxy forwarded"),
     "Uploads are stuck": ("upload queue",),
     "The main API cannot be asked": ("main API",),

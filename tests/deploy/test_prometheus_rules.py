@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -11,10 +12,14 @@ import pytest
 import yaml
 
 from tests.deploy.programs import DEPLOY, program, run
+from tests.deploy.watch import queries
+from tests.support.server import Serving
 
 RULES = DEPLOY / "prometheus"
 _HEADING = re.compile(r"^### (.+)\n(.+)$", re.MULTILINE)
 _CODE = re.compile(r"`([^`]+)`")
+_FUNCTION = re.compile(r"\b(rate|irate|increase|delta|idelta|deriv)\((smartserve_\w+)")
+_SUFFIX = re.compile(r"_(?:total|bucket|sum|count)$")
 _FOR = re.compile(r"for ([0-9]+) (minute|hour)")
 
 
@@ -39,16 +44,80 @@ def test_promtool_accepts_rules_and_configuration() -> None:
     run(promtool, "check", "config", RULES / "prometheus.yml")
 
 
-def test_the_cluster_configuration_labels_the_same_job(tmp_path: Path) -> None:
-    """Debian's promtool has no Kubernetes discovery; everything else is checked."""
+@pytest.mark.parametrize(
+    ("job", "labels"),
+    [
+        (
+            "smartserve",
+            {"__address__": "10.0.0.7:8080", "__metrics_path__": "/metrics", "pod": "smartserve-1"},
+        ),
+        (
+            "smartserve-readyz",
+            {
+                "__address__": "blackbox:9115",
+                "__metrics_path__": "/probe",
+                "__param_module": "readyz",
+                "__param_target": "http://10.0.0.7:8080/readyz",
+                "instance": "http://10.0.0.7:8080/readyz",
+                "pod": "smartserve-1",
+            },
+        ),
+    ],
+)
+def test_the_cluster_configuration_scrapes_and_probes_each_pod(
+    job: str, labels: dict[str, str], tmp_path: Path
+) -> None:
+    """Debian's promtool has no Kubernetes discovery, so its result for two pods is written here."""
     config = loaded("kubernetes.yml")
-    (job,) = config["scrape_configs"]
-    assert job["job_name"] == loaded("prometheus.yml")["scrape_configs"][0]["job_name"]
-    assert job.pop("kubernetes_sd_configs") == [{"role": "pod"}]
+    jobs = [one["job_name"] for one in config["scrape_configs"]]
+    assert jobs == [one["job_name"] for one in loaded("prometheus.yml")["scrape_configs"]]
+    for one in config["scrape_configs"]:
+        assert one.pop("kubernetes_sd_configs") == [{"role": "pod"}]
+        one["static_configs"] = [
+            {
+                "targets": [address],
+                "labels": {
+                    "__meta_kubernetes_namespace": "smartserve",
+                    "__meta_kubernetes_pod_name": name,
+                    "__meta_kubernetes_pod_label_app_kubernetes_io_name": name.partition("-")[0],
+                    "__meta_kubernetes_pod_container_port_name": "http",
+                },
+            }
+            for address, name in (("10.0.0.7:8080", "smartserve-1"), ("10.0.0.8:80", "other-1"))
+        ]
     shutil.copytree(RULES, tmp_path / "prometheus")
     file = tmp_path / "prometheus" / "kubernetes.yml"
     file.write_text(yaml.safe_dump(config))
     run(program("promtool"), "check", "config", file)
+    output = run(program("promtool"), "check", "service-discovery", file, job)
+    (kept,) = (one["labels"] for one in json.loads(output) if one.get("labels"))
+    assert labels.items() <= kept.items()
+    assert (kept["job"], kept["namespace"]) == (job, "smartserve")
+
+
+def expressions() -> list[str]:
+    """Return those of alerts, recording rules, the dashboard, the adapter and the guide."""
+    rules = (
+        rule
+        for name in ("alerts", "recording")
+        for group in loaded(f"{name}.yml")["groups"]
+        for rule in group["rules"]
+    )
+    guide = (DEPLOY / "OPERATING.md").read_text()
+    return [*(rule["expr"] for rule in rules), *queries().values(), *_CODE.findall(guide)]
+
+
+async def test_counters_and_gauges_have_the_functions_for_them(server: Serving) -> None:
+    """After a gauge falls, ``rate`` and ``increase`` count all of it as new."""
+    kinds = {family.name: family.type for family in server.services.metrics.registry.collect()}
+    wrong = []
+    for expression in expressions():
+        for function, metric in _FUNCTION.findall(expression):
+            name = _SUFFIX.sub("", metric)
+            growing = function in {"rate", "irate", "increase"}
+            if (kinds[name] == "gauge") is growing:
+                wrong.append(f"{function}({metric})")
+    assert wrong == []
 
 
 @pytest.mark.slow
