@@ -63,11 +63,13 @@ if (asked.several) answers.several = runner.several(asked.several);
 if (asked.fetched) {
     globalThis.fetch = async (request, options) => {
         answers.options = options;
+        answers.forwarded = {...told(request), body: await request.text()};
         return new Response('picture', {status: 200});
     };
-    const {url, method} = asked.fetched;
-    const response = await runner.edge.default.fetch(new Request(url, {method}));
+    const {url, ...options} = asked.fetched;
+    const response = await runner.edge.default.fetch(new Request(url, options));
     answers.fetched = {status: response.status, body: await response.text()};
+    answers.allow = response.headers.get('Allow');
 }
 if (asked.tagged) {
     const response = runner.edge.tagged(new Response('picture', {headers: asked.tagged}));

@@ -192,6 +192,66 @@ def test_cloudflare_caches_urls_without_extension_and_changes_nothing_else(edge:
     assert edge.forwarded("cloudflare", url, CHROME, Cookie="a=b")["cookie"] is None
 
 
+FOR_PAGES = [
+    ("GET", "/static/smart-image.js"),
+    ("HEAD", "/info/1"),
+    ("GET", "/info?ids=1,2"),
+    ("OPTIONS", "/info"),
+    ("POST", "/info"),
+    ("GET", "/oembed?url=https://img.example.org/serve/1"),
+]
+"""What pages need besides images."""
+HIDDEN = ["/metrics", "/information", "/api/media/1", "/oembed/x", "/static/../metrics", "/"]
+
+
+@pytest.mark.parametrize(("method", "target"), FOR_PAGES)
+def test_cloudflare_passes_on_unchanged_what_pages_need(
+    method: str, target: str, edge: Edge
+) -> None:
+    request: dict[str, Any] = {"url": f"https://img.example.org{target}", "method": method}
+    request["headers"] = {"Accept": "text/javascript"}
+    if method == "POST":
+        request["body"] = '{"ids": [1]}'
+    found = edge.run("cloudflare", fetched=request)
+    assert found["fetched"]["status"] == 200
+    assert "options" not in found
+    forwarded = found["forwarded"]
+    assert (forwarded["url"], forwarded["method"]) == (request["url"], method)
+    assert (forwarded["accept"], forwarded["body"]) == ("text/javascript", request.get("body", ""))
+
+
+@pytest.mark.parametrize("path", HIDDEN)
+def test_cloudflare_hides_other_paths(path: str, edge: Edge) -> None:
+    request = {"url": f"https://img.example.org{path}", "method": "GET"}
+    found = edge.run("cloudflare", fetched=request)
+    assert (found["fetched"]["status"], found.get("forwarded")) == (404, None)
+    request = {"url": "https://img.example.org/info/1", "method": "POST"}
+    found = edge.run("cloudflare", fetched=request)
+    assert (found["fetched"]["status"], found["allow"]) == (405, "GET, HEAD, OPTIONS")
+
+
+def test_fastly_passes_on_what_pages_need() -> None:
+    vcl = (FOLDER / "fastly" / "smartserve.vcl").read_text()
+    passed, images = re.findall(r'req\.url\.path !?~ "(.+?)"', vcl)
+    for _, target in FOR_PAGES:
+        assert re.search(passed, target.partition("?")[0]), target
+    for path in (URL(f"http://localhost{path}").path for path in HIDDEN):
+        assert not re.search(passed, path), path
+        assert not re.search(images, path), path
+    assert '!(req.method == "POST" && req.url.path == "/info")' in vcl
+
+
+@pytest.mark.slow
+async def test_the_server_needs_no_accept_header_for_what_pages_need(
+    origin: Origin, library: Library
+) -> None:
+    """CloudFront's function reduces the header for every path."""
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{origin.port}") as client:
+        for target in ("/static/smart-image.js", f"/info/{library.ids['photo']}"):
+            for accept in SENT.values():
+                assert (await fetch(client, target, Accept=accept)).status == 200
+
+
 def test_cloudfront_joins_several_header_lines(edge: Edge) -> None:
     several = edge.run("cloudfront", several=["image/avif", "image/webp,*/*"])["several"]
     assert several == SENT["both"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from tests.deploy.front import nginx
+from tests.deploy.front import Change, nginx
 from tests.deploy.programs import DEPLOY
 from tests.support.waiting import eventually
 
@@ -48,9 +48,15 @@ class Node:
         if self._server is not None:
             await self._server.close()
 
-    async def _answer(self, request: web.Request) -> web.Response:
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
         await request.read()
         self.received += 1
+        if "Upgrade" in request.headers:
+            socket = web.WebSocketResponse()
+            await socket.prepare(request)
+            await socket.send_str(str(self._number))
+            await socket.close()
+            return socket
         if self.fault == "hangs":
             await asyncio.Event().wait()
         if self.fault == "closes":
@@ -76,7 +82,7 @@ async def client(nodes: list[Node], tmp_path: Path) -> AsyncIterator[aiohttp.Cli
 
 @asynccontextmanager
 async def in_front(
-    nodes: list[Node], folder: Path, *, read_timeout_s: int = 20
+    nodes: list[Node], folder: Path, *, read_timeout_s: int = 20, changes: Iterable[Change] = ()
 ) -> AsyncIterator[aiohttp.ClientSession]:
     """Start nginx with ``cluster.conf`` as its ``upstream.conf``; yield a client of it."""
     cluster = (DEPLOY / "nginx" / "cluster.conf").read_text()
@@ -87,6 +93,7 @@ async def in_front(
     single = (DEPLOY / "nginx" / "upstream.conf").read_text()
     single = single.replace("127.0.0.1:8080", f"127.0.0.1:{unused}")
     changes = [
+        *changes,
         ("upstream.conf", single, cluster),
         ("read_timeout.conf", "proxy_read_timeout 40s;", f"proxy_read_timeout {read_timeout_s}s;"),
     ]
@@ -117,6 +124,27 @@ async def test_all_forms_of_an_image_are_on_one_node_and_images_on_all(
 
 async def test_what_belongs_to_no_image_goes_to_any_node(client: aiohttp.ClientSession) -> None:
     assert len({await node_of(client, "/users/me") for _ in range(60)}) == len(PORTS)
+
+
+async def test_an_upload_and_the_socket_of_its_progress_reach_the_same_node(
+    nodes: list[Node], tmp_path: Path
+) -> None:
+    clients = [f"203.0.113.{number}" for number in range(30)]
+    # As behind a proxy: otherwise all clients here have the same address.
+    trusted = "server_tokens off; set_real_ip_from 127.0.0.1; real_ip_header X-Real-IP;"
+    changes = [("files.conf", "server_tokens off;", trusted)]
+    used = set()
+    async with in_front(nodes, tmp_path, changes=changes) as session:
+        for client in clients:
+            headers = {"X-Real-IP": client}
+            path = "/api/images_mvp/extract"
+            async with session.post(path, data=b"upload", headers=headers) as answer:
+                upload = await answer.text()
+            path = "/api/images_mvp/progress/1"
+            async with session.ws_connect(path, headers=headers) as socket:
+                assert await socket.receive_str() == upload
+            used.add(upload)
+    assert len(used) == len(PORTS)
 
 
 async def test_only_the_images_of_a_dead_node_move_and_they_come_back(

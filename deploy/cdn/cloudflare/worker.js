@@ -66,12 +66,18 @@ function onward(request) {
     return new Request(url.toString(), {method: request.method, headers: headers});
 }
 
+// What <smart-image> and other pages need besides images. Passed on unchanged.
+var FOR_PAGES = /^\/(static\/|info(\/|$)|oembed$)/;
+
 export default {
     async fetch(request) {
-        // OPTIONS: the CORS preflight of scripts that set a header.
-        if (!['GET', 'HEAD', 'OPTIONS'].includes(request.method)) {
-            return new Response(null, {status: 405, headers: {Allow: 'GET, HEAD, OPTIONS'}});
+        var path = new URL(request.url).pathname;
+        // OPTIONS: the CORS preflight of scripts that set a header. POST: many ids.
+        var methods = path === '/info' ? ['GET', 'HEAD', 'OPTIONS', 'POST'] : ['GET', 'HEAD', 'OPTIONS'];
+        if (!methods.includes(request.method)) {
+            return new Response(null, {status: 405, headers: {Allow: methods.join(', ')}});
         }
+        if (FOR_PAGES.test(path)) return fetch(request);
         var asked = onward(request);
         if (!asked) return new Response(null, {status: 404});
         // Without this, paths without an extension are not cached. The origin sets the lifetimes.

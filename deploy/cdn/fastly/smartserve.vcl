@@ -6,8 +6,13 @@
 sub smartserve_recv {
   # Requests that change something must go to the server's own port.
   # OPTIONS, the CORS preflight of scripts that set a header, is passed by the code that follows.
-  if (req.method != "GET" && req.method != "HEAD" && req.method != "OPTIONS" && req.method != "FASTLYPURGE") {
+  if (req.method != "GET" && req.method != "HEAD" && req.method != "OPTIONS" && req.method != "FASTLYPURGE"
+      && !(req.method == "POST" && req.url.path == "/info")) {
     error 405 "Method Not Allowed";
+  }
+  # What <smart-image> and other pages need besides images. Not cached here: /info may have signed addresses.
+  if (req.method != "FASTLYPURGE" && req.url.path ~ "^/(static/|info(/|$)|oembed$)") {
+    return(pass);
   }
   if (req.url.path !~ "^/(serve|api/images)/") {
     error 404 "Not Found";
