@@ -18,7 +18,7 @@ from proxy import __version__
 from proxy.settings import load_settings
 from tests.deploy import chart
 from tests.deploy.chart import CHART, SCHEMA
-from tests.deploy.programs import run
+from tests.deploy.programs import DEPLOY, run
 from tests.deploy.test_kubernetes import VERSIONS, Manifest, built
 
 # A program that Go builds without the options of its release believes to be of an old Kubernetes.
@@ -313,12 +313,30 @@ def test_the_notes_say_what_is_next(tmp_path: Path) -> None:
         text = helm(*command, *_KUBERNETES, *arguments)
         return str(yaml.safe_load(text)["notes"])
 
-    assert "port-forward service/smartserve" in notes()
+    small = notes()
+    assert "port-forward service/smartserve" in small
+    # The page at / is off: server.host is no loopback address.
+    assert "open http://127.0.0.1:8080/serve/1 (after an import)" in small
     assert "with the keys admin-key.\n" in notes()
     production = notes(*_PRODUCTION)
     assert "https://img.example.org/serve/1" in production
     assert "redis-url" in production
     assert "smartserve doctor" in production
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "helm/smartserve/values.yaml",
+        "helm/smartserve/values-production.yaml",
+        "kubernetes/overlays/small/kustomization.yaml",
+        "kubernetes/overlays/production/kustomization.yaml",
+    ],
+)
+def test_the_namespace_is_created_before_the_secret(file: str) -> None:
+    lines = [line.lstrip("# ") for line in (DEPLOY / file).read_text().splitlines()]
+    secret = next(line for line in lines if " create secret generic smartserve" in line)
+    assert lines.index("kubectl create namespace smartserve") < lines.index(secret)
 
 
 def test_versions_agree() -> None:
