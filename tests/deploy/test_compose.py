@@ -173,6 +173,14 @@ def test_nginx_finds_its_files_where_they_are_mounted(tmp_path: Path) -> None:
     assert SERVICES["nginx"]["ports"] == [f"8000:{port[1]}"]
 
 
+def test_bodies_of_requests_at_nginx_are_on_disk() -> None:
+    """The image nginx-unprivileged keeps them in /tmp."""
+    service = SERVICES["nginx"]
+    assert not any(one.startswith("/tmp") for one in service.get("tmpfs", ()))
+    (volume,) = (one.partition(":")[0] for one in service["volumes"] if one.endswith(":/tmp"))
+    assert volume in COMPOSE["volumes"]
+
+
 def test_prometheus_scrapes_existing_hosts() -> None:
     text = (DEPLOY / "prometheus" / "prometheus.yml").read_text()
     asked = {host for host, _ in re.findall(r"(?:http://|\"|replacement: )(\w+):(\d+)", text)}

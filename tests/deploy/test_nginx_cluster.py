@@ -185,6 +185,34 @@ async def test_an_upload_goes_to_another_node_if_one_cannot_be_reached(
             assert answer.status == 200
 
 
+HIDDEN = "location /api/media/ { return 404; }\n"
+
+
+@pytest.mark.parametrize(("address", "status"), [("127.0.0.1", 200), ("192.0.2.10", 403)])
+async def test_the_worker_of_another_machine_reaches_the_queue_of_uploads_and_nobody_else(
+    nodes: list[Node], tmp_path: Path, address: str, status: int
+) -> None:
+    """With the commented lines of private.conf in place of the line before them."""
+    text = (DEPLOY / "nginx" / "private.conf").read_text()
+    _, _, after = text.partition(HIDDEN)
+    comment, begin, lines = after.partition("#location /api/media/ {\n")
+    lines, end, _ = lines.partition("#}\n")
+    commented = begin + lines + end
+    admitted = commented.replace("#", "").replace("allow 192.0.2.10;", f"allow {address};")
+    changes = [
+        ("private.conf", comment + commented, ""),
+        ("private.conf", HIDDEN, admitted),
+    ]
+    async with in_front(nodes, tmp_path, changes=changes) as client:
+        async with client.get("/api/media/pending/all") as answer:
+            assert answer.status == status
+        async with client.post("/api/media/complete/1", data=b"{}") as answer:
+            assert answer.status == status
+        # The signed URLs of originals are for everybody.
+        async with client.get("/api/media/1/original?sig=a&exp=1&kid=1") as answer:
+            assert answer.status == 200
+
+
 async def test_an_upload_that_a_node_has_received_is_never_repeated(
     client: aiohttp.ClientSession, nodes: list[Node]
 ) -> None:
