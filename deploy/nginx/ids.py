@@ -2,9 +2,9 @@
 
 Reads what ``smartserve import --json`` prints (or ``adopt --json``), an object a line, and writes a
 line for each address by which an old server may have known the picture: the path below the folder,
-the path behind each ``--source``, and these in Base64 as imgproxy has them. nginx does not tell
-capitals from small letters: addresses of several pictures that differ in nothing else are left out,
-and told. Python's own library alone.
+the path behind each ``--source``, and these in Base64 as imgproxy has them. nginx compares map
+keys without case. If addresses of several images differ only in case, they are left out and listed
+on standard error. Needs only Python's standard library.
 """
 
 from __future__ import annotations
