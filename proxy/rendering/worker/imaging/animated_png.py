@@ -13,6 +13,8 @@ from typing import Any
 
 import pyvips
 
+from proxy.rendering.worker.imaging.libvips import block_limit
+
 Buffer = bytes | mmap
 """A file."""
 
@@ -26,7 +28,7 @@ _SHARED = (b"PLTE", b"tRNS")
 _DISPOSE_BACKGROUND, _DISPOSE_PREVIOUS = 1, 2
 _BLEND_OVER = 1
 _DEFAULT_UNITS_S = 100
-# Larger files are believed what they declare: this many take 50 ms.
+# Chunks read to count frames (50 ms). For files with more, the declared number of frames is used.
 _MAX_CHUNKS = 100_000
 _RGB, _RGBA = 3, 4
 
@@ -156,7 +158,9 @@ def _controlled(content: bytes, width: int, height: int) -> _Frame | None:
 def _places(file: Buffer) -> Iterator[tuple[bytes, int, int]]:
     """Yield name, start and length of the content of each chunk; the last may be incomplete."""
     at = len(_SIGNATURE)
-    while at + _CHUNK.size <= len(file):
+    for _ in block_limit():
+        if at + _CHUNK.size > len(file):
+            return
         length, name = _CHUNK.unpack_from(file, at)
         at += _CHUNK.size
         yield name, at, length

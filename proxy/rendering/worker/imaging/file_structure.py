@@ -12,6 +12,7 @@ from contextlib import suppress
 from itertools import islice
 
 from proxy.rendering.worker.imaging.animated_png import animation_of
+from proxy.rendering.worker.imaging.libvips import block_limit
 
 # Bytes of the signature and the logical screen descriptor (GIF89a, 17 and 18).
 _GIF_HEADER = 13
@@ -22,11 +23,15 @@ _RIFF_HEADER, _CHUNK_HEADER = 12, 8
 
 
 def count_frames(descriptor: int, source_type: str, *, most: int) -> int:
-    """Return the number of frames of a GIF, WebP or PNG, at most ``most``; 1 for all other types.
+    """Return the number of frames of a GIF, WebP, PNG or AVIF, at most ``most``.
 
-    2 stands for any number of frames of an AVIF. Reads the file structure: the loaders of libvips
-    list all frames when they open a file, 30 MB and 70 ms for a GIF of 4 MB with a quarter of a
-    million frames, and a file may have 100 MB. A damaged file is counted up to the damage.
+    A still WebP has 0, an animated AVIF 2 whatever its number, every other type 1. Reads the file
+    structure: the loaders of libvips list all frames when they open a file, 30 MB and 70 ms for a
+    GIF of 4 MB with a quarter of a million frames, and a file may have 100 MB. A damaged file is
+    counted up to the damage.
+
+    Raises:
+        SourceRefused: the file has too many blocks; see `block_limit`.
     """
     walks: Mapping[str, Callable[[mmap.mmap], Iterator[object]]]
     walks = {"gif": gif_frames, "webp": _webp_frames, "png": _png_frames, "avif": _avif_frames}
@@ -39,6 +44,7 @@ def count_frames(descriptor: int, source_type: str, *, most: int) -> int:
 
 def gif_frames(file: mmap.mmap) -> Iterator[int]:
     """Yield the offset of each image descriptor (GIF89a, 20), up to any damage."""
+    blocks = block_limit()
     with suppress(IndexError):
         at = _GIF_HEADER + colour_table(file[10])
         while file[at] in (_IMAGE, _EXTENSION):
@@ -49,7 +55,9 @@ def gif_frames(file: mmap.mmap) -> Iterator[int]:
             else:
                 at += _EXTENSION_HEADER
             while length := file[at]:
+                next(blocks)
                 at += length + 1
+            next(blocks)
             at += 1
 
 
@@ -62,7 +70,7 @@ def _webp_frames(file: mmap.mmap) -> Iterator[None]:
     """Yield once for each ANMF chunk (RFC 9649, 2.7.1)."""
     at = _RIFF_HEADER
     with suppress(struct.error):
-        while True:
+        for _ in block_limit():
             name, length = struct.unpack_from("<4sI", file, at)
             if name == b"ANMF":
                 yield

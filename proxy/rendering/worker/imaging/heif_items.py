@@ -103,7 +103,7 @@ def read(descriptor: int) -> HeifItems | None:
 
 
 def check(descriptor: int, limits: Limits) -> int:
-    """Return the number of items of a file if decoding its primary image needs no more than it may.
+    """Check what decoding the primary image needs; return the number of items.
 
     Raises:
         SourceRefused, pyvips.Error: as `read`, or a limit is exceeded.

@@ -73,7 +73,7 @@ class Header:
     orientation: int = 1
     """EXIF orientation, 1 to 8."""
     first_page: int = 0
-    """1 if the first page that the decoder delivers is not one of the file."""
+    """1 if `file_structure.repaired` has inserted a blank page before those of the file."""
     colour: colour.SourceColour = colour.STORED_AS_SRGB
 
     @property

@@ -20,7 +20,7 @@ import pyvips
 from proxy.domain.formats import SNIFF_BYTES, sniff
 from proxy.rendering.worker.imaging import load
 from proxy.rendering.worker.imaging.file_structure import colour_table, gif_frames
-from proxy.rendering.worker.imaging.libvips import SourceRefused
+from proxy.rendering.worker.imaging.libvips import SourceRefused, block_limit
 
 # Rows that a decoder of libvips delivers at a time.
 _STRIP = 16
@@ -172,7 +172,9 @@ def _jpeg_layout(file: mmap.mmap) -> _JpegLayout:
     """Return the layout of the first image of a file; other images or any bytes may follow it."""
     layout, at = _JpegLayout(), 2
     with suppress(struct.error, IndexError):
-        while found := _MARKER.search(file, at):
+        for _ in block_limit():
+            if not (found := _MARKER.search(file, at)):
+                break
             marker, at = found[1][0], found.end()
             if layout.scans and layout.restarts and marker < _DEFINED:
                 continue  # decoders resume at the next restart
@@ -249,7 +251,8 @@ def _reduced(content: bytes, layout: _JpegLayout, height: int, reduce: Reduce) -
     must have more rows.
 
     Raises:
-        _Uncertain: there was a warning or an error, or none would be seen.
+        _Uncertain: the decoder warned or failed, or a warning in the last rows could not have been
+            noticed.
     """
     if layout.scans == 1:
         height, width, count = struct.unpack_from(">HHB", content, layout.frame + 1)
@@ -344,7 +347,7 @@ _PNG_SIGNATURE, _CHUNK_HEADER, _CRC = 8, 8, 4
 def _check_png(opened: load.OpenedSource, file: mmap.mmap) -> None:
     at = _PNG_SIGNATURE
     with suppress(struct.error, pyvips.Error):
-        while True:
+        for _ in block_limit():
             length, name = struct.unpack_from(">I4s", file, at)
             end = at + _CHUNK_HEADER + length
             if name == b"IDAT" and end <= len(file) < end + _CRC:

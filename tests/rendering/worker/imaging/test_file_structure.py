@@ -7,7 +7,7 @@ import mmap
 import os
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -18,8 +18,14 @@ from proxy.domain.formats import Format
 from proxy.domain.media import ProbeResult
 from proxy.domain.variant import SizeSpec
 from proxy.domain.worker_protocol import JobFailure, RenderResult
-from proxy.rendering.worker.imaging.file_structure import _blank, gif_frames, repaired
-from tests.rendering.worker.imaging import studio
+from proxy.rendering.worker.imaging.file_structure import (
+    _blank,
+    colour_table,
+    gif_frames,
+    repaired,
+)
+from proxy.rendering.worker.imaging.libvips import MAX_BLOCKS
+from tests.rendering.worker.imaging import crafted, studio
 from tests.support.memory_files import memory_file
 from tests.support.photos import case
 
@@ -244,3 +250,49 @@ def test_the_file_itself_is_not_changed() -> None:
     with memory_file(source) as opened:
         assert repaired(opened, "gif", max_side=9999, max_pixels=10**8) is not None
         assert os.pread(opened, len(source) + 1, 0) == source
+
+
+RED = {
+    kind: studio.saved(Image.new("RGB", (8, 8), "red"), kind)
+    for kind in ("GIF", "WEBP", "PNG", "JPEG")
+}
+MOVING_PNG = crafted.apng(2, 2, pages=2)
+TABLE_END = 13 + colour_table(RED["GIF"][10])
+
+
+def webp_of(blocks: bytes, *, missing: int = 0) -> bytes:
+    body = RED["WEBP"][12:] + blocks
+    return b"RIFF" + struct.pack("<I", len(body) + 4 + missing) + b"WEBP" + body
+
+
+WITH_BLOCKS: dict[str, Callable[[int], bytes]] = {
+    "gif": lambda count: RED["GIF"][:-1] + b"\x21\xfe\0" * count + b";",
+    "gif before the frame": lambda count: (
+        RED["GIF"][:TABLE_END] + b"\x21\xfe\0" * count + RED["GIF"][TABLE_END:]
+    ),
+    "gif of parts": lambda count: RED["GIF"][:-1] + b"\x21\xfe" + b"\1a" * count + b"\0;",
+    "webp": lambda count: webp_of(b"JUNK\0\0\0\0" * count),
+    "webp that ends early": lambda count: webp_of(b"JUNK\0\0\0\0" * count, missing=40),
+    "png": lambda count: RED["PNG"][:-12] + crafted._chunk(b"teSt", b"") * count + RED["PNG"][-12:],
+    "png of frames": lambda count: (
+        MOVING_PNG[:-12] + crafted._chunk(b"teSt", b"") * count + MOVING_PNG[-12:]
+    ),
+    "jpeg": lambda count: RED["JPEG"][:2] + b"\xff\xfe\0\2" * count + RED["JPEG"][2:],
+}
+"""Files of a few pixels with so many blocks without a content."""
+
+
+@pytest.mark.parametrize("kind", WITH_BLOCKS)
+def test_a_file_of_very_many_blocks_is_refused(kind: str) -> None:
+    source = WITH_BLOCKS[kind](MAX_BLOCKS)
+    began = time.process_time()
+    failure = studio.refused_or_known(source, strict=True)
+    assert time.process_time() - began < 2
+    assert isinstance(failure, JobFailure)
+    assert failure.kind == "too_large"
+    assert failure.detail == "the source has more than 1,000,000 blocks of data"
+
+
+@pytest.mark.parametrize("kind", ["gif", "gif of parts", "webp", "png", "jpeg"])
+def test_many_blocks_are_read(kind: str) -> None:
+    assert studio.looked_at(WITH_BLOCKS[kind](100_000), strict=True).width == 8
