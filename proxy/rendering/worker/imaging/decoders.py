@@ -303,6 +303,11 @@ def _icon_bitmap(content: bytes, start: int, length: int) -> _Read:
     height //= 2
     file = IcoImagePlugin.IcoFile(io.BytesIO(content))
     index = next(at for at, one in enumerate(file.entry) if one.offset == start)
+    header, _, _, _, bits, _ = _DIB_HEADER.unpack_from(content, start)
+    if header >= _DIB_HEADER_BYTES:
+        # Pillow decides by the directory whether there is an alpha, browsers by the bitmap. Many
+        # programs write 0 into the directory.
+        file.entry[index] = file.entry[index]._replace(bpp=bits)
 
     def decode(_most: int, _fail_on: str) -> LoadedFrames:
         image = file.frame(index).convert("RGBA")
@@ -317,7 +322,8 @@ def _icon_bitmap(content: bytes, start: int, length: int) -> _Read:
 
 # BITMAPINFOHEADER: its length, bits per pixel, compression; masks of the colours may follow.
 _DIB_HEADER = struct.Struct("<IiiHHI")
-_DIB_BITS, _DIB_FIELDS, _DIB_MASKS = 32, (40, 3), 12
+_DIB_HEADER_BYTES = 40
+_DIB_BITS, _DIB_FIELDS, _DIB_MASKS = 32, (_DIB_HEADER_BYTES, 3), 12
 _MASK_ROW_BITS = 32
 
 

@@ -45,12 +45,12 @@ def bmp(
     return head + struct.pack("<IiiHHIIiiII", *fields) + extra + pixels
 
 
-def ico(*images: bytes, sides: tuple[int, ...]) -> bytes:
-    """An icon file of these PNG files or bitmaps, and the sides that its directory claims."""
+def ico(*images: bytes, sides: tuple[int, ...], bits: int = 32) -> bytes:
+    """An icon file of these PNG files or bitmaps, and what its directory claims about them."""
     at = 6 + 16 * len(images)
     head = struct.pack("<HHH", 0, 1, len(images))
     for image, side in zip(images, sides, strict=True):
-        head += struct.pack("<BBBBHHII", side & 255, side & 255, 0, 0, 1, 32, len(image), at)
+        head += struct.pack("<BBBBHHII", side & 255, side & 255, 0, 0, 1, bits, len(image), at)
         at += len(image)
     return head + b"".join(images)
 
@@ -311,6 +311,35 @@ def test_the_mask_of_an_icon_applies_if_its_alpha_is_zero_everywhere(
     assert found[15, 8, 3] == lower
     assert found[15, 0, 3] == (alpha[0] if alpha else lower)
     assert not upper or found[0, 8, :3].tolist() == RED
+
+
+BITS = (0, 1, 4, 8, 16, 24, 32, 256)
+
+
+@pytest.mark.parametrize("claimed", BITS)
+def test_the_alpha_of_an_icon_applies_whatever_its_directory_claims(claimed: int) -> None:
+    source = ico(dib((0, 128, 255), bytes(64)), sides=(16,), bits=claimed)
+    assert studio.looked_at(source, strict=True).has_alpha
+    alpha = studio.pixels(studio.rendered(source), "RGBA")[..., 3]
+    assert alpha[15, :3].tolist() == [0, 128, 255]
+    assert alpha[0].max() == 0
+
+
+@pytest.mark.parametrize("claimed", BITS)
+@pytest.mark.parametrize("bits", [1, 4, 8, 24])
+def test_an_icon_without_an_alpha_is_shown_whatever_its_directory_claims(
+    bits: int, claimed: int
+) -> None:
+    side, palette = 16, bytes((0, 0, 255, 0)) * (1 << bits if bits <= 8 else 0)
+    head = struct.pack("<IiiHHIIiiII", 40, side, 2 * side, 1, bits, 0, 0, 0, 0, 0, 0)
+    pixel = bytes((0, 0, 255)) if bits == 24 else bytes(1)
+    row = (pixel * side)[: side * bits // 8]
+    row += bytes(-len(row) % 4)
+    source = ico(head + palette + row * side + UPPER_HALF, sides=(side,), bits=claimed)
+    assert studio.looked_at(source, strict=True).has_alpha
+    found = studio.pixels(studio.rendered(source), "RGBA")
+    assert (found[:8, :, 3].max(), found[8:, :, 3].min()) == (0, 255)
+    assert (found[8:, :, :3] == RED).all()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
