@@ -50,8 +50,8 @@ class LeasedTable:
     def __init__(self, table: sa.Table, *, key: str, owner: str, turns: str) -> None:
         """Name the columns of the key and of the owner, and the index in the order of claims.
 
-        The index has further columns before the owner, to which the conditions of a claim give one
-        value each; the time at which a row is due follows.
+        The index has these columns: those that a claim compares with one value each, then the
+        owner, then `not_before`.
         """
         self._table = table
         self._key, self._owner = table.c[key], table.c[owner]

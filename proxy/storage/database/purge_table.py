@@ -76,8 +76,8 @@ class RecordedEpoch(NamedTuple):
 class PurgeTable:
     """The purges of all servers that share the database; every method raises DatabaseUnavailable.
 
-    A purge is visible after its transaction, but its id and time are older than that. Therefore a
-    reader must read an overlap again: neither the ids nor the times become visible in order.
+    The id and time of a purge are assigned before its transaction commits, so purges become visible
+    out of order. A reader must therefore read an overlap again.
     """
 
     def __init__(self, *, reader: SqlDatabase, writer: SqlDatabase, retention_days: float) -> None:

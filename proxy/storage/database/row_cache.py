@@ -45,8 +45,9 @@ class _Unsaved(NamedTuple):
 class CachedMediaRepository:
     """A `MediaRepository` that caches the rows of another one.
 
-    A row is fresh for ``row_ttl_s``. For ``row_stale_s`` more it is returned once again while it is
-    read with others by one query, unless `invalidate` was called. Up to ``max_rows`` rows are kept
+    A row is fresh for ``row_ttl_s``. For another ``row_stale_s`` the stale row is returned, and one
+    background query reads it again together with other stale rows. After `invalidate` it is not
+    returned. Up to ``max_rows`` rows are kept
     longer and returned while the database fails. A missing row is cached for ``negative_ttl_s``.
 
     Facts that the database rejects are kept in memory: readers get them, and they are written again

@@ -388,7 +388,8 @@ class UploadQuota(SqlDatabase):
             (uploads, self.limits.uploads, "files"),
             (byte_size, self.limits.byte_size, "bytes"),
         ):
-            # Before an upload something must be left.
+            # With ``spare``, which is the check before an upload, at least one file and one byte
+            # must be left.
             if limit and used + spare > limit:
                 raise QuotaExceeded(
                     f"You may upload {limit} {unit} per day. Retry after midnight UTC.",
