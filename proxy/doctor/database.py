@@ -23,9 +23,9 @@ _MISSING_FILE = (
 _GRANT = (
     "GRANT SELECT on media_files and media_fallbacks, SELECT, INSERT, DELETE on media_facts,"
     " media_faces and purges, SELECT, INSERT, UPDATE on purge_epochs, SELECT, INSERT, UPDATE,"
-    " DELETE on media_choices and media_alt_texts, and SELECT, DELETE on media_metadata and"
-    " media_tags; processing uploads also needs INSERT and UPDATE on the tables named here. An"
-    " SQLite file and its folder must belong to the server's user"
+    " DELETE on media_choices and media_alt_texts, SELECT, UPDATE, DELETE on media_metadata, and"
+    " SELECT, DELETE on media_tags; processing uploads also needs INSERT and UPDATE on the tables"
+    " named here. An SQLite file and its folder must belong to the server's user"
 )
 
 

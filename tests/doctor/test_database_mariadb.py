@@ -125,8 +125,9 @@ _FACTS = "".join(
     f"GRANT SELECT, INSERT, DELETE ON {{name}}.{table} TO reader@'%';"
     for table in ("media_facts", "media_faces", "purges")
 )
-_METADATA = "".join(
-    f"GRANT DELETE ON {{name}}.{table} TO reader@'%';" for table in ("media_metadata", "media_tags")
+_METADATA = (
+    "GRANT UPDATE, DELETE ON {name}.media_metadata TO reader@'%';"
+    "GRANT DELETE ON {name}.media_tags TO reader@'%';"
 )
 _CHOICES = "GRANT INSERT, UPDATE ON {name}.purge_epochs TO reader@'%';" + "".join(
     f"GRANT INSERT, UPDATE, DELETE ON {{name}}.{table} TO reader@'%';"
@@ -138,7 +139,7 @@ _CHOICES = "GRANT INSERT, UPDATE ON {name}.purge_epochs TO reader@'%';" + "".joi
     ("grants", "ingest", "denied"),
     [
         (_READS, False, ["write media_facts", "delete from media_facts", "write media_choices"]),
-        (_READS + _FACTS, False, ["change media_choices", "delete from media_tags"]),
+        (_READS + _FACTS, False, ["change media_metadata", "delete from media_tags"]),
         (_READS + _FACTS + _METADATA + _CHOICES, False, []),
         (
             _READS + _FACTS + _METADATA + _CHOICES,

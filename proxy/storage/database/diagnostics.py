@@ -39,6 +39,7 @@ _SERVING: Mapping[str, str] = {
     "change purge_epochs": "UPDATE purge_epochs SET epoch = epoch WHERE user_id = -2",
     "write purges": "INSERT INTO purges SELECT * FROM purges WHERE 1 = 0",
     "delete from purges": "DELETE FROM purges WHERE id = -1",
+    "change media_metadata": "UPDATE media_metadata SET user_id = user_id WHERE media_id = -1",
     "delete from media_metadata": "DELETE FROM media_metadata WHERE media_id = -1",
     "delete from media_tags": "DELETE FROM media_tags WHERE media_id = -1",
 }

@@ -12,8 +12,10 @@ from typing import Any
 
 import orjson
 import sqlalchemy as sa
+import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.media import MAX_MEDIA_ID, readable_text, utc_timestamp
 from proxy.runtime.deferred_json import dumps
 from proxy.storage.database.metadata_tables import MAX_TAG, media_metadata, media_tags
@@ -57,6 +59,8 @@ _MAX_INTEGER = 2**31 - 1
 
 _stored, _tags, _files = media_metadata.c, media_tags.c, media_files.c
 
+log = structlog.get_logger(__name__)
+
 
 def canonical_tag(tag: str) -> str:
     """Return the stored form of a tag: ``ai-x`` is an alias of ``generator:x``."""
@@ -90,6 +94,7 @@ class MetadataFilter:
     """What a search returns; the conditions are combined with AND."""
 
     user_id: int | None = None
+    """A new owner finds an image after `MetadataStore.delete_orphans`, a former one never."""
     ai_generator: str = ""
     has_prompt: bool | None = None
     mj_version: str = ""
@@ -114,8 +119,8 @@ _COLUMNS = tuple(
 )
 _BOOLEANS = tuple(one.name for one in _COLUMNS if isinstance(one.type, sa.Boolean))
 _TIMES = tuple(one.name for one in _COLUMNS if isinstance(one.type, sa.TIMESTAMP))
-# From the medium itself, so that nothing is stored for one that was deleted meanwhile. Its tables
-# may be those of another program, with a longer name.
+# Copied from the row of the medium in the same statement: if the row was deleted meanwhile, nothing
+# is stored. The table may belong to another program that allows longer file names.
 _OF_MEDIUM = {
     "media_id": "id",
     "filename": "SUBSTR(original_name, 1, 255)",
@@ -202,7 +207,9 @@ class MetadataStore:
         page, more = ids[:limit], len(ids) > limit
         found = _ROWS.where(_stored.media_id.in_(page)).order_by(_stored.media_id.desc())
         if wanted.user_id is not None:
-            # The medium may have another owner now.
+            # The medium may have another owner now. A join in the query of the ids would be slower:
+            # 37 ms instead of 0.4 ms for a user with 50,000 of 100,000 images (SQLite), and 330
+            # instead of 4 ms for one with 100 if `media_files` has no index (MariaDB).
             found = found.where(_files.user_id == wanted.user_id)
         rows = await self._reader.read(found) if page else []
         tags = await self._tags_of(page) if rows else {}
@@ -225,17 +232,39 @@ class MetadataStore:
         return {row.media_id for row in await self._reader.read(query)}
 
     async def delete_orphans(self) -> int:
-        """Delete the rows of media that do not exist any more; return their number."""
+        """Delete the rows of media that do not exist any more; return their number.
+
+        Copy the owners of the other media to their rows: another program may have changed them.
+        """
         deleted, after = 0, 0
         while True:
-            query = sa.select(_stored.media_id).where(_stored.media_id > after)
+            query = sa.select(_stored.media_id, raw(_stored.user_id)).where(
+                _stored.media_id > after
+            )
             page = await self._reader.read(query.order_by(_stored.media_id).limit(_ORPHANS))
             if not page:
                 return deleted
             ids, after = [row.media_id for row in page], page[-1].media_id
-            existing = await self._reader.read(sa.select(_files.id).where(_files.id.in_(ids)))
-            if gone := set(ids) - {row.id for row in existing}:
+            existing = sa.select(_files.id, raw(_files.user_id)).where(_files.id.in_(ids))
+            owners = {row.id: row.user_id for row in await self._reader.read(existing)}
+            if gone := set(ids) - set(owners):
                 deleted += await self._writer.run(partial(delete_gone, media_ids=gone))
+            moved = [
+                row.media_id for row in page if owners.get(row.media_id, row.user_id) != row.user_id
+            ]
+            if moved:
+                await self._copy_owners(moved)
+
+    async def _copy_owners(self, media_ids: Collection[int]) -> None:
+        owner = sa.select(_files.user_id).where(_files.id == _stored.media_id).scalar_subquery()
+        # A medium may have been deleted meanwhile.
+        values = {"user_id": sa.func.coalesce(owner, _stored.user_id)}
+        change = sa.update(media_metadata).where(_stored.media_id.in_(media_ids)).values(values)
+        try:
+            await self._writer.run(lambda connection: connection.execute(change))
+        except DatabaseUnavailable as error:
+            # Rows must be deleted also if the account may not change any.
+            log.warning("metadata_owners_not_copied", media=len(media_ids), cause=error.reason)
 
 
 async def delete_gone(connection: AsyncConnection, media_ids: Collection[int]) -> int:
@@ -254,8 +283,8 @@ async def delete_gone(connection: AsyncConnection, media_ids: Collection[int]) -
 def _ids(wanted: MetadataFilter, before: int, limit: int) -> sa.Select[Any]:
     """Return the query of the newest ids that match, in descending order."""
     conditions = list(_conditions(wanted))
-    # SQLite would go through all ids in their order, and read each row, to find the few with a
-    # quality. An expression is sorted, so it reads the index of the quality.
+    # Ordered by the plain id, SQLite would scan all ids and read each row to find the few with a
+    # quality. An expression has to be sorted, so SQLite uses the index of the quality instead.
     unordered = wanted.min_quality is not None
 
     def newest(query: sa.Select[Any], key: sa.ColumnElement[int]) -> sa.Select[Any]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sqlite3
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from io import BytesIO
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from structlog.testing import capture_logs
 
 from proxy.domain.errors import RowRejected
 from proxy.domain.media import MediaFacts
@@ -319,6 +322,47 @@ async def test_a_former_owner_does_not_find_a_medium(
     backend.run(url, f"UPDATE media_files SET user_id = 43 WHERE id = {media_id}")
     assert await library.ids(user_id=42) == []
     assert (await library.find(media_id)).user_id == 43
+
+
+async def test_a_new_owner_finds_a_medium_after_the_sweep(
+    library: Library, backend: Backend, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metadata_store, "_ORPHANS", 2)
+    ids = [await library.add(MIDJOURNEY) for _ in range(5)]
+    given = f"UPDATE media_files SET user_id = 100 + id WHERE id IN ({ids[0]}, {ids[3]})"
+    backend.run(url, f"{given}; DELETE FROM media_files WHERE id = {ids[2]}")
+    assert await library.store.delete_orphans() == 1
+    for media_id in (ids[0], ids[3]):
+        assert await library.ids(user_id=100 + media_id) == [media_id]
+    assert await library.ids(user_id=42) == [ids[4], ids[1]]
+
+
+async def test_orphans_are_deleted_by_an_account_that_may_not_change_rows(
+    library: Library, backend: Backend, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved, gone = await library.add(MIDJOURNEY), await library.add(MIDJOURNEY)
+    monkeypatch.setattr(metadata_store, "_ORPHANS", 1)
+    backend.run(url, "UPDATE media_files SET user_id = 43; SELECT 1")
+    backend.run(url, f"DELETE FROM media_files WHERE id = {gone}")
+    trigger = "CREATE TRIGGER denied BEFORE UPDATE ON media_metadata"
+    if url.startswith("sqlite"):
+        with closing(sqlite3.connect(url.removeprefix("sqlite+aiosqlite:///"))) as connection:
+            connection.execute(f"{trigger} BEGIN SELECT RAISE(ABORT, 'denied'); END")
+    else:
+        backend.run(url, f"{trigger} FOR EACH ROW SIGNAL SQLSTATE '42000'")
+    with capture_logs() as logs:
+        assert await library.store.delete_orphans() == 1
+    assert [one["event"] for one in logs] == ["metadata_owners_not_copied"]
+    assert backend.run(url, "SELECT media_id FROM media_metadata") == [str(moved)]
+
+
+async def test_a_medium_that_is_deleted_during_the_sweep_keeps_its_owner_until_the_next(
+    library: Library, backend: Backend, url: str
+) -> None:
+    media_id = await library.add(MIDJOURNEY)
+    backend.run(url, f"DELETE FROM media_files WHERE id = {media_id}")
+    await library.store._copy_owners([media_id])
+    assert backend.run(url, "SELECT user_id FROM media_metadata") == ["42"]
 
 
 async def test_the_generation_of_a_medium_is_read_without_the_rest(library: Library) -> None:
