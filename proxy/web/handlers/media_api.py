@@ -46,6 +46,8 @@ from proxy.web.responses import Answer, BufferedResponse, StreamedResponse, bodi
 from proxy.web.server.response_cache import ParseQuery
 
 _MAX_JSON_BYTES = 256 * 1024
+_MAX_LEVELS = 31
+"""Nested objects and lists that MariaDB accepts in a JSON column."""
 _MAX_REASON = 200
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 _NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
@@ -148,6 +150,9 @@ class MediaApiHandler:
         pending_id = upload_id(request)
         body = await read_json(request, max_bytes=_MAX_JSON_BYTES, stall_s=self.stall_s)
         media_id = _media_id(body)
+        # Before the row is changed: the whole body is stored after it.
+        if _levels(body) > _MAX_LEVELS:
+            raise BadParameter("the body", f"nested in at most {_MAX_LEVELS} objects and lists")
         await self.queue.complete(pending_id, media_id, body)
         preview = profile_image_url(self.replacer.base_url, media_id)
         return CompletionResponse(imageId=pending_id, media_id=media_id, smart_url_preview=preview)
@@ -392,6 +397,17 @@ async def _file_answer(request: web.Request, opened: OpenUpload, name: str) -> A
         length=part.stop - part.start,
         release=opened.file.close,
     )
+
+
+def _levels(value: object) -> int:
+    """Return the number of nested containers; at most 1024 in a body that orjson has parsed."""
+    levels, inner = 0, [value]
+    while inner := [one for one in inner if isinstance(one, (dict, list))]:
+        levels += 1
+        inner = [
+            child for one in inner for child in (one.values() if isinstance(one, dict) else one)
+        ]
+    return levels
 
 
 def _media_id(body: Mapping[str, Any]) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 
 import pytest
 import sqlalchemy as sa
 
+from proxy.domain.errors import RowRejected
 from proxy.settings import DatabaseSettings
 from proxy.storage.database.schema import upgrade
 from proxy.storage.database.tables import media_files
@@ -44,6 +46,17 @@ async def test_the_whole_callback_is_stored_with_the_server_of_the_medium(
     assert await results.servers(5) == {VM}
     assert await results.callback(5) == RICH
     assert await results.callback(6) == RICH | {"again": True}
+
+
+@pytest.mark.parametrize("levels", [31, 32])
+async def test_mariadb_stores_31_levels(results: UploadResults, levels: int) -> None:
+    deep: object = 1
+    for _ in range(levels - 1):
+        deep = [deep]
+    stored = levels <= 31 or results.engine.dialect.name == "sqlite"
+    with nullcontext() if stored else pytest.raises(RowRejected):
+        await results.record(7, 5, {"deep": deep}, server=VM)
+    assert (await results.callback(5) is not None) == stored
 
 
 async def test_only_a_row_of_the_same_upload_makes_a_medium_our_own(

@@ -285,6 +285,26 @@ async def test_only_regular_files_of_the_upload_folders_are_sent(
             assert answer.status == 404, name
 
 
+async def test_a_callback_that_mariadb_cannot_store_is_refused_before_anything_is_changed(
+    server: Serving,
+) -> None:
+    (image,) = await upload(server)
+
+    def body(levels: int) -> dict[str, Any]:
+        value: object = 1
+        for _ in range(levels - 1):
+            value = [value]
+        return {"media_id": "789", "deep": value}
+
+    status, told = await complete(server, image["id"], body(32))
+    assert (status, told["detail"]) == (
+        400,
+        "the body must be nested in at most 31 objects and lists",
+    )
+    assert (await queue(server))["total"] == 1
+    assert (await complete(server, image["id"], body(31)))[0] == 200
+
+
 async def test_a_file_deleted_during_the_download_is_still_sent_completely(server: Serving) -> None:
     body = PHOTO.ljust(4_000_000, b"\0")
     (image,) = await upload(server, {"profile_image": body})
