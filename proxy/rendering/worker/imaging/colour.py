@@ -82,7 +82,7 @@ class SourceColour:
     bands: int = field(default=3, compare=False)
     """Without alpha."""
     lab: bool = field(default=False, compare=False)
-    """libvips converts the levels from CIELAB."""
+    """The levels are CIELAB."""
     premultiplied: bool = field(default=False, compare=False)
     """libvips delivers colours that are multiplied by the alpha."""
 
@@ -108,9 +108,11 @@ def read(image: Any, descriptor: int, source_type: str) -> SourceColour:
     ``image`` is opened by libvips; none of its pixels is decoded.
     """
     profile = image.get("icc-profile-data") if image.get_typeof("icc-profile-data") else b""
+    if image.interpretation in _LABS:
+        # An ICC profile beside CIELAB is one of another version of the image.
+        return SourceColour(bands=image.bands - image.hasalpha(), lab=True)
     profiled = SourceColour(profiled=bool(profile) and not _is_srgb(profile, image))
-    bands, lab = image.bands - image.hasalpha(), image.interpretation in _LABS
-    profiled = replace(profiled, profile=profile, bands=bands, lab=lab)
+    profiled = replace(profiled, profile=profile, bands=image.bands - image.hasalpha())
     # Of a damaged file, what libvips makes of it is shown. A chunk that is too short has too few
     # values to unpack (ValueError).
     damage = (struct.error, IndexError, ValueError, ZeroDivisionError, pyvips.Error, SourceRefused)
@@ -139,7 +141,7 @@ _FULL = 255
 
 
 def _is_srgb(profile: bytes, image: Any) -> bool:
-    # CMYK and Lab are always converted.
+    # CMYK is always converted.
     if len(profile) > _MAX_COMPARED_BYTES or image.bands > 4:  # noqa: PLR2004 - RGBA
         return False
     grey = image.interpretation in ("b-w", "grey16")
@@ -158,9 +160,10 @@ def outside(page: Any, source: SourceColour, gamut: Gamut) -> float:
     ``page`` has the levels of the source, without alpha, and its profile if that applies.
     """
     if source.space is not None:
-        before, after = _clipped(page, source.space, _GAMUTS[gamut])
+        light = _shown_light(page, source.space)
+        before, after = _clipped(light, source.space.chromaticities, _GAMUTS[gamut])
     elif source.lab:
-        before, after = _exported(page.colourspace("lab"), gamut)
+        before, after = _clipped(page.colourspace("scrgb"), _SRGB, _GAMUTS[gamut])
     else:
         before, after = _exported(_imported(page), gamut)
     return float((before.dE76(after) > _NOTICEABLE).avg() / _FULL)
@@ -186,8 +189,11 @@ def _exported(lab: Any, gamut: Gamut) -> tuple[Any, Any]:
     return lab, levels.icc_import(input_profile=gamut.value, **options)
 
 
-def _clipped(page: Any, space: ColourSpace, target: tuple[float, ...]) -> tuple[Any, Any]:
-    light = _shown_light(page, space).recomb(_matrix(space.chromaticities, target))
+def _clipped(
+    light: Any, chromaticities: tuple[float, ...], target: tuple[float, ...]
+) -> tuple[Any, Any]:
+    """Return CIELAB of linear light in a space, and what a gamut makes of it."""
+    light = light.recomb(_matrix(chromaticities, target))
     high = (light > 1).ifthenelse(1, light)
     both = (light, (high < 0).ifthenelse(0, high))
     before, after = (one.recomb(_matrix(target, _SRGB)) for one in both)
@@ -386,6 +392,22 @@ def converted(page: Any, space: ColourSpace, gamut: Gamut) -> Any:
         return levels
     levels = levels.bandjoin((alpha >> 8 if page.format == "ushort" else alpha).cast("uchar"))
     return levels.copy(interpretation="b-w" if grey else "srgb")
+
+
+def from_lab(page: Any, gamut: Gamut) -> Any:
+    """Convert CIELAB as floats to 8-bit levels of a gamut; colours outside of it are clipped.
+
+    Not by an ICC profile: white of CIELAB is D65 in libvips, also in its conversion to sRGB, and
+    D50 in profiles. libvips stores an alpha beside CIELAB as 0 to 255, and so it remains.
+    """
+    light = page[:_COLOURS].colourspace("scrgb").recomb(_matrix(_SRGB, _GAMUTS[gamut]))
+    levels = light.copy(interpretation="scrgb").colourspace("srgb")
+    if page.hasalpha():
+        levels = levels.bandjoin(page[_COLOURS].rint().cast("uchar"))
+    levels = levels.copy(interpretation="srgb")
+    # It would be applied to what is scaled from this page.
+    levels.remove("icc-profile-data")
+    return levels
 
 
 def _shown_light(page: Any, space: ColourSpace) -> Any:

@@ -335,7 +335,7 @@ def shrunk(opened: OpenedSource, size: Size, gamut: Gamut = Gamut.SRGB) -> Any:
     # Of an AVIF libvips would show the embedded thumbnail, which no limit applies to: it may be
     # another image, of another shape, without the alpha.
     own = header.source_type == "avif" or header.first_page
-    if own or header.colour.space or header.colour.narrow:
+    if own or header.colour.lab or header.colour.space or header.colour.narrow:
         page = pyvips.Image.new_from_source(
             opened.source, "", access="sequential", fail_on="none", **_first_page(header)
         )
@@ -354,6 +354,10 @@ def scaled(page: Any, header: Header, size: Size, gamut: Gamut = Gamut.SRGB) -> 
 def _scaled(page: Any, header: Header, size: Size, gamut: Gamut) -> Any:
     width, height = size
     page = colour.widened(page) if header.colour.narrow else page
+    if header.colour.lab:
+        # A thumbnail would be clipped to sRGB before it is converted to Display P3, and white if
+        # the file has an ICC profile.
+        return colour.from_lab(_resized(page.colourspace("lab"), header, size), gamut)
     if header.colour.space is None:
         options = _colour_options(header, gamut)
         return page.thumbnail_image(width, height=height, size="force", **options)
@@ -369,7 +373,9 @@ def _resized(page: Any, header: Header, size: Size) -> Any:
     scaled = page.premultiply() if page.hasalpha() else page
     scaled = scaled.resize(width / page.width, vscale=height / page.height)
     scaled = scaled.unpremultiply() if page.hasalpha() else scaled
-    scaled = scaled.rint().cast(page.format).copy(interpretation=page.interpretation)
+    # CIELAB has 100 levels of lightness, which are no integers.
+    scaled = scaled if page.format == "float" else scaled.rint().cast(page.format)
+    scaled = scaled.copy(interpretation=page.interpretation)
     # A rotation reads columns, which a sequential page cannot provide.
     return scaled if _field(page, "orientation", 1) == 1 else scaled.copy_memory().autorot()
 
@@ -495,7 +501,7 @@ def _field(image: Any, name: str, default: Any) -> Any:
 
 
 def _colour_options(header: Header, gamut: Gamut) -> dict[str, str]:
-    """Return thumbnail options that convert the colours; libvips always converts CMYK and Lab.
+    """Return thumbnail options that convert the colours; libvips always converts CMYK.
 
     ``srgb`` and ``p3`` are profiles within libvips, of saucecontrol (CC0).
     """

@@ -151,7 +151,7 @@ class TiffLayout:
         """
         if self._float_grey:
             return partial(_grey_of_floats, profiled=profiled)
-        if self.numbers == _FLOAT:
+        if self.numbers == _FLOAT and self.photometric != _CIELAB:
             return _profiled_floats if profiled else None
         if self._uncompressed_ycbcr and set(self.subsampling) == {1}:
             return partial(_rgb, weights=self.weights, ranges=self.ranges)

@@ -126,9 +126,13 @@ def srgb_light(level: Floats) -> Floats:
     return np.where(level <= 0.04045, level / 12.92, ((level + 0.055) / 1.055) ** 2.4)
 
 
-def srgb_levels(light: Floats, primaries: tuple[tuple[float, float], ...] = BT_709) -> Floats:
-    """Levels of 255 of linear light in a space whose white is D65."""
-    matrix = np.linalg.solve(to_xyz(BT_709), to_xyz(primaries))
+def srgb_levels(
+    light: Floats,
+    primaries: tuple[tuple[float, float], ...] = BT_709,
+    target: tuple[tuple[float, float], ...] = BT_709,
+) -> Floats:
+    """Levels of 255, in the primaries of a target, of linear light in a space of white D65."""
+    matrix = np.linalg.solve(to_xyz(target), to_xyz(primaries))
     within = np.clip(light @ matrix.T, 0, 1)
     level = np.where(within <= 0.0031308, within * 12.92, 1.055 * within ** (1 / 2.4) - 0.055)
     return 255 * level
@@ -518,7 +522,12 @@ def test_a_tiff_in_eight_bit_lab_is_refused_by_name() -> None:
 def test_a_tiff_in_sixteen_bit_lab_is_converted() -> None:
     levels = pyvips.Image.new_from_buffer(studio.saved(chart()), "")
     for space in ("lab", "labs"):
-        check(studio.rendered(levels.colourspace(space).tiffsave_buffer()), 255 * STORED, levels=1)
+        page = levels.colourspace(space)
+        check(studio.rendered(page.tiffsave_buffer()), 255 * STORED, levels=1)
+        # A profile is left from another version of the image, and does not apply.
+        with Image.open(photo("display-p3.png")) as wide:
+            source = colour.with_profile(page, wide.info["icc_profile"]).tiffsave_buffer()
+        check(studio.rendered(source), 255 * STORED, levels=1)
 
 
 @pytest.mark.parametrize("kind", ["png", "avif"])
@@ -694,11 +703,47 @@ def test_a_quality_search_compares_within_display_p3() -> None:
     assert "icc_profile" in studio.opened(encoded).info
 
 
+@pytest.mark.parametrize("space", ["lab", "labs"])
+@pytest.mark.parametrize("alpha", [None, 128, 255])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_colour_in_lab_is_not_clipped_to_srgb_if_p3_has_it(
+    space: str, alpha: int | None, orientation: int
+) -> None:
+    wanted = [250, 20, 20]
+    light = srgb_light(np.array(wanted) / 255)
+    # Less than nothing of the green and the blue of sRGB.
+    light = np.linalg.solve(to_xyz(BT_709), to_xyz(P3)) @ light
+    assert light.min() < -0.01
+    page = pyvips.Image.black(64, 32, bands=3).linear([1, 1, 1], light.tolist())
+    page = page.cast("float").copy(interpretation="scrgb").colourspace(space)
+    page = page if alpha is None else page.bandjoin(alpha).cast(page.format)
+    page = page.copy(interpretation=space)
+    page.set_type(pyvips.GValue.gint_type, "orientation", orientation)
+    size = (20, 10) if orientation == 1 else (10, 20)
+    with memory_file(page.tiffsave_buffer()) as source:
+        opened = load.open_source(source, studio.LIMITS)
+        found = load.shrunk(opened, size, Gamut.P3).copy_memory()
+    assert (found.width, found.height, found.format) == (*size, "uchar")
+    assert found.bands == (3 if alpha is None else 4)
+    assert found(5, 5)[:3] == pytest.approx(wanted, abs=1)
+    assert found(5, 5)[3:] == ([] if alpha is None else [alpha])
+
+
+def test_no_colour_of_srgb_is_outside_of_it_in_lab() -> None:
+    page = pyvips.Image.new_from_array(np.asarray(chart())).copy(interpretation="srgb")
+    found = colour.SourceColour(lab=True)
+    for gamut in Gamut:
+        assert colour.outside(page.colourspace("labs"), found, gamut) == 0
+
+
 def test_a_tiff_in_lab_is_sent_in_display_p3() -> None:
     lab = pyvips.Image.new_from_array(np.asarray(chart())).copy(interpretation="srgb")
     source = lab.colourspace("labs").tiffsave_buffer()
     encoded = studio.rendered(source, in_p3(Format.PNG))
-    assert np.abs(as_srgb(encoded)[SIDE // 2, SIDE // 2 :: SIDE] - np.array(PATCHES)).max() <= 4
+    assert "icc_profile" in studio.opened(encoded).info
+    found = studio.pixels(encoded)[SIDE // 2, SIDE // 2 :: SIDE]
+    wanted = srgb_levels(srgb_light(np.array(PATCHES) / 255), target=P3)
+    assert np.abs(found - wanted).max() <= 1
 
 
 def test_the_gamut_changes_the_keys_of_all_formats_but_gif() -> None:
