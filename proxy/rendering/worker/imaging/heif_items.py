@@ -90,31 +90,31 @@ class HeifItems:
         return [one for item in items for one in self.properties.get(item, ())]
 
 
-def read(descriptor: int) -> HeifItems | None:
-    """Return the items of a file; None if it has no meta box, as a sequence.
+def read(source: int | bytes) -> HeifItems | None:
+    """Return the items of a file, a descriptor or its bytes; None if it has no meta box.
 
     Raises:
         SourceRefused: there are more of something than any image needs.
         pyvips.Error: a box that is needed is damaged.
     """
     with _translated():
-        found = _top_box(descriptor, b"meta")
-        return None if found is None else _items(found, os.fstat(descriptor).st_size)
+        found = _top_box(source, b"meta")
+        return None if found is None else _items(found, _size(source))
 
 
-def check(descriptor: int, limits: Limits) -> int:
+def check(source: int | bytes, limits: Limits) -> int:
     """Check what decoding the primary image needs; return the number of items.
 
     Raises:
         SourceRefused, pyvips.Error: as `read`, or a limit is exceeded.
     """
     with _translated():
-        _check_samples(_top_box(descriptor, b"moov") or b"")
-    items = read(descriptor)
+        _check_samples(_top_box(source, b"moov") or b"")
+    items = read(source)
     if items is None:
         return 0
     # More than the file has: parts of it are read repeatedly.
-    size = os.fstat(descriptor).st_size
+    size = _size(source)
     _allow(max(items.lengths.values(), default=0), size, "bytes in an item")
     copied = sum(
         items.lengths.get(one.item, 0) * len(one.others)
@@ -202,11 +202,23 @@ def boxes(content: bytes) -> Iterator[tuple[bytes, bytes]]:
         yield name, content[start:at]
 
 
-def _top_box(descriptor: int, wanted: bytes) -> bytes | None:
+def _size(source: int | bytes) -> int:
+    return len(source) if isinstance(source, bytes) else os.fstat(source).st_size
+
+
+def _part(source: int | bytes, length: int, at: int) -> bytes:
+    """Return bytes of a file, which is a descriptor or in memory."""
+    if isinstance(source, bytes):
+        return source[at : at + length]
+    # Offsets of 64 bits may exceed those of the system.
+    return os.pread(source, length, at) if at < _size(source) else b""
+
+
+def _top_box(source: int | bytes, wanted: bytes) -> bytes | None:
     """Return the content of the only box of the file with a name; None if there is none."""
-    at, found, size = 0, None, os.fstat(descriptor).st_size
+    at, found, size = 0, None, _size(source)
     for number in range(1, _MAX_BOXES + 2):
-        header = os.pread(descriptor, 16, at)
+        header = _part(source, 16, at)
         if len(header) < _LENGTH_AND_NAME.size:
             break
         _allow(number, _MAX_BOXES, "boxes")
@@ -224,7 +236,7 @@ def _top_box(descriptor: int, wanted: bytes) -> bytes | None:
                 raise IndexError("a box is there twice")
             present = max(0, min(end, size) - start)
             _allow(present, _MAX_META_BYTES, f"bytes in its {wanted.decode()} box")
-            found = os.pread(descriptor, present, start)
+            found = _part(source, present, start)
         at = end
     return found
 

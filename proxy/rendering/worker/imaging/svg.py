@@ -24,7 +24,7 @@ import pyvips
 
 from proxy.domain.formats import SNIFF_BYTES, sniff
 from proxy.domain.worker_protocol import Limits
-from proxy.rendering.worker.imaging import fonts
+from proxy.rendering.worker.imaging import fonts, heif_items
 from proxy.rendering.worker.imaging.libvips import SourceRefused
 
 MAX_BYTES = 32 * 1024 * 1024
@@ -396,6 +396,8 @@ class _Builder:
                 f"embeds an image of type {found or 'unknown'}: embed it as PNG or JPEG",
             )
         try:
+            if found == "avif":
+                heif_items.check(content, self._limits)
             image = pyvips.Image.new_from_buffer(content, "", access="sequential")
             self._pixels += image.width * image.height
             if self._pixels > (most := self._limits.max_raw_bytes // _RGBA):

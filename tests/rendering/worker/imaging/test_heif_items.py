@@ -103,6 +103,15 @@ def test_a_table_that_is_there_twice_is_damage(name: bytes) -> None:
     assert "damaged" in answer.detail
 
 
+@pytest.mark.parametrize("length", [2**63 - 1, 2**63, 2**64 - 1])
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_box_of_more_bytes_than_any_file_has_is_damage(length: int, *, strict: bool) -> None:
+    damaged = SAMPLE[:28] + struct.pack(">I4sQ", 1, b"skip", length) + SAMPLE[28:]
+    answer = studio.refused_or_known(damaged, strict=strict)
+    assert isinstance(answer, JobFailure)
+    assert (answer.kind, answer.traceback) == ("undecodable", "")
+
+
 def test_a_second_meta_box_is_damage() -> None:
     made = heif_of(b"heic", [image()])
     answer = studio.refused_or_known(made + crafted._box(b"meta", bytes(4)))

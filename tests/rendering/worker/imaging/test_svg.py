@@ -16,6 +16,7 @@ from proxy.domain.worker_protocol import JobFailure
 from proxy.rendering.worker.imaging import fonts, svg
 from tests.rendering.worker.imaging import studio
 from tests.rendering.worker.imaging.analysis.bench import analysed
+from tests.rendering.worker.imaging.heif_bombs import BOMBS
 from tests.support.photos import photo
 
 NAMESPACE = 'xmlns="http://www.w3.org/2000/svg"'
@@ -117,6 +118,13 @@ def test_text_in_points_is_as_large_as_in_pixels() -> None:
     assert units[..., 3].any()
     assert (points == units).all()
     assert (pixels == units).all()
+
+
+@pytest.mark.parametrize("name", [name for name in BOMBS if "AVIF" in name])
+def test_an_embedded_avif_has_the_limits_of_one_in_a_file(name: str) -> None:
+    embedded = b64encode(BOMBS[name]()).decode()
+    found = refusal(drawing(f'<image href="data:image/avif;base64,{embedded}"/>'))
+    assert found.kind == "too_large"
 
 
 def test_the_stated_size_is_larger_than_every_width_that_can_be_requested() -> None:
