@@ -74,6 +74,7 @@
     |   +-- StepOverdue             a step exceeded its time limit
     +-- NoAnswer                    `smartserve doctor` got no usable answer from a server
     +-- StorageError                503  a rendition store failed; delivery continues
+    |   +-- BucketPurgePending      memory and disk are purged; the bucket is as soon as it answers
     +-- UploadStorageError          503  temporary upload files cannot be read or written
     |   +-- UploadStorageFull       507
     +-- ConfigurationError          the server must not start; carries every fault
@@ -475,6 +476,13 @@ class NoAnswer(SmartserveError):
 
 class StorageError(SmartserveError, status=503, title="Rendition store unavailable", reported=True):
     """A rendition store failed; the image is delivered nevertheless."""
+
+
+class BucketPurgePending(StorageError):
+    """Memory and disk are purged, the bucket is not; nothing of the image is read from it.
+
+    The deletion in the bucket is repeated in the background.
+    """
 
 
 class UploadStorageError(

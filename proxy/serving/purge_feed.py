@@ -10,7 +10,7 @@ from functools import partial
 
 import structlog
 
-from proxy.domain.errors import DatabaseUnavailable, StorageError
+from proxy.domain.errors import BucketPurgePending, DatabaseUnavailable, StorageError
 from proxy.domain.media import EPOCH, utc_timestamp
 from proxy.domain.render_plan import EVERYONE
 from proxy.domain.variant import PurgeEntry
@@ -181,7 +181,9 @@ class PurgeFeed:
         complete = await self._read_purges(min(position, now) - self._overlap_s)
         # If a purge failed on disk, it is read and applied again.
         if complete:
-            self._position = now
+            # While purges wait for the bucket, the position stays before them: this process repeats
+            # the deletions, and after a restart they are read again, also those of this server.
+            self._position = position if self._store.bucket_purges_failed else now
             limit = min(position, now) - self._overlap_s
             self._seen = {key: at for key, at in self._seen.items() if at >= limit}
             if self._clock() - self._saved_at >= _SAVE_POSITION_EVERY_S:
@@ -230,6 +232,9 @@ class PurgeFeed:
         try:
             if entry.shapes is None or entry.shapes:
                 await self._store.purge(entry.media_id, entry.shapes)
+        except BucketPurgePending as error:
+            # Applied: another purge would delete what was rendered since from memory and disk.
+            log.warning("purge_incomplete", media_id=entry.media_id, cause=error.detail)
         except StorageError as error:
             # Memory is purged.
             log.warning("purge_incomplete", media_id=entry.media_id, cause=error.detail)

@@ -12,18 +12,23 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+import structlog
+from obstore.store import MemoryStore
 from sqlalchemy import delete, update
 
 from proxy.app.storage import StorageServices, open_storage
-from proxy.domain.errors import MediaRowInvalid, StorageError
-from proxy.domain.variant import PurgeEntry, shape_of
+from proxy.domain.errors import BucketPurgePending, MediaRowInvalid, StorageError
+from proxy.domain.variant import PurgeEntry, Shapes, shape_of
 from proxy.runtime.supervised_task import cancel
 from proxy.serving import purge_feed
 from proxy.serving.purge_feed import PurgeFeed
 from proxy.settings import Settings
+from proxy.storage.bucket import Bucket, BucketUnavailable
 from proxy.storage.database import NewMedia
 from proxy.storage.database.purge_table import announcement
 from proxy.storage.database.tables import DatabaseClock, media_files, purge_epochs, purges
+from proxy.storage.renditions.object_tier import ObjectTier
+from proxy.storage.renditions.tiered_store import TieredStore
 from tests.storage.database.conftest import facts, new
 from tests.storage.renditions.variants import body, put, read, variant
 from tests.support.redis import RedisServer
@@ -226,6 +231,95 @@ async def test_a_purge_that_fails_on_disk_is_applied_again_and_counts_as_lag(pai
     assert there.purge_feed.statistics()["lag_s"] > before
     assert there.renditions.memory.peek(variant(1, 300).digest) is None
     # Whatever was created meanwhile.
+    shutil.rmtree(root, ignore_errors=True)
+    moved.rename(root)
+    await there.purge_feed.sync()
+    assert await read(there.renditions.disk, variant(1, 300)) is None
+
+
+class _FailingBucket(Bucket):
+    """A bucket that cannot be listed while it is down."""
+
+    down = True
+
+    async def keys(self, prefix: str) -> list[str]:
+        if self.down:
+            raise BucketUnavailable("down")
+        return await super().keys(prefix)
+
+
+def with_bucket(server: StorageServices) -> tuple[_FailingBucket, ObjectTier]:
+    """Give a server a third tier, whose background tasks do not run."""
+    bucket = _FailingBucket(MemoryStore(), name="test", timeout_s=60, breaker_s=60)
+    tier = ObjectTier(
+        reads=bucket, writes=bucket, prefix="", max_bytes=10**6, max_queued_bytes=10**6
+    )
+    server.renditions._objects = tier
+    return bucket, tier
+
+
+async def test_a_purge_that_waits_for_the_bucket_is_applied_once_to_memory_and_disk(
+    pair: Pair,
+) -> None:
+    here, there = await pair.server("here"), await pair.server("there")
+    await fill(there)
+    bucket, tier = with_bucket(there)
+    before = there.purge_feed._position
+    assert before is not None
+    await here.purger.medium(1)
+    with structlog.testing.capture_logs() as logs:
+        await there.purge_feed.sync()
+        assert await stored(there) == [(2, 300), (2, 480)]
+        # Rendered since: only the bucket still has the old ones.
+        await fill(there)
+        ticket = there.renditions.ticket(variant(1))
+        await there.purge_feed.sync()
+    assert len(await stored(there)) == 4
+    assert not ticket.void
+    assert [one["event"] for one in logs].count("purge_incomplete") == 1
+    await there.purge_feed.check()
+    assert there.purge_feed._position == before, "a restart reads the purge again"
+    bucket.down = False
+    await tier._retry_purges()
+    await there.purge_feed.sync()
+    assert len(await stored(there)) == 4
+    assert there.purge_feed._position > before
+
+
+async def test_a_server_that_restarts_before_its_own_purge_of_the_bucket_repeats_it(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = await pair.server("here")
+    await fill(here)
+    now = await here.purge_feed._table.now()
+    # An hour ago, so that the purge is not in what every start reads.
+    here.purge_feed._position = now - 3600
+    with_bucket(here)
+    with pytest.raises(BucketPurgePending):
+        await here.purger.medium(1)
+    back = update(purges).values(purged_at=DatabaseClock() - 3500)
+    await here.writer.run(lambda one: one.execute(back))
+    await here.purge_feed.sync()
+    await pair.stop("here")
+    purged: list[int] = []
+
+    async def purge(_store: TieredStore, media_id: int, _shapes: Shapes = None) -> int:
+        purged.append(media_id)
+        return 0
+
+    monkeypatch.setattr(TieredStore, "purge", purge)
+    await pair.server("here")
+    assert purged == [1]
+
+
+async def test_a_disk_that_fails_beside_the_bucket_is_purged_again(pair: Pair) -> None:
+    here, there = await pair.server("here"), await pair.server("there")
+    await fill(there)
+    with_bucket(there)
+    await here.purger.medium(1)
+    root = pair.root / "there" / "renditions"
+    moved = root.rename(root.with_name("moved"))
+    await there.purge_feed.sync()
     shutil.rmtree(root, ignore_errors=True)
     moved.rename(root)
     await there.purge_feed.sync()

@@ -22,7 +22,7 @@ from typing import Self
 
 import structlog
 
-from proxy.domain.errors import StorageError
+from proxy.domain.errors import BucketPurgePending
 from proxy.domain.variant import Shapes, Variant, has_shape
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor, cancel
 from proxy.storage.bucket import Bucket, BucketError, ObjectExists, ObjectMissing
@@ -48,11 +48,13 @@ class _Write:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Purge:
     """A purge that has not been done. Each call makes a new one."""
 
     shapes: Shapes
+    failed: bool
+    """Whether the deletion, or that of an earlier purge which this one includes, has failed."""
 
 
 class ObjectTier:
@@ -177,11 +179,11 @@ class ObjectTier:
         medium is read from the bucket. Await it with a shield: a cancellation would stop it.
 
         The task raises:
-            StorageError: some may still be there; the purge is repeated in the background.
+            BucketPurgePending: some may still be there; it is repeated in the background.
         """
         before = self._unpurged.get(media_id)
         shapes = shapes if before is None else _united(before.shapes, shapes)
-        self._unpurged[media_id] = _Purge(shapes)
+        self._unpurged[media_id] = _Purge(shapes, failed=before is not None and before.failed)
         task = asyncio.create_task(self._purge(media_id))
         self._purges.add(task)
         task.add_done_callback(self._purge_ended)
@@ -209,7 +211,9 @@ class ObjectTier:
                 await self._writes.delete(keys[start : start + _DELETE_AT_ONCE])
         except BucketError as error:
             self._failed(error)
-            raise StorageError("renditions could not be deleted from the bucket") from error
+            purge.failed = True
+            cause = "renditions could not be deleted from the bucket"
+            raise BucketPurgePending(cause) from error
         # Another purge of the medium may have begun meanwhile.
         if self._unpurged.get(media_id) is purge:
             del self._unpurged[media_id]
@@ -220,8 +224,13 @@ class ObjectTier:
             if self._writes.breaker.open:
                 return
             if media_id in self._unpurged:
-                with suppress(StorageError):
+                with suppress(BucketPurgePending):
                     await self._purge(media_id)
+
+    @property
+    def purges_failed(self) -> bool:
+        """Whether deletions have failed, and have not been repeated successfully."""
+        return any(purge.failed for purge in self._unpurged.values())
 
     async def _write(self) -> None:
         """Store and delete what is queued, until cancelled."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 from weakref import WeakSet
 
+from proxy.domain.errors import BucketPurgePending
 from proxy.domain.variant import Shapes, Variant, has_shape
 from proxy.runtime.safe_open import OpenFile
 from proxy.runtime.single_flight import SharedResults
@@ -450,13 +451,15 @@ class TieredStore:
         Writes that have begun are void.
 
         Raises:
-            StorageError: some may still exist on disk or in the bucket; memory is purged in any
-                case.
+            BucketPurgePending: some may still exist in the bucket. They are not read, and are
+                deleted in the background, so the caller need not repeat it.
+            StorageError: some may still exist on disk; memory is purged in any case.
         """
         # Memory first: unlike the disk, it cannot fail.
         deleted = self._forget(media_id, shapes)
         # Before the disk is awaited: from now on nothing is read from the bucket.
         in_bucket = self._objects and self._objects.begin_purge(media_id, shapes)
+        pending: BucketPurgePending | None = None
         try:
             deleted = max(deleted, await self.disk.purge(media_id, shapes))
         finally:
@@ -465,7 +468,13 @@ class TieredStore:
             self._unregister_reads(media_id, shapes)
             self.memory.purge(media_id, shapes)
             if in_bucket:
-                deleted = max(deleted, await asyncio.shield(in_bucket))
+                try:
+                    deleted = max(deleted, await asyncio.shield(in_bucket))
+                except BucketPurgePending as error:
+                    pending = error
+        # Not above: it would replace the error of a disk whose purge must be repeated.
+        if pending is not None:
+            raise pending
         return deleted
 
     async def clear(self) -> None:
@@ -483,6 +492,11 @@ class TieredStore:
     def statistics(self) -> Mapping[str, Mapping[str, float]]:
         """Return for ``memory`` and ``disk`` bytes, items, hits, misses, failures and others."""
         return {"memory": self.memory.statistics(), "disk": self.disk.statistics()}
+
+    @property
+    def bucket_purges_failed(self) -> bool:
+        """Whether the bucket may still contain what was purged. A restart forgets what it is."""
+        return self._objects is not None and self._objects.purges_failed
 
     def object_statistics(self) -> Mapping[str, float]:
         """Return the counts of the third tier; zeros if there is none."""
