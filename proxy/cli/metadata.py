@@ -17,6 +17,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
+import structlog
 import typer
 
 from proxy.cli import SUMMARIES, app
@@ -62,6 +63,8 @@ app.add_typer(metadata_app, name="metadata")
 _MAX_IMAGE_BYTES = 1 << 30
 _MAX_JSON_BYTES = 16 << 20
 _PIECE_BYTES = 1 << 20
+
+log = structlog.get_logger(__name__)
 
 FilesArgument = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Image files.")]
 
@@ -510,8 +513,15 @@ async def _extract_each(
                 extraction = await extract_file(service, path)
                 async with showing:
                     text = await asyncio.to_thread(show, path, extraction)
+            except SmartserveError:
+                raise
             except (OSError, ValueError) as error:
                 print_error("skipped", f"{path}: {_reason(error)}")
+                return False
+            except Exception as error:
+                # An unforeseen error with one file must not end the run.
+                log.exception("metadata_file_failed")
+                print_error("skipped", f"{path}: internal error: {error!r}")
                 return False
             await asyncio.to_thread(print_result, text)
             return True

@@ -6,6 +6,8 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import structlog
+
 from proxy.app.metadata import MetadataServices, open_metadata_services
 from proxy.app.storage import StorageServices, open_storage
 from proxy.cli.base import (
@@ -27,6 +29,8 @@ from proxy.telemetry.metrics import Metrics
 _PAGE = 100
 _PROMPT = 60
 """Characters of a prompt in a line."""
+
+log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
@@ -54,7 +58,16 @@ async def store_metadata(
             media = await storage.repository.find(media_id)
             if media is None:
                 raise MediaNotFound("there is no image with this id")
-            show(media_id, await metadata.media.store(media))
+            try:
+                extraction = await metadata.media.store(media)
+            except SmartserveError:
+                raise
+            except Exception as error:
+                # An unforeseen error with one image must not end the run.
+                log.exception("metadata_image_failed", media_id=media_id)
+                print_error("failed", f"{media_id}: internal error: {error!r}")
+                return False
+            show(media_id, extraction)
             return True
 
         def report(media_id: int, error: SmartserveError) -> None:

@@ -33,7 +33,10 @@ _MANY_TAGS = 200
 # C0 and C1 controls except tab and line feed.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
-_BINARY = re.compile(r"\(Binary data (\d+) bytes[^)]*\)")
+# 15 digits: JSON has no larger integers.
+_BINARY = re.compile(r"\(Binary data (\d{1,15}) bytes[^)]*\)", re.ASCII)
+_GROUPS = "groups."
+"""Beginning of the paths of tags."""
 
 
 def is_of_exiftool(group: str) -> bool:
@@ -164,7 +167,8 @@ class Cleaner:
         return _printable(str(key))[:1000]
 
     def _text(self, text: str, path: str) -> Any:
-        if match := _BINARY.fullmatch(text):
+        # Only among the tags: any other text may be that of a file.
+        if path.startswith(_GROUPS) and (match := _BINARY.fullmatch(text)):
             return {"binary": int(match[1])}
         text = _printable(text)
         if len(text) * 4 <= MAX_STRING_BYTES:

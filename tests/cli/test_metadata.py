@@ -19,6 +19,7 @@ from PIL import Image, PngImagePlugin
 
 from proxy.cli.metadata import _safe_cell, _store_metadata
 from proxy.metadata.embedding import ImageMetadataEmbedding, ImageMetadataWriter
+from proxy.metadata.moderation import moderate
 from tests.cli.conftest import Completed, Invoke
 from tests.metadata.embedding.conftest import make
 from tests.support.commands import SMARTSERVE, run
@@ -385,6 +386,23 @@ def test_moderate_prints_flags(pictures: Path, invoke: Invoke, engine: dict[str,
     flags = {flag["type"] for flag in found["b.png"]["flags"]}
     assert flags == {"ai_generated", "concerning_prompt"}
     assert found["c.png"]["flags"] == []
+
+
+@pytest.mark.slow
+def test_an_unforeseen_error_with_one_file_does_not_end_the_run(
+    pictures: Path, invoke: Invoke, engine: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail_for_generated(metadata: Any, terms: Any) -> Any:
+        if metadata["ai_generation"]["prompt"]:
+            raise AttributeError("no attribute")
+        return moderate(metadata, terms)
+
+    paths = [generated(pictures / "b.png"), plain(pictures / "c.png")]
+    monkeypatch.setattr("proxy.cli.metadata.moderate", fail_for_generated)
+    done = invoke("metadata", "moderate", *paths, **engine)
+    assert (done.code, list(objects(done))) == (1, ["c.png"])
+    assert f"skipped {paths[0]}: internal error: AttributeError" in done.stderr
+    assert "moderate: 1 done, 1 skipped" in done.stderr
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -115,6 +116,21 @@ def test_an_image_that_cannot_be_read_costs_only_itself(
     unknown = invoke("metadata", "extract", "--store", "77", **engine)
     assert unknown.code == 1
     assert "failed 77: there is no image with this id" in unknown.stderr
+
+
+@pytest.mark.slow
+def test_an_unforeseen_error_with_one_image_does_not_end_the_run(
+    ids: dict[str, int], invoke: Invoke, engine: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail_for_the_fox(generation: Mapping[str, Any]) -> tuple[str, ...]:
+        if generation["source"] == "midjourney":
+            raise AttributeError("no attribute")
+        return ()
+
+    monkeypatch.setattr("proxy.metadata.media_tags.tags_of", fail_for_the_fox)
+    done = invoke("metadata", "extract", "--store", **engine)
+    assert (done.code, summary(done)) == (1, "extract: 2 stored, 0 current, 1 failed")
+    assert f"failed {ids['fox.png']}: internal error: AttributeError" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,12 @@ import pytest
 
 from proxy.metadata.container.result import TextEntry
 from proxy.metadata.container.walk import walk
+from proxy.metadata.media_tags import tags_of
+from proxy.metadata.moderation import moderate
 from proxy.metadata.report import report
 from proxy.metadata.tags import MAX_OUTPUT_BYTES
 from tests.metadata.files import jpeg
+from tests.support.containers import png_with_texts
 
 TAGS: Any = {"File": {"FileType": "JPEG"}, "IFD0": {"Make": "Canon"}}
 
@@ -28,6 +31,20 @@ def test_tags_of_exiftool_are_used_and_otherwise_those_of_the_fallback() -> None
     without = report(file, walk(file), None, None, file_name="a.jpg")
     assert without.fallback is True
     assert "ExifIFD" in without.content["metadata"]["groups"]
+
+
+@pytest.mark.parametrize("size", ["5", "9" * 20])
+def test_text_of_a_file_is_never_taken_for_binary_data(size: str) -> None:
+    binary = f"(Binary data {size} bytes)"
+    file = BytesIO(
+        png_with_texts({"parameters": f"{binary}\nSteps: 20, Sampler: Euler, Model: {binary}"})
+    )
+    content = report(file, walk(file), TAGS, None, file_name="a.png").content
+    generation = content["metadata"]["ai_generation"]
+    assert (generation["prompt"], generation["checkpoint"]) == (binary, binary)
+    assert f"model:{binary.lower()}" in tags_of(generation)
+    assert moderate(content["metadata"], ["binary"])["requiresReview"] is True
+    orjson.dumps(content)
 
 
 def test_the_output_is_bounded_and_names_what_is_left_out() -> None:

@@ -72,6 +72,13 @@ def test_binary_data_is_its_size() -> None:
         "ThumbnailImage": {"binary": 1234}
     }
     assert cleaned(f'"PNG:Comment": "see {text}"')["PNG"] == {"Comment": f"see {text}"}
+    assert Cleaner().clean({"prompt": text}, "ai_generation") == {"prompt": text}
+
+
+@pytest.mark.parametrize("digits", ["9" * 20, "9" * 5000, "\u0667", ""])
+def test_a_size_that_json_cannot_hold_is_text(digits: str) -> None:
+    text = f"(Binary data {digits} bytes)"
+    assert cleaned(f'"PNG:Comment": "{text}"')["PNG"] == {"Comment": text}
 
 
 def test_a_long_string_is_cut_and_its_path_listed() -> None:
