@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -34,6 +35,9 @@ _NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OWNER_ONLY = 0o700
 _ENTER_ONLY = 0o711
 """An engine may run as another user: it starts inside its folder, so it needs no other right."""
+_WRITABLE_BY_OTHERS = 0o022
+_RANDOM_NAME = re.compile(r"[0-9a-f]{32}", re.ASCII)
+"""Form of the names of `random_name`."""
 
 
 def random_name() -> str:
@@ -143,7 +147,7 @@ class TempFolder:
         """Create and lock the folder, after a sweep of the root.
 
         Raises:
-            ConfigurationError: the root is a link, belongs to another user, or cannot be written.
+            ConfigurationError: the root is unfit, or cannot be written.
         """
         try:
             with self._opened_root() as root:
@@ -198,10 +202,14 @@ class TempFolder:
             shutil.rmtree(self.path / name, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Remove the folders of processes that have ended, and own files that are an hour old."""
+        """Remove folders of processes that have ended, and own files that are an hour old.
+
+        In the root, only folders with a name of `random_name` are removed. Other entries stay.
+        """
         with self._opened_root() as root:
             for name in _names(root):
-                if name != self.path.name:
+                # The settings may name a folder that is in use, such as data_dir.
+                if _RANDOM_NAME.fullmatch(name) and name != self.path.name:
                     _remove_abandoned(root, name)
         if self.descriptor >= 0:
             for name in _names(self.descriptor):
@@ -212,7 +220,8 @@ class TempFolder:
         """Yield the open root; create it if it is missing.
 
         Raises:
-            ConfigurationError: it is a link, or belongs to another user.
+            ConfigurationError: it is a link, belongs to another user, or has other contents and
+                other users may rename what is in it.
             OSError: it cannot be created or opened.
         """
         self._root.mkdir(mode=_OWNER_ONLY, parents=True, exist_ok=True)
@@ -221,11 +230,20 @@ class TempFolder:
             raise ConfigurationError([f"metadata.temp_root: {self._root} must not be a link"])
         descriptor = os.open(self._root, _DIRECTORY)
         try:
-            if os.fstat(descriptor).st_uid != os.geteuid():
+            status = os.fstat(descriptor)
+            if status.st_uid != os.geteuid():
                 raise ConfigurationError(
                     [f"metadata.temp_root: {self._root} must belong to the user of the server"]
                 )
-            os.fchmod(descriptor, _OWNER_ONLY)
+            if all(map(_RANDOM_NAME.fullmatch, _names(descriptor))):
+                os.fchmod(descriptor, _OWNER_ONLY)
+            # Other contents may be for other users. Who can rename our folder could replace it.
+            elif status.st_mode & _WRITABLE_BY_OTHERS and not status.st_mode & stat.S_ISVTX:
+                fault = (
+                    f"{self._root} has other contents, and other users may write to it."
+                    " Choose an empty folder."
+                )
+                raise ConfigurationError([f"metadata.temp_root: {fault}"])
             yield descriptor
         finally:
             os.close(descriptor)
@@ -237,14 +255,11 @@ def _names(directory: int) -> list[str]:
 
 
 def _remove_abandoned(root: int, name: str) -> None:
-    """Remove an entry of the root unless a running process has locked it."""
+    """Remove a folder of the root unless a running process has locked it."""
     try:
         descriptor = os.open(name, _DIRECTORY, dir_fd=root)
-    except NotADirectoryError:
-        _remove_stale(root, name)
-        return
     except OSError:
-        return  # it is gone, or a link
+        return  # it is gone, a link or a file
     try:
         # Between its creation and its lock a folder is young.
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

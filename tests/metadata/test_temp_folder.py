@@ -120,13 +120,49 @@ def test_the_folder_of_a_killed_process_is_removed_and_that_of_a_running_one_is_
 def test_old_files_are_swept_and_young_ones_kept(tmp_path: Path) -> None:
     with TempFolder(tmp_path / "root") as folder:
         old, young = folder.path / "old", folder.path / "young"
-        for path in (old, young, tmp_path / "root" / "foreign"):
+        for path in (old, young):
             path.write_text("x")
         hours_ago = time.time() - 7200
-        for path in (old, tmp_path / "root" / "foreign"):
-            os.utime(path, (hours_ago, hours_ago))
+        os.utime(old, (hours_ago, hours_ago))
         folder.sweep()
         assert files(tmp_path) == [young]
+
+
+def test_entries_of_others_and_their_permissions_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(temp_folder, "_UNLOCKED_S", 0.0)
+    root = tmp_path / "root"
+    hours_ago = time.time() - 7200
+    kept = [root / "originals" / "1.jpg", root / "smartserve.db", root / ("a" * 32)]
+    for path in kept:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+        os.utime(path, (hours_ago, hours_ago))
+    root.chmod(0o755)
+    abandoned = root / temp_folder.random_name()
+    abandoned.mkdir()
+    with TempFolder(root) as folder:
+        folder.sweep()
+        assert sorted(files(root)) == sorted(kept)
+        assert not abandoned.exists()
+        assert stat.S_IMODE(root.stat().st_mode) == 0o755
+
+
+def test_a_folder_with_other_contents_into_which_others_may_write_is_refused(
+    tmp_path: Path,
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "foreign").write_text("x")
+    root.chmod(0o777)
+    with pytest.raises(ConfigurationError, match="other contents"), TempFolder(root):
+        pass
+    # As /tmp: nobody can rename what belongs to others.
+    root.chmod(0o1777)
+    with TempFolder(root) as folder:
+        assert stat.S_IMODE(root.stat().st_mode) == 0o1777
+        assert stat.S_IMODE(folder.path.stat().st_mode) == 0o700
 
 
 async def test_a_private_folder_can_be_entered_but_not_listed_by_others(tmp_path: Path) -> None:
