@@ -14,9 +14,10 @@ from proxy.metadata.tags import Groups, number_of
 
 _DATE = re.compile(
     r"(\d{4})(?:[:-](\d\d)(?:[:-](\d\d)"
-    r"(?:[ T](\d\d):(\d\d)(?::(\d\d)(\.\d+)?)?\s*(Z|[+-]\d\d:?\d\d)?)?)?)?(?![\d:-])"
+    r"(?:[ T](\d\d):(\d\d)(?::(\d\d)(\.\d+)?)?\s*(Z|[+-]\d\d:?\d\d)?)?)?)?(?![\d:-])",
+    re.ASCII,
 )
-_OFFSET = re.compile(r"\s*(Z|[+-]\d\d:?\d\d)\s*")
+_OFFSET = re.compile(r"\s*(Z|[+-]\d\d:?\d\d)\s*", re.ASCII)
 _EXIF = ("ExifIFD", "IFD0")
 _XMP = ("XMP-exif", "XMP-exifEX", "XMP-tiff")
 _EXPOSURE: Mapping[str, tuple[str, ...]] = {
@@ -129,7 +130,9 @@ def iso_date(value: Any, fraction: Any = None, offset: Any = None) -> str | None
     if not (_is_day(year, month, day) and "00" not in (month, day) and _is_time(hour, minute)):
         return None
     digits = str(fraction or "").strip()
-    part = own_fraction or (f".{digits}" if second and digits.isdecimal() else "")
+    part = own_fraction or (
+        f".{digits}" if second and digits.isascii() and digits.isdecimal() else ""
+    )
     given = _OFFSET.fullmatch(str(offset or ""))
     zone = own_offset or (given[1] if given else "")
     if len(zone) == len("+0200"):

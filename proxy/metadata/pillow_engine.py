@@ -69,13 +69,13 @@ _SEXAGESIMAL = (1, 60, 3600)
 _LEVELS, _BELOW = (0, 1, 2, 3), (1, 3)
 """Values of GPSAltitudeRef; those of EXIF 3.0 are relative to the sea, not to the ellipsoid."""
 _COORDINATE = re.compile(
-    r"(\d{1,3}),(\d{1,2}(?:\.\d{1,20})?)(?:,(\d{1,2}(?:\.\d{1,20})?))?([NSEW])"
+    r"(\d{1,3}),(\d{1,2}(?:\.\d{1,20})?)(?:,(\d{1,2}(?:\.\d{1,20})?))?([NSEW])", re.ASCII
 )
-_RATIONAL = re.compile(r"(-?\d{1,20})/(-?\d{1,20})")
+_RATIONAL = re.compile(r"(-?\d{1,20})/(-?\d{1,20})", re.ASCII)
 _IPTC_DATES = frozenset({"DateCreated", "DigitalCreationDate"})
 _IPTC_TIMES = frozenset({"TimeCreated", "DigitalCreationTime"})
-_IPTC_DATE = re.compile(r"(\d{4})(\d\d)(\d\d)")
-_IPTC_TIME = re.compile(r"(\d\d)(\d\d)(\d\d)(?:([+-]\d\d)(\d\d))?")
+_IPTC_DATE = re.compile(r"(\d{4})(\d\d)(\d\d)", re.ASCII)
+_IPTC_TIME = re.compile(r"(\d\d)(\d\d)(\d\d)(?:([+-]\d\d)(\d\d))?", re.ASCII)
 _METRES_OF_INCH = 0.0254
 _RESOLUTION_INFO = 0x03ED
 """Image resource of Photoshop."""

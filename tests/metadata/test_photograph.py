@@ -24,6 +24,15 @@ from proxy.metadata import photograph
         ({"CreateDate": "2024:05:01 10:11:12", "OffsetTimeDigitized": "Z"}, "2024-05-01T10:11:12Z"),
         ({"DateTimeOriginal": "0000:00:00 00:00:00"}, None),
         ({"DateTimeOriginal": "yesterday"}, None),
+        ({"DateTimeOriginal": "\u0662\u0660\u0662\u0664:05:01 10:11:12"}, None),
+        (
+            {
+                "DateTimeOriginal": "2024:05:01 10:11:12",
+                "OffsetTimeOriginal": "+\u0660\u0662:00",
+                "SubSecTimeOriginal": "\u0665",
+            },
+            "2024-05-01T10:11:12",
+        ),
         ({}, None),
     ],
 )

@@ -78,7 +78,8 @@ def _order(dates: Mapping[str, Moment]) -> _Found:
     taken, modified = dates.get(_TAKEN), dates.get(_MODIFIED)
     if taken is None or modified is None or taken.has_offset != modified.has_offset:
         return
-    if modified.time < taken.time - _TOLERANCE:
+    # Not `taken.time - _TOLERANCE`, which may be before the year 1.
+    if taken.time - modified.time > _TOLERANCE:
         yield observation(
             f"The file was modified ({modified.when}) before it was taken ({taken.when}).",
             f"{_MODIFIED}, {_TAKEN}",

@@ -13,8 +13,11 @@ from proxy.metadata.tags import Groups
 _DATE = re.compile(
     r"(\d{4})[:-](\d\d)[:-](\d\d)"
     r"(?:[ T](\d\d):(\d\d)(?::(\d\d)(\.\d{1,9})?)?)?"
-    r"\s?(Z|[+-]\d\d:?\d\d)?"
+    r"\s?(Z|[+-]\d\d:?\d\d)?",
+    # `fromisoformat` accepts no other digits.
+    re.ASCII,
 )
+_OFFSET = re.compile(r"Z|[+-]\d\d:?\d\d", re.ASCII)
 _NAME = re.compile(r"date|time|when|created|modified|digitized", re.IGNORECASE)
 _COMPUTED = {
     "DateTimeCreated": "IPTC:DateCreated",
@@ -74,7 +77,8 @@ def _exif_details(groups: Groups, leaf: Leaf) -> tuple[str, str]:
     exif, suffix = groups.get("ExifIFD", {}), _EXIF[leaf.name]
     fraction = str(exif.get(f"SubSecTime{suffix}", "")).strip()
     offset = exif.get(f"OffsetTime{suffix}") or ""
-    return (f".{fraction[:9]}" if fraction.isdigit() else ""), str(offset).strip()
+    digits = fraction[:9] if fraction.isascii() and fraction.isdigit() else ""
+    return (f".{digits}" if digits else ""), str(offset).strip()
 
 
 def parsed(leaf: Leaf, fraction: str = "", offset: str = "") -> Moment | None:
@@ -83,7 +87,7 @@ def parsed(leaf: Leaf, fraction: str = "", offset: str = "") -> Moment | None:
     if match is None:
         return None
     year, month, day, hour, minute, second, own_fraction, own_offset = match.groups()
-    if not re.fullmatch(r"Z|[+-]\d\d:?\d\d", offset):
+    if not _OFFSET.fullmatch(offset):
         offset = ""
     zone = (own_offset or offset) if hour else ""
     try:

@@ -49,6 +49,30 @@ def test_a_file_that_agrees_has_no_observations() -> None:
     assert places(groups) == []
 
 
+@pytest.mark.parametrize(
+    ("taken", "modified", "fields"),
+    [
+        ("0001:01:01 00:00:00", "0001:01:01 00:00:00", []),
+        (
+            "9999:12:31 23:59:59",
+            "0001:01:01 00:00:00",
+            ["IFD0:ModifyDate, ExifIFD:DateTimeOriginal"],
+        ),
+    ],
+)
+def test_dates_at_the_ends_of_the_calendar_are_compared(
+    taken: str, modified: str, fields: list[str]
+) -> None:
+    groups = {"IFD0": {"ModifyDate": modified}, "ExifIFD": {"DateTimeOriginal": taken}}
+    assert [one for one in places(groups) if "ModifyDate" in one] == fields
+
+
+def test_digits_of_other_scripts_are_no_dates() -> None:
+    arabic = "2024:05:01 10:11:12".translate({ord("0") + one: 0x660 + one for one in range(10)})
+    groups = {"ExifIFD": {"DateTimeOriginal": arabic}, "XMP-exif": {"DateTimeOriginal": arabic}}
+    assert places(groups) == []
+
+
 def test_tags_of_other_types_are_no_observations() -> None:
     wrong = {"a": [None, {"b": True}]}
     groups: Any = {

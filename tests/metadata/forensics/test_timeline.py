@@ -55,6 +55,7 @@ def test_the_value_is_as_it_is_written() -> None:
     [
         *("0000:00:00 00:00:00", "9999:99:99 00:00:00", "2024:02:30 00:00:00", "    :  :     :  :"),
         *("2024:05:01 25:00:00", "2024:05:01 10:11:12+99:99", "0001:01:01 00:00:00+14:00"),
+        *("\u0662\u0660\u0662\u0664:05:01 10:11:12", "2024:05:01 10:11:12+\u0660\u0661:00"),
         *("", "yesterday", 20240501, None, True, "2024:05:01 10:11:12 and more"),
     ],
 )
@@ -66,6 +67,15 @@ def test_a_date_in_another_kind_of_tag_is_left_out() -> None:
     assert entries({"MediaJukebox": {"Album": "2013-09-01"}}) == []
 
 
-def test_an_offset_that_is_none_is_ignored() -> None:
-    groups = {"ExifIFD": {"CreateDate": "2024:05:01 10:11:12", "OffsetTimeDigitized": "   :  "}}
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"OffsetTimeDigitized": "   :  "},
+        {"OffsetTimeDigitized": "+\u0660\u0661:00"},
+        {"SubSecTimeDigitized": "\u0665"},
+        {"SubSecTimeDigitized": "\u00b2"},
+    ],
+)
+def test_an_offset_or_a_fraction_that_is_none_is_ignored(tags: dict[str, str]) -> None:
+    groups = {"ExifIFD": {"CreateDate": "2024:05:01 10:11:12", **tags}}
     assert entries(groups) == [("2024-05-01T10:11:12", "ExifIFD:CreateDate")]
