@@ -47,6 +47,13 @@ class ByteBudget:
                 self._grant()
             raise
 
+    def add(self, count: int) -> None:
+        """Take bytes that are in memory already, also above the limit; the caller gives them back.
+
+        Later callers of `take` wait until enough is given back.
+        """
+        self._held += count
+
     def give(self, count: int) -> None:
         """Give back what was taken."""
         self._held -= count

@@ -71,3 +71,15 @@ async def test_a_caller_that_is_cancelled_when_it_is_granted_holds_nothing() -> 
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert budget.statistics() == {"held_bytes": 0, "waiting": 0}
+
+
+async def test_what_is_added_counts_above_the_limit() -> None:
+    budget = ByteBudget(10)
+    await budget.take(8)
+    budget.add(5)
+    waiting = asyncio.create_task(budget.take(4))
+    await eventually(lambda: budget.statistics()["waiting"] == 1)
+    budget.give(5)
+    assert budget.statistics() == {"held_bytes": 8, "waiting": 1}
+    budget.give(8)
+    await waiting

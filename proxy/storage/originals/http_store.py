@@ -36,6 +36,7 @@ from proxy.domain.errors import (
     SourceTooLarge,
     SourceUnavailable,
 )
+from proxy.runtime.byte_budget import ByteBudget
 from proxy.runtime.circuit_breaker import CircuitBreaker
 from proxy.runtime.http_client import (
     guarded_connector,
@@ -119,15 +120,18 @@ class _Validators:
 class _Copy:
     """A fetched file. It is closed as soon as it is neither kept nor open."""
 
-    def __init__(self, source: OpenSource, content_hash: str) -> None:
+    def __init__(self, source: OpenSource, content_hash: str, budget: ByteBudget) -> None:
         """Take ownership of the source; the cache that keeps it is its first user."""
         self.byte_size = source.byte_size
         self.content_hash = content_hash
         self.fresh_until = 0.0
         self._descriptor = source.descriptor
+        # Gives its bytes back to the budget; None if only the cache has used it since.
         self._release = source.release
+        self._budget = budget
         self._loop = asyncio.get_running_loop()
         self._users = 1
+        self._kept = True
         # Callers that wait for it open it in the next turns of the loop, unless all were cancelled.
         self._loop.call_later(_HANDOVER_S, self._settle)
 
@@ -151,14 +155,23 @@ class _Copy:
     def _leave(self) -> None:
         # A source may be closed by a thread, or after the loop has ended.
         with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self.drop)
+            self._loop.call_soon_threadsafe(self._drop)
 
     def drop_soon(self) -> None:
         """Do not keep it; callers that wait for it open it first."""
-        self._loop.call_later(_HANDOVER_S, self.drop)
+        self._loop.call_later(_HANDOVER_S, self.discard)
 
-    def drop(self) -> None:
-        """Remove a user, or the cache."""
+    def discard(self) -> None:
+        """Remove the cache as a user; it is closed when all others have closed it."""
+        self._kept = False
+        if self._release is None and self._users > 1:
+            # It did not count while it was in the cache, which has a limit of its own.
+            self._budget.add(self.byte_size)
+            self._release = partial(self._budget.give, self.byte_size)
+        self._drop()
+
+    def _drop(self) -> None:
+        """Remove a user."""
         self._users -= 1
         self._settle()
         if self.closed:
@@ -166,7 +179,7 @@ class _Copy:
 
     def _settle(self) -> None:
         # What is only kept does not count as in use: no other original has to wait for it.
-        if self._users <= 1 and self._release is not None:
+        if self._users <= self._kept and self._release is not None:
             self._release()
             self._release = None
 
@@ -305,7 +318,7 @@ class HttpOriginals:
         """Cancel all requests; close the connections and the kept files."""
         await self._shared.aclose()
         while self._kept:
-            self._kept.popitem()[1].drop()
+            self._kept.popitem()[1].discard()
         if self._session is not None:
             await self._session.close()
         await self._fetcher.aclose()
@@ -381,13 +394,13 @@ class HttpOriginals:
     def _keep(self, path: str, copy: _Copy) -> None:
         before = self._kept.pop(path, None)
         if before is not None:
-            before.drop()
+            before.discard()
         self._kept[path] = copy
         size = sum(one.byte_size for one in self._kept.values())
         while (size > _KEPT_BYTES and len(self._kept) > 1) or len(self._kept) > _KEPT_FILES:
             _, oldest = self._kept.popitem(last=False)
             size -= oldest.byte_size
-            oldest.drop()
+            oldest.discard()
 
     async def _attempt(
         self, path: str, url: URL, known: _Validators | None, host: _Host
@@ -513,7 +526,7 @@ class HttpOriginals:
         except BaseException:
             self._fetcher.budget.give(held)
             raise
-        return _Copy(source, digest.hexdigest())
+        return _Copy(source, digest.hexdigest(), self._fetcher.budget)
 
     async def _take(self, count: int) -> None:
         budget = self._fetcher.budget

@@ -578,6 +578,46 @@ async def test_what_is_kept_is_limited(
         await eventually(lambda: memory_files() <= before + 2)
 
 
+async def test_a_file_that_is_evicted_while_it_is_read_counts_until_it_is_closed(
+    origin: WebOrigin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.storage.originals.http_store._KEPT_FILES", 1)
+    async with reading(origin) as originals:
+        sources = [await originals.open(origin.url(f"/{number}.jpg")) for number in range(4)]
+        await some_turns()
+        assert held_bytes(originals) == 4 * len(origin.body)
+        for number, source in enumerate(sources[:3]):
+            assert content(source) == origin.body
+            await some_turns()
+            assert held_bytes(originals) == (3 - number) * len(origin.body)
+        sources[3].close()
+
+
+async def test_a_kept_file_that_is_opened_again_counts_when_it_is_evicted(
+    origin: WebOrigin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.storage.originals.http_store._KEPT_FILES", 1)
+    async with reading(origin) as originals:
+        content(await originals.open(origin.url("/a.jpg")))
+        await eventually(lambda: held_bytes(originals) == 0)
+        with await originals.open(origin.url("/a.jpg")):
+            assert held_bytes(originals) == 0, "in the cache it does not count"
+            content(await originals.open(origin.url("/b.jpg")))
+            await some_turns()
+            assert held_bytes(originals) == len(origin.body)
+        await eventually(lambda: held_bytes(originals) == 0)
+
+
+async def some_turns() -> None:
+    """Wait until what was given back is in the budget."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def held_bytes(originals: HttpOriginals) -> float:
+    return originals._fetcher.budget.statistics()["held_bytes"]
+
+
 def memory_files() -> int:
     """Return how many files of fetched originals this process has open."""
     count = 0
