@@ -38,7 +38,7 @@ class PurgeResult(NamedTuple):
     """A medium, and the number of its renditions that were deleted here."""
 
     media_id: int | None
-    """None: those media of a user that could not be listed because the database failed."""
+    """None: the purge of a user, of whom the database did not accept it or list all media."""
     dropped: int
     recorded: bool = True
     """False: the database did not accept the purge. Other servers are purged when it does."""
@@ -130,19 +130,26 @@ class PurgeService:
         Without boxes, all servers stop serving the old renditions before the first result: the
         user's epoch changes. The results are the progress of deleting files and facts.
         A medium that cannot be purged has an error in its result; the others are purged. If the
-        database cannot list them, those are purged whose rows are cached, and the rest when
-        the database is back; the last result then has no id.
+        database does not accept the new epoch, the purge is repeated when it does. If it cannot
+        list the media, those are purged whose rows are cached, and the rest when the database is
+        back. In both cases the last result has no id.
         """
-        after = 0
-        if not boxes:
-            await self._advance(user_id)
+        after, accepted = 0, True
+        if not boxes and not await self._advance(user_id):
+            accepted = False
+            # Before the media, which may take long: a restart continues it.
+            await self._keep([UserPurge(user_id)])
         try:
             async for page in self._pages(user_id):
                 for result in await self._purge(page, boxes):
-                    yield result
+                    yield result._replace(recorded=result.recorded and accepted)
                 after = page[-1]
+            if not accepted:
+                # Also if the user has no media.
+                yield PurgeResult(None, 0, recorded=False)
         except DatabaseUnavailable:
-            await self._keep([UserPurge(user_id, tuple(boxes))])
+            if accepted:
+                await self._keep([UserPurge(user_id, tuple(boxes))])
             known = [one for one in self._rows.media_of_user(user_id) if one > after]
             # In all sizes: which shapes a size has is in the rows that cannot be read.
             for result in await self._purge(known, ()):
@@ -152,8 +159,8 @@ class PurgeService:
     async def user_within(self, user_id: int, limit_s: float) -> tuple[Sequence[PurgeResult], bool]:
         """Purge all media of a user; return the results so far and whether these are all.
 
-        Nothing old is served when this returns. After ``limit_s`` the rest of the files and facts
-        is deleted in the background.
+        If the database has accepted the new epoch, nothing old is served when this returns. After
+        ``limit_s`` the rest of the files and facts is deleted in the background.
         """
         until, results = self._clock() + limit_s, list[PurgeResult]()
         purge = self.user(user_id)

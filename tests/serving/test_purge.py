@@ -61,7 +61,7 @@ class House:
     def __init__(self, root: Path, *rows: Media) -> None:
         self.rows = {row.id: row for row in rows}
         self.cached: Sequence[int] = ()
-        self.down = self.read_only = False
+        self.down = self.read_only = self.no_epochs = False
         self.broken: Collection[int] = ()
         self.told: list[tuple[Any, ...]] = []
         self.recorded: list[PurgeEntry] = []
@@ -113,7 +113,7 @@ class House:
         self.recorded += entries
 
     async def advance(self, user_id: int = EVERYONE) -> RecordedEpoch:
-        self._answer(refuse=self.down or self.read_only)
+        self._answer(refuse=self.down or self.read_only or self.no_epochs)
         self.advanced[user_id] += 1
         return RecordedEpoch(user_id, self.advanced[user_id], 0)
 
@@ -281,6 +281,26 @@ async def test_a_user_whose_media_cannot_be_listed_is_purged_as_far_as_rows_are_
     again = house.process()
     await again.retry()
     assert {entry.media_id for entry in house.recorded} == {1, 2, 3}
+    assert house.kept() == []
+    await again.aclose()
+
+
+@pytest.mark.parametrize("user_id", [7, 8])
+async def test_a_user_whose_epoch_is_not_accepted_is_kept_over_a_restart(
+    user_id: int, house: House
+) -> None:
+    """The account may lack UPDATE on `purge_epochs`, or only reads are possible."""
+    house.no_epochs = True
+    results, complete = await house.purger.user_within(user_id, 60)
+    assert complete
+    assert [one.media_id for one in results] == ([1, None] if user_id == 7 else [None])
+    assert not any(one.recorded for one in results)
+    assert house.kept() == [UserPurge(user_id)]
+    assert house.purger.unrecorded == 1
+    house.no_epochs = False
+    again = house.process()
+    await again.retry()
+    assert house.advanced == {user_id: 1}
     assert house.kept() == []
     await again.aclose()
 
