@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import math
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
@@ -54,6 +55,8 @@ _PIECE_S = 0.02
 a short sleep; one of a large cache takes longer than this alone."""
 SPARE_ROUNDS = 3
 """Evictions without a survey that may follow one with a survey."""
+_CLOCK_SKEW_S = 60.0
+"""By how much the clock of a file server may be ahead."""
 
 _log = structlog.get_logger()
 _T = TypeVar("_T")
@@ -118,11 +121,14 @@ class DiskMaintenance:
         try:
             await self._record_uses()
             self.state.inodes = await self.threads.run(partial(_inodes_of, self.paths.root))
-            if not due and await self._read_usage(newer_than=self.clock() - self.interval_s):
+            now = self.clock()
+            # A later time is from before the clock was set back: how old it is, is unknown.
+            recent = (now - self.interval_s, now + _CLOCK_SKEW_S)
+            if not due and await self._read_usage(*recent):
                 return
             async with self._directory_lock() as acquired:
                 # Another process surveys now. Its last survey is not far from the truth.
-                if not acquired and await self._read_usage(newer_than=0.0):
+                if not acquired and await self._read_usage():
                     return
                 await self.threads.run(
                     partial(delete_stale, self.paths.temporary, now=self.clock())
@@ -172,9 +178,9 @@ class DiskMaintenance:
             paths = [f"{self.paths.medium(one.media_id)}/{one.file_name}" for one in batch]
             await self._throttled(partial(record_uses, paths, now=self.clock()))
 
-    async def _read_usage(self, *, newer_than: float) -> bool:
-        """Take over the usage that a survey found after a time; return whether there is one."""
-        packed = await self.threads.run(partial(_read, self.paths.usage, newer_than))
+    async def _read_usage(self, after: float = 0.0, until: float = math.inf) -> bool:
+        """Take over what a survey between two times has found; return whether there is one."""
+        packed = await self.threads.run(partial(_read, self.paths.usage, after, until))
         try:
             if packed is not None:
                 self.state.usage.unpack(packed)
@@ -312,11 +318,11 @@ def _inodes_of(root: str) -> Inodes:
     return Inodes(found.f_files, found.f_favail)
 
 
-def _read(path: str, newer_than: float) -> bytes | None:
-    """Return the content of a file; None if it is missing or not newer than a time."""
+def _read(path: str, after: float, until: float) -> bytes | None:
+    """Return the content of a file; None if it is missing or was not written between two times."""
     with suppress(FileNotFoundError):
         file = Path(path)
-        return file.read_bytes() if file.stat().st_mtime > newer_than else None
+        return file.read_bytes() if after < file.stat().st_mtime <= until else None
     return None
 
 

@@ -185,6 +185,21 @@ async def test_within_the_interval_one_survey_is_enough_for_all_processes(
         await other.maintenance.aclose()
 
 
+async def test_a_survey_from_before_the_clock_was_set_back_does_not_count(
+    disk: DiskStore, root: Path, clock: Clock
+) -> None:
+    await put(disk, variant(1), body())
+    await disk.maintenance.run_round()
+    await put(disk, variant(2), body())
+    # The clock of a file server may be a little ahead.
+    for ahead_s, items in ((30, 1), (86_400, 2)):
+        other = DiskStore(root, settings(), clock=clock)
+        os.utime(root / "usage", (clock.now, clock.now + ahead_s))
+        await other.maintenance.run_round(due=False)
+        assert counts(other)["items"] == items
+        await other.maintenance.aclose()
+
+
 async def test_a_damaged_file_of_usage_is_replaced(disk: DiskStore, root: Path) -> None:
     await put(disk, variant(1), body())
     (root / "usage").write_bytes(b"cut off")
