@@ -247,6 +247,7 @@ def _forwarder(services: Services, uploads: UploadServices) -> MediaForwarder | 
         store=services.storage.renditions,
         results=uploads.results,
         fresh_s=settings.lifetimes.api_s,
+        epochs=services.storage.epochs,
     )
 
 

@@ -30,6 +30,7 @@ from proxy.domain.errors import (
 )
 from proxy.domain.formats import Format
 from proxy.domain.negotiation import acceptable
+from proxy.domain.render_plan import EVERYONE, PurgeEpochs
 from proxy.domain.request import Origin, VariantRequest
 from proxy.domain.variant import EncoderProfile, Variant, box_geometry
 from proxy.runtime.supervised_task import cancel
@@ -70,12 +71,16 @@ class ForwardedRequest:
         hints = {"Save-Data": "on"} if self.wanted.lean else {}
         return {"Accept": self.accept, **hints}
 
-    def variant(self) -> Variant:
-        """Return the key under which the response is stored; no own rendition has an equal one."""
+    def variant(self, epoch: str = "") -> Variant:
+        """Return the key under which the response is stored; no own rendition has an equal one.
+
+        ``epoch`` changes when all images are purged.
+        """
         box, wanted = self.wanted.box, self.wanted
         negotiated = _accept_class(self.accept) if wanted.negotiated else ""
         meaning = f"{box} {wanted.format} {wanted.remove_background} {negotiated}"
         meaning += " lean" if wanted.lean else ""
+        meaning += epoch
         return Variant(
             media_id=self.media_id,
             version=f"forwarded-{blake2b(meaning.encode(), digest_size=16).hexdigest()}",
@@ -135,6 +140,7 @@ class MediaForwarder:
         store: TieredStore,
         results: UploadResults,
         fresh_s: int,
+        epochs: PurgeEpochs,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """``derived`` says that no setting demands forwarding; see `deactivate`.
@@ -147,6 +153,7 @@ class MediaForwarder:
         self._store = store
         self._results = results
         self._fresh_s = fresh_s
+        self._epochs = epochs
         self._clock = clock
         self._owners: TTLCache[int, bool] = TTLCache(_OWNERS, _OWNER_S)
         self._running: dict[str, _Download] = {}
@@ -198,7 +205,7 @@ class MediaForwarder:
 
     async def find(self, request: ForwardedRequest) -> ForwardedResponse | None:
         """Return the stored response if it is fresh, else None; the caller releases it."""
-        found = await self._stored(request.variant())
+        found = await self._stored(self._variant(request))
         if found is None or self._is_fresh(found):
             return found
         found.release()
@@ -212,7 +219,7 @@ class MediaForwarder:
         Raises:
             SmartserveError: the media server failed, or its response is an error.
         """
-        variant = request.variant()
+        variant = self._variant(request)
         stored = await self._stored(variant)
         # A download may have ended while the disk was read.
         if stored is None and variant.digest in self._store.memory:
@@ -267,6 +274,10 @@ class MediaForwarder:
         """End the running requests and close the connections."""
         await cancel(*self._tasks)
         await self._server.aclose()
+
+    def _variant(self, request: ForwardedRequest) -> Variant:
+        # A purge of all images deletes nothing in a bucket: what it has must not be found again.
+        return request.variant(self._epochs.version("", EVERYONE))
 
     def _is_fresh(self, response: ForwardedResponse) -> bool:
         age_s = self._clock() - response.received_at

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from dataclasses import replace
+from pathlib import Path
+from typing import cast
 
 import pytest
 
+from proxy.domain.render_plan import EVERYONE, PurgeEpochs
 from proxy.domain.request import VariantRequest, parse_request
 from proxy.domain.variant import SizeSpec
+from proxy.settings import Settings
+from proxy.storage.database.upload_repository import UploadResults
 from proxy.storage.renditions.rendition import MemoryRendition
-from proxy.web.forward import ForwardedRequest, _pack, _unpack
-from proxy.web.media_server import ForwardedResponse
+from proxy.storage.renditions.tiered_store import TieredStore
+from proxy.web.forward import ForwardedRequest, MediaForwarder, _pack, _unpack
+from proxy.web.media_server import ForwardedResponse, MediaServer
 from tests.support.server import CHROME, WEBP_ONLY
+from tests.support.waiting import eventually
 
 SIZES = {name: SizeSpec(name, side, side) for name, side in (("detail", 1200), ("grid", 500))}
 
@@ -54,6 +62,58 @@ def test_a_request_with_client_hints_is_forwarded_with_one_hint() -> None:
     assert request(lean=False).headers == request().headers == {"Accept": CHROME}
     # Whoever enables the hints keeps what is stored.
     assert request(lean=False).variant() == request().variant()
+
+
+def test_after_a_purge_of_all_images_all_keys_are_new() -> None:
+    epochs = PurgeEpochs()
+    before = request().variant(epochs.version("", EVERYONE))
+    assert before == request().variant(), "without a purge, what is stored stays"
+    digests = {before.digest}
+    for epoch in (1, 2):
+        epochs.advance(EVERYONE, epoch)
+        digests.add(request().variant(epochs.version("", EVERYONE)).digest)
+    assert len(digests) == 3
+
+
+class _Server:
+    """A media server that answers each request with the same image."""
+
+    target = "http://media.example.org"
+
+    async def stream(self, *_request: object) -> ForwardedResponse:
+        async def chunks() -> AsyncGenerator[bytes, None]:
+            yield b"image"
+
+        headers = {"Cache-Control": "max-age=60"}
+        return ForwardedResponse(200, headers, received_at=7.0, chunks=chunks())
+
+    async def aclose(self) -> None:
+        pass
+
+
+async def test_after_a_purge_of_all_images_nothing_that_is_stored_is_found(tmp_path: Path) -> None:
+    epochs = PurgeEpochs()
+    async with TieredStore(tmp_path / "renditions", Settings().renditions) as store:
+        forwarder = MediaForwarder(
+            cast(MediaServer, _Server()),
+            derived=False,
+            store=store,
+            results=cast(UploadResults, None),
+            fresh_s=60,
+            epochs=epochs,
+            clock=lambda: 8.0,
+        )
+        response = await forwarder.fetch(request())
+        assert response.chunks is not None
+        assert b"".join([piece async for piece in response.chunks]) == b"image"
+        await eventually(lambda: store.memory.statistics()["items"] == 1)
+        found = await forwarder.find(request())
+        assert found is not None
+        assert found.body == b"image"
+        # As in a bucket, which such a purge does not change.
+        epochs.advance(EVERYONE, 1)
+        assert await forwarder.find(request()) is None
+        await forwarder.aclose()
 
 
 @pytest.mark.parametrize(

@@ -484,10 +484,12 @@ class TieredStore:
         """
         for ticket in self._tickets:
             ticket.void = True
-        self.purges += 1
-        self._reads.clear()
-        self.memory.clear()
-        await self.disk.clear()
+        self._forget_all()
+        try:
+            await self.disk.clear()
+        finally:
+            # A request meanwhile may have read a file before it was moved.
+            self._forget_all()
 
     def statistics(self) -> Mapping[str, Mapping[str, float]]:
         """Return for ``memory`` and ``disk`` bytes, items, hits, misses, failures and others."""
@@ -513,6 +515,12 @@ class TieredStore:
                 ticket.void = True
         self._unregister_reads(media_id, shapes)
         return self.memory.purge(media_id, shapes)
+
+    def _forget_all(self) -> None:
+        """Unregister all reads and empty the memory."""
+        self.purges += 1
+        self._reads.clear()
+        self.memory.clear()
 
     def _unregister_reads(self, media_id: int, shapes: Shapes = None) -> None:
         """Keep running reads from being joined, and their results from being promoted."""

@@ -163,6 +163,22 @@ async def test_what_is_read_while_a_purge_fails_on_disk_is_not_kept_in_memory(
     assert variant().digest not in store.memory
 
 
+async def test_what_is_read_while_all_is_purged_from_disk_is_not_kept_in_memory(
+    store: TieredStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await put(store, variant(), body())
+    clear = store.disk.clear
+
+    async def clearing() -> None:
+        assert await read(store, variant()) == body()
+        await clear()
+
+    monkeypatch.setattr(store.disk, "clear", clearing)
+    await store.clear()
+    assert variant().digest not in store.memory
+    assert await store.get(variant()) is None
+
+
 async def test_a_read_of_another_shape_is_promoted_whatever_is_purged(store: TieredStore) -> None:
     for width in (300, 480):
         await put(store.disk, variant(width=width), body())
