@@ -95,6 +95,7 @@ async def open_services(
         checker = SourceChecker(
             dispatcher=rendering.upload_dispatcher,
             limits=rendering.rules.limits,
+            accepted=settings.limits.source_types,
             max_bytes=settings.storage.max_original_bytes,
         )
         yield Services(

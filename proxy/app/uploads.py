@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -51,13 +51,13 @@ class UploadServices:
     on_upload: Callable[[], None]
     """Called after new uploads were added to the queue."""
 
-    def uploads(self, metrics: Metrics) -> UploadHandler:
-        """Return the handler of uploads."""
+    def uploads(self, metrics: Metrics, source_types: Collection[str]) -> UploadHandler:
+        """Return the handler of uploads, which accepts files of these types."""
         section = self.settings.main
         uploader = Uploader(
             queue=self.queue,
             quota=self.quota,
-            source_types=self.settings.limits.source_types,
+            source_types=source_types,
             max_file_bytes=section.max_file_bytes,
             metrics=metrics,
             on_upload=self.on_upload,

@@ -155,7 +155,8 @@ def build_http_server(
             planner=services.serving.planner,
         )
         handlers += [
-            uploads.uploads(services.metrics),
+            # Not those of the settings: a worker would reject and delete what it cannot decode.
+            uploads.uploads(services.metrics, services.rendering.rules.limits.source_types),
             uploads.media_api(services.metrics, previews, parse_query),
         ]
     metadata = services.metadata

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Collection
 from dataclasses import fields
 
-from proxy.domain.errors import SourceTooLarge, UnsupportedSource
-from proxy.domain.formats import SNIFF_BYTES, sniff
+from proxy.domain.errors import RenderFault, SourceTooLarge, UnsupportedSource
+from proxy.domain.formats import SNIFF_BYTES, SOURCE_TRAITS, sniff
 from proxy.domain.media import Media, MediaFacts, ProbeResult
 from proxy.domain.worker_protocol import Limits, ProbeJob
 from proxy.runtime.single_flight import SharedResults
@@ -72,10 +73,21 @@ class SourceFactsService:
 class SourceChecker:
     """Checks uploaded and imported files; the admission of the dispatcher limits concurrency."""
 
-    def __init__(self, *, dispatcher: JobDispatcher, limits: Limits, max_bytes: int) -> None:
-        """``max_bytes`` is the size limit of an original."""
+    def __init__(
+        self,
+        *,
+        dispatcher: JobDispatcher,
+        limits: Limits,
+        accepted: Collection[str],
+        max_bytes: int,
+    ) -> None:
+        """``limits`` has the types that the workers can decode, ``accepted`` those of the settings.
+
+        ``max_bytes`` is the size limit of an original.
+        """
         self._dispatcher = dispatcher
         self._limits = limits
+        self._accepted = accepted
         self._max_bytes = max_bytes
 
     async def check(self, descriptor: int) -> ProbeResult:
@@ -83,6 +95,7 @@ class SourceChecker:
 
         Raises:
             SourceTooLarge, UndecodableSource, UnsupportedSource: the file is not accepted.
+            RenderFault: its type is accepted, but its decoder is not installed here.
             CapacityError: no worker became free in time.
         """
         # The file is read before admission: a storage that hangs must not occupy a worker's place.
@@ -102,6 +115,12 @@ class SourceChecker:
             raise SourceTooLarge(f"has {size} bytes, {self._max_bytes} are allowed")
         found = sniff(os.pread(descriptor, SNIFF_BYTES, 0))
         if found not in self._limits.source_types:
+            if found is not None and found in self._accepted:
+                # Not a fault of the file: another machine may decode it, or this one after the
+                # installation. An upload must not be deleted for it.
+                extra = SOURCE_TRAITS[found].extra
+                advice = f"; install the extra {extra!r}" if extra else ""
+                raise RenderFault(f"is {found}, for which this machine has no decoder{advice}")
             accepted = ", ".join(self._limits.source_types)
             raise UnsupportedSource(f"is {found or 'not an image'}; accepted are {accepted}")
 

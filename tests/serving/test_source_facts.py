@@ -12,7 +12,14 @@ from typing import Any
 
 import pytest
 
-from proxy.domain.errors import SourceMissing, SourceTooLarge, UndecodableSource, UnsupportedSource
+from proxy.domain.errors import (
+    FILE_FAULTS,
+    RenderFault,
+    SourceMissing,
+    SourceTooLarge,
+    UndecodableSource,
+    UnsupportedSource,
+)
 from proxy.domain.media import Focus, Media, MediaFacts, ProbeResult
 from proxy.domain.worker_protocol import ProbeJob
 from proxy.serving.job_dispatch import JobResult
@@ -219,7 +226,8 @@ def jobs() -> Jobs:
 @pytest.fixture
 def checker(jobs: Jobs) -> SourceChecker:
     limits = LimitSettings(source_types=("png",)).to_limits()
-    return SourceChecker(dispatcher=jobs, limits=limits, max_bytes=1000)  # type: ignore[arg-type]
+    parts: dict[str, Any] = {"dispatcher": jobs, "limits": limits}
+    return SourceChecker(**parts, accepted=("png", "heic", "bmp"), max_bytes=1000)
 
 
 @pytest.fixture
@@ -252,6 +260,23 @@ async def test_other_types_are_refused_without_a_worker(
     os.write(file, content)
     with pytest.raises(UnsupportedSource, match="accepted are png"):
         await checker.check(file)
+    assert jobs.jobs == []
+
+
+@pytest.mark.parametrize(
+    ("content", "detail"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "is heic, .* no decoder; install the extra 'heic'"),
+        (b"BM" + (60).to_bytes(4, "little") + bytes(54), "is bmp, .* no decoder$"),
+    ],
+)
+async def test_a_decoder_that_is_missing_here_is_no_fault_of_the_file(
+    checker: SourceChecker, jobs: Jobs, file: int, content: bytes, detail: str
+) -> None:
+    os.write(file, content)
+    with pytest.raises(RenderFault, match=detail) as raised:
+        await checker.check(file)
+    assert not isinstance(raised.value, FILE_FAULTS)
     assert jobs.jobs == []
 
 

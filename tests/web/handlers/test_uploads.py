@@ -14,6 +14,8 @@ import pytest
 from aiohttp import FormData
 
 from proxy.domain.errors import UploadStorageError
+from proxy.domain.worker_protocol import WorkerInfo
+from proxy.rendering.pool.pool import WorkerPool
 from proxy.storage.upload_files import IncomingFile
 from tests.support.server import Serve, Serving
 from tests.support.uploads import (
@@ -117,6 +119,17 @@ async def test_an_svg_is_accepted_unless_the_settings_exclude_it(serve: Serve) -
     server = await serve(main=MAIN, users=USERS)
     await upload(server, {"logo_image": SVG})
     assert [path.suffix for path in temp_files(server)] == [".svg"]
+
+
+async def test_a_file_that_no_worker_can_decode_is_rejected(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hello = WorkerInfo("8.18.7", ("jpeg", "png"), {})
+    monkeypatch.setattr(WorkerPool, "hello", property(lambda _: hello))
+    server = await serve(main=MAIN, users=USERS)
+    heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(600)
+    status, detail = await refused(server, form({"profile_image": heic}))
+    assert (status, detail) == (415, "A file is heic. Accepted: jpeg, png.")
 
 
 async def test_a_file_of_the_limit_is_accepted_and_one_byte_more_is_not(server: Serving) -> None:
