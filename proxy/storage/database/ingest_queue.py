@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, date, datetime
 from functools import partial
@@ -96,6 +96,9 @@ class IngestQueue:
         An upload that is listed although it was settled before ``settled_before`` (a time of `now`
         before the list was requested) is reopened: the main API did not store the result. An upload
         that was settled later is not, because the list may be older than the result.
+
+        A listed id whose item has another path is that of another upload: the database of the main
+        API was restored, or another main API is used now. Its item is replaced by a new one.
         """
         added = 0
         for start in range(0, len(uploads), _BATCH):
@@ -106,11 +109,14 @@ class IngestQueue:
         by_id = {one.id: one for one in uploads}
 
         async def work(connection: AsyncConnection) -> int:
-            known = set(await _ids(connection, _items.main_api_id.in_(by_id)))
+            known, forgotten = await _known(connection, by_id)
             new = [_new(one) for one in by_id.values() if one.id not in known]
             if new:
                 await connection.execute(_inserting().values(new))
-            return len(new) + await _reopen(connection, known, settled_before)
+            due = len(new) + await _reopen(connection, known, settled_before)
+            if forgotten:
+                await connection.execute(add_to_total(DONE, -forgotten))
+            return due
 
         return await self._writer.run(work)
 
@@ -119,10 +125,12 @@ class IngestQueue:
         by_id = {one.id: one for one in entries}
 
         async def work(connection: AsyncConnection) -> list[UnusableUpload]:
-            known = set(await _ids(connection, _items.main_api_id.in_(by_id)))
+            known, forgotten = await _known(connection, by_id)
             new = [one for one in by_id.values() if one.id not in known]
             if new:
                 await connection.execute(_inserting().values([_unusable(one) for one in new]))
+            if forgotten:
+                await connection.execute(add_to_total(DONE, -forgotten))
             return new
 
         return await self._writer.run(work) if by_id else []
@@ -395,6 +403,35 @@ async def _ids(
     return [row.main_api_id for row in found]
 
 
+async def _known(
+    connection: AsyncConnection, listed: Mapping[int, Upload | UnusableUpload]
+) -> tuple[set[int], int]:
+    """Return which listed uploads have items, and how many done items were deleted.
+
+    Items of other uploads with the same ids are deleted. Their media stay, but no longer belong to
+    these ids: the new upload must not get the image of the old one.
+    """
+    paths = select(_items.main_api_id, _items.image_path, _items.state)
+    paths = paths.where(_items.main_api_id.in_(listed))
+    rows = (await connection.execute(paths)).all()
+    known = {row.main_api_id for row in rows}
+    others = [one for one, path, _ in rows if path != listed[one].image_path]
+    if not others:
+        return known, 0
+    # Read again with a lock: another worker may have replaced them meanwhile.
+    locked = paths.where(_items.main_api_id.in_(others)).with_for_update()
+    rows = (await connection.execute(locked)).all()
+    stale = [row for row in rows if row.image_path != listed[row.main_api_id].image_path]
+    if others := [row.main_api_id for row in stale]:
+        log.warning("upload_ids_reused", uploads=len(others), first=others[0])
+        # A worker that has leased one of them loses its lease.
+        await connection.execute(delete(ingest_items).where(_items.main_api_id.in_(others)))
+        media = update(media_files).where(_files.main_api_id.in_(others))
+        # MySQL would set the date, with which the facts of the medium would become invalid.
+        await connection.execute(media.values(main_api_id=0, updated_at=_files.updated_at))
+    return known.difference(others), sum(row.state == ItemState.DONE for row in stale)
+
+
 async def _reopen(connection: AsyncConnection, listed: Iterable[int], settled_before: float) -> int:
     """Reopen listed items that were settled before the list was requested.
 
@@ -439,7 +476,10 @@ def _pending(step: Step) -> dict[str, Any]:
 
 async def _find_or_create_medium(connection: AsyncConnection, row: Row[Any]) -> tuple[int, date]:
     """Return the id of the upload's medium and the day of its creation."""
-    same = _files.id == row.media_id if row.media_id else _files.main_api_id == row.main_api_id
+    # Of another user it is that of another upload, whose item was deleted by its age before the
+    # main API used the id again.
+    uploaded = and_(_files.main_api_id == row.main_api_id, _files.user_id == row.user_id)
+    same = _files.id == row.media_id if row.media_id else uploaded
     # Not converted: a type raises on a value that it does not define.
     query = select(_files.id, raw(_files.created_at), raw(_files.status)).where(same)
     found = (await connection.execute(query.order_by(_files.id).limit(1))).first()

@@ -323,6 +323,65 @@ async def test_what_failed_and_is_pending_there_again_runs_again(queue: IngestQu
     assert (again.report_due, again.last_reason) == (False, "corrupt")
 
 
+OTHER = replace(upload(1), user_id=5, image_path="/temp_images/profiles/5-logo-77.png")
+"""Another upload with the id of `upload(1)`."""
+
+
+async def test_an_id_with_another_path_is_another_upload_with_its_own_medium(
+    queue: IngestQueue, writer: LeasedWriter, backend: Backend, url: str
+) -> None:
+    await offer(queue, 1, 2)
+    old = await claimed(queue)
+    for step in Step:
+        await writer.set_step(old.lease, step, StepState.COMPLETED)
+    await queue.finish(old.lease)
+    assert await queue.enqueue([OTHER, upload(2)], settled_before=0) == 1
+    assert (await queue_report(writer)).states[ItemState.DONE] == 0
+    new = await claimed(queue)
+    assert new.upload == OTHER
+    assert new.lease.media_id != old.lease.media_id
+    assert not any(new.is_done(step) for step in Step)
+    media = "SELECT main_api_id, user_id FROM media_files ORDER BY id"
+    assert backend.run(url, media) == ["0\t4", "1\t5"]
+    await queue.finish(new.lease)
+    assert (await queue_report(writer)).states[ItemState.DONE] == 1
+    assert await queue.enqueue([OTHER], settled_before=0) == 0
+
+
+async def test_a_worker_cannot_finish_an_upload_whose_id_is_that_of_another_now(
+    queue: IngestQueue, writer: LeasedWriter
+) -> None:
+    await offer(queue, 1)
+    old = await claimed(queue)
+    assert await queue.enqueue([OTHER], settled_before=0) == 1
+    with pytest.raises(LeaseLost):
+        await writer.set_step(old.lease, Step.RETRIEVE_FILE, StepState.COMPLETED)
+    assert (await claimed(queue)).upload == OTHER
+
+
+@pytest.mark.parametrize(("user", "same"), [(4, True), (5, False)])
+async def test_an_upload_whose_item_was_pruned_gets_its_medium_but_not_that_of_another_user(
+    queue: IngestQueue, user: int, *, same: bool
+) -> None:
+    await offer(queue, 1)
+    old = await claimed(queue)
+    await queue.finish(old.lease)
+    assert await queue.prune(older_than_s=-1) == 1
+    await queue.enqueue([replace(upload(1), user_id=user)], settled_before=0)
+    assert ((await claimed(queue)).lease.media_id == old.lease.media_id) == same
+
+
+async def test_an_unusable_entry_with_another_path_is_another_upload(
+    queue: IngestQueue, writer: LeasedWriter
+) -> None:
+    await offer(queue, 1)
+    await queue.finish((await claimed(queue)).lease)
+    entry = UnusableUpload(1, 0, "/temp_images/profiles/456-frob-1.jpg", "its type is unknown")
+    assert await queue.record_unusable([entry]) == [entry]
+    states = (await queue_report(writer)).states
+    assert (states[ItemState.DONE], states[ItemState.KEPT]) == (0, 1)
+
+
 async def test_an_unusable_entry_is_recorded_once_as_kept_with_its_reason(
     queue: IngestQueue, writer: LeasedWriter, backend: Backend, url: str
 ) -> None:
