@@ -67,14 +67,18 @@ class UrlReplacer:
             changed={str(column): 0 for column in COLUMNS if column in columns},
             absent=[str(column) for column in COLUMNS if column not in columns],
         )
-        for status in (PendingStatus.PROCESSED, PendingStatus.COMPLETE)[: 2 if again else 1]:
+        columns_of = {PendingStatus.PROCESSED: columns}
+        if again:
+            # An address does not name the upload as its path does: only in rows of its user.
+            columns_of[PendingStatus.COMPLETE] = await database.profile_columns(of_users=True)
+        for status, existing in columns_of.items():
             after = 0
             # By id and not by offset: rows leave the result as their status changes.
             while page := await database.list_ended(status, after=after, limit=_PAGE):
                 after = page[-1].id
                 for row in page:
                     try:
-                        await self._replace(row, columns, report, dry=dry)
+                        await self._replace(row, existing, report, dry=dry)
                     except DatabaseUnavailable as error:
                         report.failed[row.id] = error.reason or error.detail
         if report.failed:

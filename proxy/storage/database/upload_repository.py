@@ -198,9 +198,14 @@ class UploadRepository(SqlDatabase):
         rows = await self.read(_ENDED, {"ended": status, "after": after, "limit": limit})
         return [_pending(row) for row in rows]
 
-    async def profile_columns(self) -> frozenset[ProfileColumn]:
-        """Return the profile columns that the database has."""
+    async def profile_columns(self, *, of_users: bool = False) -> frozenset[ProfileColumn]:
+        """Return the profile columns that the database has.
+
+        With ``of_users``, only those whose tables say which user a row belongs to.
+        """
         async with self.connection() as connection:
+            if of_users:
+                return await connection.run_sync(profiles.columns_of_users)
             return await self._columns(connection)
 
     async def replace_path(
@@ -243,7 +248,8 @@ class UploadRepository(SqlDatabase):
     ) -> Mapping[ProfileColumn, int]:
         """Replace addresses of a medium in the profiles of its user, whatever their base is.
 
-        Return the number of changed rows by column. With ``dry_run`` everything is rolled back.
+        ``columns`` are those of tables with users (`profile_columns`). Return the number of changed
+        rows by column. With ``dry_run`` everything is rolled back.
         """
 
         async def work(connection: AsyncConnection) -> Mapping[ProfileColumn, int]:

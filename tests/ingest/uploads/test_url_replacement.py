@@ -71,6 +71,31 @@ async def test_columns_missing_in_a_foreign_database_are_reported(
     }
 
 
+async def test_addresses_are_rewritten_beside_site_media_that_have_no_user(
+    serve: Serve, mariadb: MariaDB
+) -> None:
+    backend = MariaDBBackend(mariadb)
+    url = backend.empty()
+    profiles = "CREATE TABLE user_profiles (user_id BIGINT, profile_image_path VARCHAR(255));"
+    profiles += "CREATE TABLE site_media (id BIGINT PRIMARY KEY, media_path VARCHAR(500));"
+    backend.run(url, profiles + "INSERT INTO user_profiles VALUES (456, NULL)")
+    server = await serve(main={**MAIN, "url": url}, users=USERS)
+    (image,) = await upload(server)
+    target = f"/api/media/complete/{image['id']}"
+    async with server.client.post(target, json={"media_id": "7"}, headers=KEYED) as answer:
+        assert answer.status == 200
+    assert server.main is not None
+    replacer = server.main.replacer
+    assert (await replacer.run(again=True)).completed == 1
+    before = backend.run(url, "SELECT profile_image_path FROM user_profiles")
+    replacer.base_url = "https://new.example.org/api/images"
+    report = await replacer.run(again=True)
+    assert (report.rewritten, report.failed) == (1, {})
+    (address,) = backend.run(url, "SELECT profile_image_path FROM user_profiles")
+    assert address != before[0]
+    assert address.startswith("https://new.example.org/api/images/7")
+
+
 async def test_a_running_server_replaces_addresses_regularly(server: Serving) -> None:
     (image,) = await upload(server)
     async with server.client.post(
