@@ -43,6 +43,7 @@ class AdoptedMedia:
 
 
 Outcome = AdoptedMedia | SkippedFile
+_TYPES = frozenset(DataType)
 _Checked = dict[FoundFile, ProbeResult]
 
 
@@ -215,7 +216,10 @@ class TreeAdopter:
             if master is not None and is_size_of(result, one, master, self.sizes)
         }
         existing = {facts.content_hash for facts in media.fallbacks}
-        folder = _size_folder(AdoptionOwner(media.user_id, DataType(media.data_type)))
+        # Another program may have stored none, or one that this version does not know.
+        known_type = media.data_type in _TYPES
+        data_type = DataType(media.data_type) if known_type else self.owner.data_type
+        folder = _size_folder(AdoptionOwner(media.user_id, data_type))
         added = []
         for one, result in sizes.items():
             # Otherwise it was stored by an earlier run.

@@ -169,6 +169,26 @@ async def test_a_row_is_recognised_even_if_its_file_is_missing(
     assert (again.known, again.source is not None) == (True, there)
 
 
+@pytest.mark.parametrize("stored", ["'gallery'", "''", "NULL"])
+async def test_a_medium_of_an_unknown_type_gets_the_folder_of_the_owner(
+    serve: Serve, mariadb: MariaDB, tmp_path: Path, stored: str
+) -> None:
+    url = mariadb.url(mariadb.create_database())
+    server, tree = await serve(database={"url": url}), tmp_path / "other"
+    save(photo(), tree / BULK / "a.jpg")
+    (first,) = adopted(await adopt(server.services, tree))
+    mariadb.execute(
+        "ALTER TABLE media_files MODIFY data_type VARCHAR(16) NULL;"
+        f"UPDATE media_files SET data_type = {stored}",
+        database=url.rpartition("/")[2],
+    )
+    premade(photo(), tree / LIBRARY / "a", ("webp",))
+    (second,) = adopted(await adopt(server.services, tree))
+    assert second.media_id == first.media_id
+    folders = {facts.source_path.rpartition("/")[0] for facts in second.fallbacks}
+    assert folders == {"library/user_1/event/img"}
+
+
 async def test_without_an_original_the_largest_size_is_the_source(server: Serving) -> None:
     premade(photo(), root(server) / LIBRARY / "alone", ("webp",))
     (one,) = adopted(await adopt(server.services, root(server)))
