@@ -143,6 +143,9 @@ class BulkWorker:
             for _, task in window:
                 task.cancel()
             await asyncio.gather(*(task for _, task in window), return_exceptions=True)
+            if self._rate is not None:
+                # Without the turns of images that were cancelled before theirs.
+                self._next_at = min(self._next_at, self._clock() + 1 / self._rate)
             if part.position < part.last_id:
                 await self._leave(part, progress)
 

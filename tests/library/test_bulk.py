@@ -221,6 +221,30 @@ async def test_a_paused_plan_is_continued_when_it_is_resumed(bench: Bench) -> No
     assert (await bench.plan(plan_id)).done == IMAGES
 
 
+async def test_after_a_pause_a_worker_with_a_rate_does_not_wait_for_cancelled_images(
+    bench: Bench,
+) -> None:
+    async def process(media_id: int) -> None:
+        await bench.process(media_id)
+        if bench.ran.total() == 1:
+            assert await bench.table.pause(plan_id)
+
+    # The images that have begun have turns in the next 24 seconds.
+    plan_id = await bench.start(part_size=IMAGES, rate=1.0)
+    running = asyncio.create_task(bench.worker(process, lease_s=0.0).run(plan_id))
+
+    async def given_back() -> bool:
+        plan = await bench.plan(plan_id)
+        return plan.status is PlanStatus.PAUSED and plan.workers == 0
+
+    await eventually(given_back)
+    ran = bench.ran.total()
+    assert await bench.table.resume(plan_id)
+    await eventually(lambda: bench.ran.total() > ran, timeout_s=10)
+    await bench.table.cancel(plan_id)
+    assert await asyncio.wait_for(running, 60) is PlanStatus.CANCELLED
+
+
 async def test_a_worker_exits_after_its_parts_and_when_the_plan_is_cancelled(bench: Bench) -> None:
     plan_id = await bench.start(part_size=10)
     assert await bench.worker().run(plan_id, max_parts=2) is PlanStatus.RUNNING
