@@ -171,7 +171,10 @@ async def status(
 
 @command("pause", group=bulk_app)
 async def pause(settings: Settings, plan_id: PlanArgument) -> int:
-    """Pause a plan: its workers finish the images under way, and wait."""
+    """Pause a plan: its workers stop within five seconds, give their parts back, and wait.
+
+    Images under way are processed again after `resume`.
+    """
     return await _changed(settings, plan_id, BulkPlanTable.pause, "is not running")
 
 

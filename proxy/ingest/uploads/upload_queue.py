@@ -268,7 +268,8 @@ class UploadIntake:
         """Add the rows, and return their ids."""
         database = self.uploader.queue.database
         # While the outcome of the commit is unknown the files must stay, even if no row is visible
-        # yet. The sweep deletes a file without a row; a row without its file would be lost.
+        # yet. The sweep moves a file without a row to `lost+found` after a week; an upload whose
+        # row has no file would be lost.
         self._settle(stays=True)
         try:
             return await database.insert(self.user_id, [row for row, _ in self._received])

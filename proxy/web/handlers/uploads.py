@@ -67,7 +67,11 @@ class UserProfile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UploadHandler:
-    """Handles uploads. After an error response nothing of the upload remains."""
+    """Handles uploads.
+
+    After an error response nothing of the upload remains, unless the connection to the database was
+    lost during the commit: then it may be queued.
+    """
 
     users: TokenVerifier
     uploader: Uploader
