@@ -27,6 +27,8 @@ COUNTS = ("hits", "misses", "stored", "failures")
 _MAX_ENTRY_BYTES = 12 * 1024 * 1024
 """Above the largest extraction, below MariaDB's default `max_allowed_packet` of 16 MiB."""
 _BATCH = 500
+_CLOCK_STEP_S = 60.0
+"""By how much the database's clock may be set back without loss."""
 _NAMES = tuple(one.name for one in fields(Extraction))
 
 _cache = metadata_cache.c
@@ -93,8 +95,7 @@ class SqlExtractionCache:
 
     async def _evict(self, connection: AsyncConnection) -> None:
         """Delete what has expired; then the oldest entries, as long as a limit is exceeded."""
-        expired = _cache.expires_at <= DatabaseClock()
-        await connection.execute(sa.delete(metadata_cache).where(expired))
+        await connection.execute(self._delete_expired())
         # An index has both columns, so no extraction is read.
         totals = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(_cache.byte_size), 0))
         rows, size = (await connection.execute(totals)).one()
@@ -117,9 +118,17 @@ class SqlExtractionCache:
 
     async def prune(self) -> None:
         """Delete what has expired. If the database is unavailable, the next call does it."""
-        expired = sa.delete(metadata_cache).where(_cache.expires_at <= DatabaseClock())
+        expired = self._delete_expired()
         with suppress(DatabaseUnavailable):
             await self._database.run(lambda connection: connection.execute(expired))
+
+    def _delete_expired(self) -> sa.Delete:
+        latest = DatabaseClock() + (self._settings.cache_ttl_s + _CLOCK_STEP_S)
+        # The later ones are from before the clock was set back. They would be kept for as long, and
+        # every new entry would be evicted before them, as the oldest.
+        return sa.delete(metadata_cache).where(
+            sa.or_(_cache.expires_at <= DatabaseClock(), _cache.expires_at > latest)
+        )
 
     def statistics(self) -> Mapping[str, float]:
         """Return hits, misses, stored extractions and failures of this server since its start."""

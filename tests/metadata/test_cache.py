@@ -115,6 +115,25 @@ async def test_above_the_limit_of_rows_the_oldest_are_deleted(database: SqlDatab
     assert found == [False, False, True, True, True]
 
 
+async def test_entries_of_before_the_clock_was_set_back_do_not_stay_in_place_of_new_ones(
+    database: SqlDatabase,
+) -> None:
+    cache = cache_of(database, cache_rows=2)
+    for number in (1, 2):
+        await cache.put(key(number), extraction())
+    await older(database, -86_400)
+    await cache.put(key(3), extraction())
+    assert await cache.get(key(3)) is not None
+    await older(database, -86_400)
+    await cache.prune()
+    assert await entries(database) == 0
+    # The clock of a database may be set by a few seconds.
+    await cache.put(key(4), extraction())
+    await older(database, -30)
+    await cache.prune()
+    assert await entries(database) == 1
+
+
 async def test_above_the_limit_of_bytes_the_oldest_are_deleted(database: SqlDatabase) -> None:
     cache = cache_of(database, cache_bytes=MIB)
     # Characters of four bytes: 0.4 MiB each.
