@@ -367,7 +367,6 @@ def _info(services: Services) -> InfoHandler:
 def _oembed(services: Services) -> OembedHandler:
     return OembedHandler(
         database=services.storage.database,
-        inspector=services.serving.facts,
         describer=services.serving.image_info,
         language=services.settings.server.language,
         public_url=services.settings.server.public_url,

@@ -12,13 +12,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import structlog
 from cachetools import LRUCache, TTLCache
 
 from proxy.domain.analysis import PUBLIC_TYPES, Analysis, AnalysisResult, SourceGamut
-from proxy.domain.errors import DatabaseUnavailable, SmartserveError, SourceChanged
+from proxy.domain.errors import CapacityError, DatabaseUnavailable, SmartserveError, SourceChanged
 from proxy.domain.formats import TRAITS, Format
 from proxy.domain.media import Media, MediaFacts
 from proxy.domain.variant import EncoderProfile, SizeSpec, plan_geometry
@@ -83,6 +83,29 @@ class ImageInfo:
     analysis: AnalysisFacts
     alt_texts: Mapping[str, str] = field(default_factory=dict)
     """Written by people, by language."""
+    lasting: bool = True
+    """False: the original, the analysis or the texts could not be read, so a later description may
+    differ."""
+
+
+class ReadableSource(NamedTuple):
+    """The file by which an image is described, and its facts."""
+
+    media: Media
+    facts: MediaFacts
+    original: bool
+    """False: a lesser file, because the original could not be read."""
+
+
+class AltTexts(NamedTuple):
+    """The alternative texts of an image."""
+
+    by_language: Mapping[str, str]
+    """Written by people."""
+    described: str | None
+    """Written by a model."""
+    complete: bool = True
+    """False: the database could not be read."""
 
 
 class ImageInfoService:
@@ -127,10 +150,10 @@ class ImageInfoService:
             SourceError: its file cannot be read.
             CapacityError: no worker became free in time.
         """
-        media, facts = await self._readable(media)
-        stored = await self._find_stored(media.id)
+        source = await self.readable(media)
+        stored, analysis_read = await self._find_stored(media.id)
         analysed = stored is None or not _is_complete(stored)
-        facts, data_uri, result = await self._compute(media, facts, analysed=analysed)
+        source, data_uri, result = await self._compute(source, analysed=analysed)
         if result is not None:
             pixels = _pixels_of_result(result, data_uri)
             if stored is not None:
@@ -138,17 +161,31 @@ class ImageInfoService:
                 pixels = _with_columns(pixels, stored.columns)
         else:
             pixels = _pixels_of_stored(cast("Analysis", stored), data_uri)
-        return ImageInfo(facts, pixels, _analysis_facts(stored), await self._find_texts(media.id))
+        texts, texts_read = await self._find_texts(media.id)
+        lasting = source.original and analysis_read and texts_read
+        return ImageInfo(source.facts, pixels, _analysis_facts(stored), texts, lasting)
 
-    async def alt_texts(self, media_id: int) -> tuple[Mapping[str, str], str | None]:
-        """Return the alternative texts of people by language, and that of a model, if any."""
-        stored = await self._find_stored(media_id)
-        return await self._find_texts(media_id), _analysis_facts(stored).alt
+    async def alt_texts(self, media_id: int) -> AltTexts:
+        """Return the alternative texts of people and of a model; those that can be read."""
+        stored, analysis_read = await self._find_stored(media_id)
+        texts, texts_read = await self._find_texts(media_id)
+        return AltTexts(texts, _analysis_facts(stored).alt, analysis_read and texts_read)
+
+    async def readable(self, media: Media) -> ReadableSource:
+        """Return the original with its facts, or the largest lesser file if it cannot be read.
+
+        If the facts are known, the file is not opened. Raises as `describe`.
+        """
+        try:
+            return ReadableSource(media, await self._facts.facts(media), original=True)
+        except SmartserveError:
+            if not media.fallbacks:
+                raise
+        return _lesser(media)
 
     async def result(self, media: Media) -> AnalysisResult:
         """Return the analysis of an image's pixels; raises as `describe`."""
-        media, facts = await self._readable(media)
-        *_, result = await self._compute(media, facts, analysed=True)
+        *_, result = await self._compute(await self.readable(media), analysed=True)
         return cast("AnalysisResult", result)
 
     async def current(self, media: Media, stored: Analysis) -> Analysis:
@@ -202,42 +239,34 @@ class ImageInfoService:
         """Cancel the running computations."""
         await self._shared.aclose()
 
-    async def _readable(self, media: Media) -> tuple[Media, MediaFacts]:
-        """Return a medium with its facts, or its largest lesser file if the source is missing."""
-        try:
-            return media, await self._facts.facts(media)
-        except SmartserveError:
-            if not media.fallbacks:
-                raise
-        largest = max(media.fallbacks, key=lambda facts: facts.width * facts.height)
-        return media.with_source(largest), largest
-
-    async def _find_stored(self, media_id: int) -> Analysis | None:
+    async def _find_stored(self, media_id: int) -> tuple[Analysis | None, bool]:
+        """Return the stored analysis, if any, and whether the database could be read."""
         if media_id in self._stored:
             # Not by index: the entry may have expired since the check above.
-            return self._stored.get(media_id)
+            return self._stored.get(media_id), True
         try:
             with self._reading([media_id]) as valid:
                 found = await self._analyses.find(media_id)
         except DatabaseUnavailable:
             # The response then lacks the texts, which is better than no response.
-            return None
+            return None, False
         if valid:
             self._stored[media_id] = found
-        return found
+        return found, True
 
-    async def _find_texts(self, media_id: int) -> Mapping[str, str]:
+    async def _find_texts(self, media_id: int) -> tuple[Mapping[str, str], bool]:
+        """Return the texts of people by language, and whether the database could be read."""
         known = self._texts.get(media_id)
         if known is not None:
-            return known
+            return known, True
         try:
             with self._reading([media_id]) as valid:
                 found = await self._alt_texts.find(media_id)
         except DatabaseUnavailable:
-            return {}
+            return {}, False
         if valid:
             self._texts[media_id] = found
-        return found
+        return found, True
 
     @contextmanager
     def _reading(self, media_ids: Sequence[int]) -> Iterator[set[int]]:
@@ -254,19 +283,26 @@ class ImageInfoService:
             self._reads = [one for one in self._reads if one is not valid]
 
     async def _compute(
-        self, media: Media, facts: MediaFacts, *, analysed: bool
-    ) -> tuple[MediaFacts, str, AnalysisResult | None]:
-        """Return the facts of the source, its placeholder and, if ``analysed``, its analysis."""
+        self, source: ReadableSource, *, analysed: bool
+    ) -> tuple[ReadableSource, str, AnalysisResult | None]:
+        """Return the source that was read, its placeholder and, if ``analysed``, its analysis."""
         try:
-            return facts, *await self._computed(media, facts, analysed=analysed)
+            return source, *await self._computed(source, analysed=analysed)
         except SourceChanged:
             # The file was replaced after its facts were stored. Read them again, but only once.
-            facts = await self._facts.learn(media)
-            return facts, *await self._computed(media, facts, analysed=analysed)
+            source = source._replace(facts=await self._facts.learn(source.media))
+        except SmartserveError as error:
+            # A lesser file helps if the source is at fault, not if no worker is free.
+            helps = source.original and source.media.fallbacks
+            if isinstance(error, CapacityError) or not helps:
+                raise
+            source = _lesser(source.media)
+        return source, *await self._computed(source, analysed=analysed)
 
     async def _computed(
-        self, media: Media, facts: MediaFacts, *, analysed: bool
+        self, source: ReadableSource, *, analysed: bool
     ) -> tuple[str, AnalysisResult | None]:
+        media, facts, _ = source
         key = media.id, facts.content_hash
         data_uri, result = self._placeholders.get(key), self._results.get(key)
         if data_uri is not None and (result is not None or not analysed):
@@ -316,6 +352,12 @@ class ImageInfoService:
             if len(text) <= MAX_DATA_URI:
                 break
         return text
+
+
+def _lesser(media: Media) -> ReadableSource:
+    """Return the largest lesser file of an image that has one."""
+    largest = max(media.fallbacks, key=lambda facts: facts.width * facts.height)
+    return ReadableSource(media.with_source(largest), largest, original=False)
 
 
 def _is_complete(stored: Analysis) -> bool:

@@ -18,10 +18,16 @@ from proxy.domain.analysis import (
     Kind,
     Quality,
 )
-from proxy.domain.errors import DatabaseUnavailable, SourceChanged, SourceMissing, UndecodableSource
+from proxy.domain.errors import (
+    DatabaseUnavailable,
+    QueueFull,
+    SourceChanged,
+    SourceMissing,
+    UndecodableSource,
+)
 from proxy.domain.media import Media, MediaFacts
 from proxy.domain.worker_protocol import AnalyseJob, RenderResult, RenditionSet, RenditionSetResult
-from proxy.serving.image_info import MAX_DATA_URI, ImageInfoService
+from proxy.serving.image_info import MAX_DATA_URI, AltTexts, ImageInfoService
 from proxy.serving.job_dispatch import JobResult
 from proxy.settings import LimitSettings
 from tests.web.plans import FACTS, MEDIA
@@ -360,7 +366,41 @@ async def test_a_missing_source_is_described_by_the_largest_lesser_file() -> Non
         replace(FACTS, source_path=f"{side}.jpg", width=side, height=side) for side in (30, 90)
     )
     portrait = await at.describer.describe(replace(MEDIA, facts=None, fallbacks=(small, large)))
-    assert portrait.facts == large
+    assert (portrait.facts, portrait.lasting) == (large, False)
+
+
+@pytest.mark.parametrize("error", [SourceMissing("gone"), UndecodableSource("cut off")])
+async def test_an_original_of_known_facts_that_cannot_be_read_is_described_by_a_lesser_file(
+    error: Exception,
+) -> None:
+    at, lesser = bench(), replace(FACTS, content_hash="ef" * 32, width=90, source_path="90.jpg")
+    adopted = replace(MEDIA, fallbacks=(lesser,))
+    at.workers.failures.append(error)
+    portrait = await at.describer.describe(adopted)
+    assert (portrait.facts, portrait.lasting) == (lesser, False)
+    at.workers.failures.append(QueueFull("no worker is free"))
+    with pytest.raises(QueueFull):
+        await at.describer.describe(adopted)
+    assert (await at.describer.describe(adopted)).lasting
+
+
+@pytest.mark.parametrize("down", ["nothing", "analyses", "texts"])
+@pytest.mark.parametrize("preloaded", [False, True])
+async def test_a_description_without_what_is_stored_does_not_last(
+    down: str, *, preloaded: bool
+) -> None:
+    known, texts = Known(down=down == "analyses"), Texts({"en": "A"}, down=down == "texts")
+    describer = bench(known=known, texts=texts).describer
+    if preloaded:
+        await describer.preload([MEDIA.id])
+    lasts = down == "nothing"
+    assert (await describer.describe(MEDIA)).lasting is lasts
+    assert (await describer.alt_texts(MEDIA.id)).complete is lasts
+    known.down = texts.down = False
+    # Also from memory.
+    for _ in range(2):
+        assert (await describer.describe(MEDIA)).lasting
+        assert (await describer.alt_texts(MEDIA.id)).complete
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -423,7 +463,8 @@ async def test_texts_of_people_are_read_once_a_minute_or_after_a_change() -> Non
     assert texts.asked == 1
     texts.texts["de"] = "Ein Hafen"
     at.describer.forget(MEDIA.id)
-    assert await at.describer.alt_texts(MEDIA.id) == ({"en": "A harbour", "de": "Ein Hafen"}, None)
+    both = AltTexts({"en": "A harbour", "de": "Ein Hafen"}, None)
+    assert await at.describer.alt_texts(MEDIA.id) == both
     assert texts.asked == 2
     at.now[0] += 61
     await at.describer.describe(MEDIA)
@@ -436,8 +477,8 @@ async def test_texts_of_a_list_are_read_by_one_query() -> None:
     ids = [MEDIA.id, MEDIA.id + 1]
     await at.describer.preload(ids)
     for media_id in ids:
-        found, _ = await at.describer.alt_texts(media_id)
-        assert found == {"en": "A harbour"}
+        found = await at.describer.alt_texts(media_id)
+        assert found.by_language == {"en": "A harbour"}
     assert texts.asked == 1
 
 
@@ -484,7 +525,7 @@ async def test_what_changes_while_it_is_read_is_not_cached(kind: str, *, many: b
     describer.forget(MEDIA.id)
     held.gate.set()
     await reading
-    texts, described = await describer.alt_texts(MEDIA.id)
+    texts, described, _ = await describer.alt_texts(MEDIA.id)
     assert (texts if kind == "texts" else described) == (new if kind == "texts" else "new")
     if many:
         # The others of the list are cached.

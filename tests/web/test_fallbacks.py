@@ -139,6 +139,28 @@ async def test_it_stands_in_where_nothing_is_known_of_the_original(server: Servi
     assert (head.status, head.headers["ETag"], stood_in(head)) == (200, etag, True)
 
 
+@pytest.mark.parametrize("known", [True, False])
+async def test_descriptions_are_of_a_lesser_file_for_a_short_time(
+    server: Serving, *, known: bool
+) -> None:
+    original(server).unlink()
+    if not known:
+        await server.services.storage.purger.medium(PHOTO)
+    host = f"http://{server.client.host}:{server.client.port}"
+    found = []
+    for path in (f"/info/{PHOTO}", f"/info?ids={PHOTO}", f"/oembed?url={host}/serve/{PHOTO}"):
+        answer = await server.client.get(path)
+        told = await answer.json()
+        assert answer.status == 200, told
+        found.append((answer.headers["Cache-Control"], told))
+    lifetimes, (one, many, photo) = zip(*found, strict=True)
+    assert many == {"pictures": [one], "missing": []}
+    assert lifetimes[:2] == (BRIEF, BRIEF)
+    if not known:
+        assert (lifetimes[2], photo["cache_age"]) == (BRIEF, 30)
+        assert (one["width"], photo["width"]) == (1200, 1200)
+
+
 @pytest.mark.parametrize("route", ROUTES)
 async def test_a_lesser_file_is_never_confirmed_as_the_final(server: Serving, route: str) -> None:
     original(server).unlink()

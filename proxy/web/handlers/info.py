@@ -135,7 +135,7 @@ class InfoHandler:
             media = await find_servable(
                 self.database, media_id, self.lifetimes, hidden=self._hidden(request)
             )
-            description = await self._describe(media, language)
+            description, seconds = await self._describe(media, language)
         except SmartserveError as error:
             not_found_s = self.lifetimes.not_found_s
             return problem(
@@ -145,9 +145,12 @@ class InfoHandler:
         # purged already, so it would keep this response.
         if self.access.is_private(media) or self.database.changed_since(media_id, changes):
             return cached_json(request, description, lifetime=NO_STORE, outcome=outcome)
-        lifetime = self._lifetime() if media.completed else _public(self.lifetimes.processing_s)
         return cached_json(
-            request, description, lifetime=lifetime, outcome=outcome, security=_tagged(media_id)
+            request,
+            description,
+            lifetime=self._lifetime(seconds),
+            outcome=outcome,
+            security=_tagged(media_id),
         )
 
     @json_route("info_many", security=SECURITY)
@@ -158,14 +161,16 @@ class InfoHandler:
         allowed = f"1 to {MAX_IDS} media ids without leading zeros, separated by commas"
         ids, hidden = _ids(list(dict.fromkeys(texts)), allowed), self._hidden(request)
         changes = self.database.changes
-        found = await self._describe_all(ids, wanted_language(request), hidden=hidden)
+        found, seconds = await self._describe_all(ids, wanted_language(request), hidden=hidden)
         changed = any(self.database.changed_since(media_id, changes) for media_id in ids)
         # It may have images that are private, or have become so since they were looked up.
-        lasting = hidden is not None and not changed
+        cacheable = hidden is not None and not changed
+        # A server-side failure may be over at the next request.
+        cacheable &= all(one.status == HTTPStatus.NOT_FOUND for one in found.missing)
         return cached_json(
             request,
             found,
-            lifetime=self._list_lifetime(found.missing) if lasting else NO_STORE,
+            lifetime=self._lifetime(seconds) if cacheable else NO_STORE,
             outcome=Outcome("info_many"),
             security=(*_tagged(*ids), _BY_CALLER, *_retry_after(found.missing)),
         )
@@ -180,7 +185,7 @@ class InfoHandler:
         texts = [str(whole_number(one)) for one in listed] if isinstance(listed, list) else []
         allowed = f"a list of 1 to {MAX_IDS} media ids, whole numbers of 1 to {DIGITS} digits"
         ids, hidden = _ids(texts, allowed), self._hidden(request)
-        found = await self._describe_all(ids, wanted_language(request), hidden=hidden)
+        found, _ = await self._describe_all(ids, wanted_language(request), hidden=hidden)
         headers = (*SECURITY, *_retry_after(found.missing))
         return uncached_json(found, outcome=Outcome("info_many"), security=headers)
 
@@ -221,8 +226,10 @@ class InfoHandler:
 
     async def _describe_all(
         self, ids: Sequence[int], language: str | None, *, hidden: MediaAccess | None
-    ) -> ImageDescriptions:
-        async def describe(media_id: int) -> ImageDescription | MissingImage:
+    ) -> tuple[ImageDescriptions, int | None]:
+        """Return the descriptions, and their max-age as `_describe` does."""
+
+        async def describe(media_id: int) -> tuple[ImageDescription | MissingImage, int | None]:
             try:
                 media = rows.get(media_id)
                 # Raises the reason: there is no such row, or it could not be read.
@@ -235,7 +242,10 @@ class InfoHandler:
                 return await self._describe(media, language)
             # One image that fails costs only itself, never the list.
             except SmartserveError as error:
-                return MissingImage(media_id, error.status, error.detail)
+                # As the 404 of a single image: an image that is not ready will soon be.
+                longest = self.lifetimes.not_found_s
+                seconds = min(longest, error.retry_after_s or longest)
+                return MissingImage(media_id, error.status, error.detail), seconds
 
         known = [media_id for media_id in ids if media_id <= MAX_MEDIA_ID]
         rows = await self.database.find_many(known)
@@ -249,17 +259,21 @@ class InfoHandler:
             # What was computed for them so far goes on, and the next request finds its result.
             await cancel(*(task for task in tasks if not task.done()))
         found = [
-            MissingImage(media_id, HTTPStatus.SERVICE_UNAVAILABLE, _PENDING)
+            (MissingImage(media_id, HTTPStatus.SERVICE_UNAVAILABLE, _PENDING), None)
             if task.cancelled()
             else task.result()
             for media_id, task in zip(ids, tasks, strict=True)
         ]
-        return ImageDescriptions(
-            [one for one in found if isinstance(one, ImageDescription)],
-            [one for one in found if isinstance(one, MissingImage)],
+        descriptions = ImageDescriptions(
+            [one for one, _ in found if isinstance(one, ImageDescription)],
+            [one for one, _ in found if isinstance(one, MissingImage)],
         )
+        return descriptions, min((one for _, one in found if one is not None), default=None)
 
-    async def _describe(self, media: Media, wanted: str | None) -> ImageDescription:
+    async def _describe(
+        self, media: Media, wanted: str | None
+    ) -> tuple[ImageDescription, int | None]:
+        """Return the description, and its max-age in seconds; None: the usual one."""
         # None during a render of the image; then no format is reported as ready. First, because
         # all images of a list come here together and share one look-up.
         stored = await self.delivery.stored(media.id) or ()
@@ -268,18 +282,22 @@ class InfoHandler:
         formats = self.planner.formats(media, info.facts)
         language = best_language(info.alt_texts, wanted, self.language)
         signer = self.access.sign_rendition if self.access.is_private(media) else None
-        sizes = self.planner.rules.sizes
-        return describe_image(media, info, sizes, formats, ready, language=language, signer=signer)
+        description = describe_image(
+            media,
+            info,
+            self.planner.rules.sizes,
+            formats,
+            ready,
+            language=language,
+            signer=signer,
+        )
+        return description, short_lifetime(self.lifetimes, media, lasting=info.lasting)
 
-    def _list_lifetime(self, missing: Sequence[MissingImage]) -> str:
-        # A server-side failure may be over at the next request; a 404 lasts a while.
-        if any(one.status != HTTPStatus.NOT_FOUND for one in missing):
-            return NO_STORE
-        return _public(self.lifetimes.not_found_s) if missing else self._lifetime()
-
-    def _lifetime(self) -> str:
+    def _lifetime(self, seconds: int | None) -> str:
+        if seconds is not None:
+            return f"public, max-age={seconds}"
         stale = self.lifetimes.api_stale_s
-        return f"{_public(self.lifetimes.api_s)}, stale-while-revalidate={stale}"
+        return f"public, max-age={self.lifetimes.api_s}, stale-while-revalidate={stale}"
 
 
 async def find_servable(
@@ -302,6 +320,18 @@ async def find_servable(
     if media is not None and hidden is not None and hidden.is_private(media):
         media = None
     return servable(media, retry_after_s=lifetimes.not_ready_retry_s)
+
+
+def short_lifetime(lifetimes: LifetimeSettings, media: Media, *, lasting: bool) -> int | None:
+    """Return the max-age of a description that will soon be another, in seconds; else None.
+
+    One that is not ``lasting`` was made without the original, or without texts of the database.
+    """
+    limits = [] if lasting else [lifetimes.fallback_s]
+    # The size may change while the image is being processed.
+    if not media.completed:
+        limits.append(lifetimes.processing_s)
+    return min(limits, default=None)
 
 
 def wanted_language(request: web.Request) -> str | None:
@@ -327,10 +357,6 @@ def _retry_after(missing: Sequence[MissingImage]) -> Sequence[Header]:
     """Return Retry-After if a later request may describe more images."""
     later = any(one.status == HTTPStatus.SERVICE_UNAVAILABLE for one in missing)
     return [("Retry-After", str(_RETRY_AFTER_S))] if later else []
-
-
-def _public(seconds: int) -> str:
-    return f"public, max-age={seconds}"
 
 
 def _listed(media: Media, thumbhash: str | None) -> ListedImage:

@@ -19,11 +19,10 @@ from proxy.domain.request import Outcome, last_values
 from proxy.domain.signature import OPEN_ACCESS, MediaAccess
 from proxy.domain.urls import image_url, parse_image_path, srcset_widths, version_of
 from proxy.domain.variant import SizeSpec
-from proxy.serving.image_info import ImageInfoService
-from proxy.serving.source_facts import SourceFactsService
+from proxy.serving.image_info import AltTexts, ImageInfoService
 from proxy.settings import LifetimeSettings
 from proxy.storage.database.row_cache import CachedMediaRepository
-from proxy.web.handlers.info import find_servable, wanted_language
+from proxy.web.handlers.info import find_servable, short_lifetime, wanted_language
 from proxy.web.handlers.info_json import Dimensions, Side, dimensions
 from proxy.web.headers import NO_STORE, SECURITY, media_tag, tag_headers
 from proxy.web.json_response import Problem, cached_json, problem, render_problem
@@ -61,7 +60,6 @@ class OembedHandler:
     """Handles ``/oembed?url=``, for URLs of this server only."""
 
     database: CachedMediaRepository
-    inspector: SourceFactsService
     describer: ImageInfoService
     language: str
     """Of alternative texts, for requests that name none."""
@@ -88,27 +86,27 @@ class OembedHandler:
             language, changes = wanted_language(request), self.database.changes
             # Private images for everyone: consumers show the answer to people of any kind.
             media = await find_servable(self.database, media_id, self.lifetimes, hidden=self.access)
-            facts = await self.inspector.facts(media)
-            photo = _photo(base, media, facts, values, self.lifetimes.api_s)
-            title = await self._title(media_id, language)
+            source = await self.describer.readable(media)
+            texts = await self.describer.alt_texts(media_id)
+            lasting = source.original and texts.complete
+            seconds = short_lifetime(self.lifetimes, media, lasting=lasting)
+            max_age = self.lifetimes.api_s if seconds is None else seconds
+            # It may have become private meanwhile, and a CDN was purged before this response.
+            changed = self.database.changed_since(media_id, changes)
+            photo = _photo(base, media, source.facts, values, 0 if changed else max_age)
         except SmartserveError as error:
             return problem(error, outcome=outcome, not_found_s=self.lifetimes.not_found_s)
-        # The size may change while the image is being processed.
-        max_age = self.lifetimes.api_s if media.completed else self.lifetimes.processing_s
-        lifetime = f"public, max-age={max_age}"
-        # It may have become private meanwhile, and a CDN was purged before this response.
-        if self.database.changed_since(media_id, changes):
-            lifetime = NO_STORE
+        lifetime = NO_STORE if changed else f"public, max-age={max_age}"
+        title = self._title(texts, language)
         # oEmbed has no null: what is unknown is left out.
         members = asdict(replace(photo, title=title)).items()
         sent = {name: value for name, value in members if value is not None}
         security = (*SECURITY, *tag_headers([media_tag(media_id)]))
         return cached_json(request, sent, lifetime=lifetime, outcome=outcome, security=security)
 
-    async def _title(self, media_id: int, wanted: str | None) -> str | None:
-        texts, described = await self.describer.alt_texts(media_id)
-        language = best_language(texts, wanted, self.language)
-        return described if language is None else texts[language]
+    def _title(self, texts: AltTexts, wanted: str | None) -> str | None:
+        language = best_language(texts.by_language, wanted, self.language)
+        return texts.described if language is None else texts.by_language[language]
 
     def _parse(self, url: str, host: str) -> tuple[str, int]:
         """Return the server's base URL and the media id of an image's URL.

@@ -19,6 +19,7 @@ from aiohttp import ClientResponse
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from PIL import Image
 
+from proxy.domain.errors import DatabaseUnavailable
 from proxy.settings import Settings
 from proxy.web.handlers import info
 from proxy.web.handlers.info import MAX_BODY_BYTES, MAX_IDS
@@ -126,6 +127,52 @@ async def test_a_description_is_cached_as_long_as_an_image_of_api_images(shared:
     assert answer.headers["Access-Control-Allow-Origin"] == "*"
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert "Vary" not in answer.headers
+
+
+@pytest.mark.parametrize("table", ["analyses", "alt_texts"])
+@pytest.mark.parametrize("address", ["/info/1", "/info?ids=1", "/oembed?url={}/serve/1"])
+async def test_what_lacks_the_texts_of_the_database_is_cached_for_a_short_time(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, table: str, address: str
+) -> None:
+    async def fail(*_: object) -> None:
+        raise DatabaseUnavailable("down")
+
+    server = await serve(lifetimes={"fallback_s": 20})
+    target = address.format(f"http://{server.client.host}:{server.client.port}")
+    with monkeypatch.context() as down:
+        for method in ("find", "find_many"):
+            down.setattr(getattr(server.services.storage, table), method, fail)
+        answer = await server.client.get(target)
+    assert (answer.status, answer.headers["Cache-Control"]) == (200, "public, max-age=20")
+    assert (await answer.json()).get("cache_age", 20) == 20
+    again = await server.client.get(target)
+    assert again.headers["Cache-Control"].startswith("public, max-age=3600")
+    assert (await again.json()).get("cache_age", 3600) == 3600
+
+
+def change(data_dir: Path, statement: str) -> None:
+    with closing(sqlite3.connect(data_dir / "smartserve.db")) as database, database:
+        database.execute(statement)
+
+
+@pytest.mark.parametrize(
+    ("ids", "seconds"),
+    [("1", "3600"), ("2", "25"), ("1,2", "25"), ("3", "10"), ("1,2,3", "10"), ("2,99", "25")],
+)
+async def test_a_list_is_cached_no_longer_than_each_of_its_images(
+    serve: Serve, data_dir: Path, ids: str, seconds: str
+) -> None:
+    change(data_dir, "UPDATE media_files SET status = 'processing' WHERE id IN (2, 3)")
+    change(data_dir, "UPDATE media_files SET bulk_path = NULL WHERE id = 3")
+    server = await serve(lifetimes={"processing_s": 25})
+
+    async def lifetime(target: str) -> str:
+        answer = await server.client.get(target)
+        return answer.headers["Cache-Control"].partition("max-age=")[2].partition(",")[0]
+
+    assert await lifetime(f"/info?ids={ids}") == seconds
+    singles = [int(await lifetime(f"/info/{one}")) for one in ids.split(",")]
+    assert min(singles) == int(seconds)
 
 
 async def test_a_client_with_the_current_description_gets_a_304(shared: Serving) -> None:
