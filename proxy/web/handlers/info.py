@@ -131,7 +131,7 @@ class InfoHandler:
             media_id = parse_id("media_id", request.match_info["id"])
             # Before the look-up: the access log names the image of an error too.
             outcome = outcome._replace(media_id=media_id)
-            language, changes = wanted_language(request), self.database.changes
+            language, changes = wanted_language(_parameters(request)), self.database.changes
             media = await find_servable(
                 self.database, media_id, self.lifetimes, hidden=self._hidden(request)
             )
@@ -156,12 +156,13 @@ class InfoHandler:
     @json_route("info_many", security=SECURITY)
     async def info_many(self, request: web.Request) -> Answer:
         """Describe many images; ids that fail are listed with the reason."""
-        texts = last_values(request.rel_url.raw_query_string).get("ids", "").split(",")
+        values = _parameters(request)
+        texts = values.get("ids", "").split(",")
         # Duplicates do not count: a page may show one image several times.
         allowed = f"1 to {MAX_IDS} media ids without leading zeros, separated by commas"
         ids, hidden = _ids(list(dict.fromkeys(texts)), allowed), self._hidden(request)
         changes = self.database.changes
-        found, seconds = await self._describe_all(ids, wanted_language(request), hidden=hidden)
+        found, seconds = await self._describe_all(ids, wanted_language(values), hidden=hidden)
         changed = any(self.database.changed_since(media_id, changes) for media_id in ids)
         # It may have images that are private, or have become so since they were looked up.
         cacheable = hidden is not None and not changed
@@ -185,7 +186,8 @@ class InfoHandler:
         texts = [str(whole_number(one)) for one in listed] if isinstance(listed, list) else []
         allowed = f"a list of 1 to {MAX_IDS} media ids, whole numbers of 1 to {DIGITS} digits"
         ids, hidden = _ids(texts, allowed), self._hidden(request)
-        found, _ = await self._describe_all(ids, wanted_language(request), hidden=hidden)
+        language = wanted_language(_parameters(request))
+        found, _ = await self._describe_all(ids, language, hidden=hidden)
         headers = (*SECURITY, *_retry_after(found.missing))
         return uncached_json(found, outcome=Outcome("info_many"), security=headers)
 
@@ -196,7 +198,7 @@ class InfoHandler:
             raise AccessDisabled(
                 "the gallery is for this machine only: use localhost, or set page.enabled = true"
             )
-        before, limit = _parse_page(last_values(request.rel_url.raw_query_string))
+        before, limit = _parse_page(_parameters(request))
         shown, older = await self._newest(before, limit)
         hashes = await self.describer.thumbhashes(shown)
         page = GalleryPage([_listed(one, hashes.get(one.id)) for one in shown], older)
@@ -334,13 +336,17 @@ def short_lifetime(lifetimes: LifetimeSettings, media: Media, *, lasting: bool) 
     return min(limits, default=None)
 
 
-def wanted_language(request: web.Request) -> str | None:
+def _parameters(request: web.Request) -> Mapping[str, str]:
+    return last_values(request.rel_url.raw_query_string)
+
+
+def wanted_language(values: Mapping[str, str]) -> str | None:
     """Return the parameter ``lang`` in canonical case; None if it is absent or empty.
 
     Accept-Language does not count: one address would have a response for each of its values, which
     caches would have to keep apart.
     """
-    text = last_values(request.rel_url.raw_query_string).get("lang")
+    text = values.get("lang")
     if not text:
         return None
     language = canonical_tag(text)

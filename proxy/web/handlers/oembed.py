@@ -15,7 +15,7 @@ from pydantic import Field
 from proxy.domain.errors import BadParameter, MediaNotFound, SmartserveError
 from proxy.domain.language import best_language
 from proxy.domain.media import Media, MediaFacts
-from proxy.domain.request import Outcome, last_values
+from proxy.domain.request import Outcome
 from proxy.domain.signature import OPEN_ACCESS, MediaAccess
 from proxy.domain.urls import image_url, parse_image_path, srcset_widths, version_of
 from proxy.domain.variant import SizeSpec
@@ -71,7 +71,9 @@ class OembedHandler:
     async def oembed(self, request: web.Request) -> BufferedResponse:
         """Return an image as a photo of oEmbed 1.0."""
         outcome = Outcome("oembed")
-        values = last_values(request.rel_url.raw_query_string)
+        # Not `last_values`, which ends a value at a question mark: `url` may have one. `&amp;` is
+        # the `&` of an address that was copied from HTML.
+        values = {name.lower().removeprefix("amp;"): value for name, value in request.query.items()}
         # oEmbed requires a 501 for a format that is not implemented, and a 404 for other URLs.
         fmt = values.get("format", "").lower()
         if fmt == "xml":
@@ -83,7 +85,7 @@ class OembedHandler:
             base, media_id = self._parse(values.get("url", ""), request.headers.get("Host", ""))
             # Before the look-up: the access log names the image of an error too.
             outcome = outcome._replace(media_id=media_id)
-            language, changes = wanted_language(request), self.database.changes
+            language, changes = wanted_language(values), self.database.changes
             # Private images for everyone: consumers show the answer to people of any kind.
             media = await find_servable(self.database, media_id, self.lifetimes, hidden=self.access)
             source = await self.describer.readable(media)

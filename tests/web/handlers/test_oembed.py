@@ -8,6 +8,7 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 from PIL import Image
+from yarl import URL
 
 from tests.support.server import Library, Serve, Serving
 
@@ -40,6 +41,29 @@ async def test_the_photo_matches_what_is_served(path: str, shared: Serving) -> N
         picture = Image.open(io.BytesIO(await answer.read()))
         assert picture.size == (told[f"{prefix}width"], told[f"{prefix}height"])
         assert "immutable" in answer.headers["Cache-Control"]
+
+
+@pytest.mark.parametrize(
+    ("target", "width", "title"),
+    [
+        ("{base}/serve/2%3Fformat%3Dwebp", 768, "B"),
+        ("{base}/serve/2%3Fw%3D64%26format%3Dxml%26maxwidth%3D64%26lang%3Dde", 768, "B"),
+        ("{base}/serve/2?size=grid&lang=de", 768, "Boot"),
+        ("{base}/serve/2%3Flang%3Den&lang=de&maxwidth=640", 640, "Boot"),
+        ("{base}/serve/2&amp;maxwidth=640&amp;LANG=de", 640, "Boot"),
+        ("{base}/serve/2&URL={base}/serve/2&format=json", 768, "B"),
+    ],
+)
+async def test_parameters_within_the_url_are_not_those_of_the_request(
+    serve: Serve, target: str, width: int, title: str
+) -> None:
+    server = await serve()
+    await server.services.storage.alt_texts.set_texts(2, {"en": "B", "de": "Boot"})
+    address = target.replace("{base}", base(server).replace(":", "%3A"))
+    answer = await server.client.get(URL(f"/oembed?url={address}", encoded=True))
+    told = await answer.json()
+    assert answer.status == 200, told
+    assert (told["width"], told["title"]) == (width, title)
 
 
 @pytest.mark.parametrize(
