@@ -31,6 +31,18 @@ _WRITE_BYTES = 64 * 1024
 _EXIT_S = 2.0
 
 
+def _json(value: object, default: Callable[[Any], Any] | None = None) -> bytes:
+    """Return JSON of a value with any text.
+
+    ``default`` converts what JSON has no form for.
+    """
+    try:
+        return orjson.dumps(value, default)
+    # Bytes of a client that are no UTF-8 are surrogates in text, which orjson refuses.
+    except TypeError:
+        return json.dumps(value, default=default, separators=(",", ":")).encode()
+
+
 class LogWriter:
     """Writes lines to standard error: at once, or in the background by a thread.
 
@@ -41,7 +53,7 @@ class LogWriter:
     def __init__(self, stream: BinaryIO | None = None) -> None:
         """``stream`` defaults to standard error."""
         self._stream = stream
-        self._render: Processor = structlog.processors.JSONRenderer(serializer=orjson.dumps)
+        self._render: Processor = structlog.processors.JSONRenderer(serializer=_json)
         self._queue: deque[bytes] = deque()
         self._size = 0
         self._writing = False
@@ -273,7 +285,7 @@ def _line(render: Processor, event: str, **fields: Any) -> bytes:
 
 def _as_text(fields: object, **options: Any) -> str:
     """Return JSON as str, which handlers of the standard library need."""
-    return orjson.dumps(fields, **options).decode()
+    return _json(fields, **options).decode()
 
 
 def _is_relevant(record: logging.LogRecord) -> bool:
@@ -290,7 +302,7 @@ def _is_relevant(record: logging.LogRecord) -> bool:
 
 
 def _rendering(
-    settings: LogSettings, serializer: Callable[..., str | bytes] = orjson.dumps
+    settings: LogSettings, serializer: Callable[..., str | bytes] = _json
 ) -> list[Processor]:
     if settings.format == "console":
         # The default prints local variables, which may be keys, where rich is imported.
@@ -345,9 +357,9 @@ class AccessLog:
             text = _LINE % (
                 self._now.encode(),
                 request_id.encode(),
-                _quoted(remote),
-                _quoted(method),
-                _quoted(target),
+                _json(remote),
+                _json(method),
+                _json(target),
                 status,
                 sent,
                 seconds,
@@ -391,15 +403,6 @@ _LINE = (
     b'"method":%b,"target":%b,"status":%d,"bytes":%d,"seconds":%.6f,"source":"%b","format":"%b",'
     b'"media_id":%b%b}\n'
 )
-
-
-def _quoted(text: str | None) -> bytes:
-    """Return a text of a client as a JSON string."""
-    try:
-        return orjson.dumps(text)
-    # Bytes of a target that are no UTF-8 are surrogates in it, which orjson refuses.
-    except TypeError:
-        return json.dumps(text).encode()
 
 
 def _milliseconds() -> int:

@@ -154,6 +154,35 @@ async def test_console_lines_have_the_same_fields() -> None:
     assert b"\x1b" not in line, "no colours outside a terminal"
 
 
+@pytest.mark.parametrize("fmt", ["json", "console"])
+def test_any_text_of_a_client_can_be_logged(fmt: str) -> None:
+    script = (
+        "import logging, structlog; from proxy.telemetry.logging import configure_logs\n"
+        "from proxy.settings import *; from proxy.domain.formats import Format\n"
+        f"configure_logs(LogSettings(format={fmt!r})); log = structlog.get_logger()\n"
+        "text = '/\\udcff\\ud800\\0\"'\n"
+        "try:\n    raise ValueError(text)\n"
+        "except ValueError:\n"
+        "    log.exception('failed', target=text, number=2**70, fmt=Format.AVIF)\n"
+        "log.info(text, nested={text: [text, 1.5, None, {1}]})\n"
+        "logging.getLogger('asyncio').warning('slow %s', text)\n"
+        "log.info('after')\n"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    ).stderr
+    assert "Logging error" not in output
+    if fmt == "console":
+        assert "after" in output.splitlines()[-1]
+        return
+    text = '/\udcff\ud800\0"'
+    failed, told, slow, after = map(json.loads, output.splitlines())
+    assert (failed["target"], failed["number"], failed["fmt"]) == (text, 2**70, "avif")
+    assert "ValueError: /" in failed["exception"]
+    assert (told["event"], told["nested"]) == (text, {text: [text, 1.5, None, "{1}"]})
+    assert (slow["event"], after["event"]) == (f"slow {text}", "after")
+
+
 def test_lines_with_a_category_have_time_process_request_and_event() -> None:
     script = (
         "import os, structlog; from structlog.contextvars import bind_contextvars\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from typing import Any
@@ -20,10 +21,14 @@ from proxy.domain.errors import AccessError, SmartserveError
 from proxy.domain.formats import NAMES, TRAITS
 from proxy.domain.request import DPRS, WIDTHS, parse_boxes, parse_request
 from proxy.domain.signature import PARAMETERS as SIGNED
-from proxy.settings import Settings
+from proxy.settings import LogSettings, Settings
+from proxy.telemetry.logging import AccessLog, LogWriter
 from proxy.web.json_response import PROBLEM_TYPE
 from proxy.web.routes import describe
-from tests.support.server import Serve, Serving
+from tests.support.commands import KEY as ADMIN_KEY
+from tests.support.server import ACCESS, Serve, Serving
+from tests.support.uploads import KEY, USERS, token
+from tests.web.wire import exchange
 
 _NOT_DESCRIBED = {"/", "/static/{name}", "/static/smart-image.js"}
 """Files for browsers, not part of the API."""
@@ -52,6 +57,48 @@ async def test_every_route_is_described_and_every_description_has_a_route(server
     # Browsers send OPTIONS on their own.
     undocumented = {one for one in found - told if one[0] not in ("head", "options")}
     assert {path for _, path in undocumented} == _NOT_DESCRIBED
+
+
+_HEADERS = (
+    "Accept Accept-Language Content-Type Cookie Forwarded If-Match If-Modified-Since If-None-Match"
+    " If-Range Origin Range Referer Sec-WebSocket-Protocol Traceparent User-Agent X-Forwarded-For"
+    " X-Request-Id"
+)
+
+
+@pytest.mark.slow
+async def test_no_route_fails_because_of_bytes_that_are_not_utf_8(serve: Serve) -> None:
+    server = await serve(admin={"key": ADMIN_KEY}, main={"key": KEY}, users=USERS, access=ACCESS)
+    stream = io.BytesIO()
+    log = AccessLog(LogSettings(), LogWriter(stream))
+    server.surface.runner.pipeline._access_log = log
+    host, port = server.client.host, server.client.port or 0
+    bad, quoted = b"caf\xe9\xff\xed\xa0\x80", "caf%E9%FF%ED%A0%80"
+    bad_headers = b"".join(b"%b: %b\r\n" % (one.encode(), bad) for one in _HEADERS.split())
+    keys = [f"Authorization: Bearer {key}\r\n".encode() for key in (ADMIN_KEY, KEY, token())]
+    document = describe(server.services.settings)["paths"]
+    sent = []
+    for method, path in sorted(one for one in routes(server.surface) if one[0] != "head"):
+        valid = re.sub(r"\{.*?\}", "1", path)
+        described = document.get(path, {}).get(method, {}).get("parameters", [])
+        names = [one["name"] for one in described if one["in"] == "query"]
+        targets = [re.sub(r"\{.*?\}", quoted, path), valid + quoted]
+        targets += [f"{valid}?{name}={quoted}" for name in (*names, quoted)]
+        if path == "/oembed":
+            targets.append(f"/oembed?url=http://{host}:{port}/{quoted}/serve/1")
+        end = f" HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n"
+        for key in keys:
+            lines = [f"{method.upper()} {target}{end}".encode() + key for target in targets]
+            lines.append(f"{method.upper()} {valid}{end}".encode() + key + bad_headers)
+            sent += [line + b"\r\n" for line in lines]
+    failed = []
+    for request in sent:
+        answer = await exchange(host, port, request, pause_s=0)
+        if not answer or answer.startswith(b"HTTP/1.1 500"):
+            failed.append((request, answer))
+    assert not failed
+    log.flush()
+    assert len(stream.getvalue().splitlines()) == len(sent)
 
 
 async def test_the_document_is_served_as_json_that_nobody_stores(shared: Serving) -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from aiohttp import web
 from pydantic import Field
@@ -31,6 +31,7 @@ from proxy.web.responses import BufferedResponse
 _SIDE = re.compile(r"[1-9][0-9]{0,4}", re.ASCII)
 _DEFAULT_MAX_WIDTH = 1200
 _THUMBNAIL_WIDTH = 384
+_PATH_CHARACTERS = "/%:@!$&'()*+,;=~"
 
 AbsoluteUrl = Annotated[str, Field(pattern="^https?://")]
 
@@ -130,7 +131,9 @@ class OembedHandler:
         if netloc not in known or found is None:
             raise MediaNotFound("this is not the URL of an image of this server")
         prefix, media_id = found
-        return f"{parts.scheme}://{parts.netloc}{prefix}", media_id
+        # The query was decoded: the prefix may have characters that no URL has.
+        quoted = quote(prefix, safe=_PATH_CHARACTERS)
+        return f"{parts.scheme}://{parts.netloc}{quoted}", media_id
 
 
 def _limit(values: Mapping[str, str], name: str, default: int) -> int:

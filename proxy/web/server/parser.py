@@ -78,7 +78,8 @@ OVER_LIMIT = RequestRejection(
 )
 _VERSION = _bad_request("this server supports HTTP/1.1 and HTTP/1.0")
 _TARGET = _bad_request(
-    "the target has to be a path such as /serve/1: no whole URL, no authority, no asterisk, no #"
+    "the target has to be a path such as /serve/1, in ASCII: no whole URL, no authority, no"
+    " asterisk, no #"
 )
 _BAD_HOST = _bad_request("the Host header has to be a name or an address, with a port or without")
 _NO_BODY = _bad_request("a request with this method has no body here")
@@ -403,7 +404,10 @@ def _fault(message: RawRequestMessage, payload: object) -> RequestRejection | No
         return _VERSION
     # Absolute-form is rejected although servers must accept it (RFC 9112, 3.2.2): only clients that
     # mistake this server for a forward proxy send it, and it names a second host beside Host.
-    if message.method == "CONNECT" or message.path[:1] != "/" or "#" in message.path:
+    named = message.method == "CONNECT" or message.path[:1] != "/" or "#" in message.path
+    # llhttp rejects bytes beyond ASCII. aiohttp's parser for platforms without it makes surrogates
+    # of them, which JSON, URLs and databases cannot contain.
+    if named or not message.path.isascii():
         return _TARGET
     if not _is_host(message.headers.get("Host", "absent")):
         return _BAD_HOST

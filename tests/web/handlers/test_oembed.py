@@ -87,6 +87,27 @@ async def test_the_photo_is_the_largest_within_the_limits(
     assert told["thumbnail_width"] == min(width, 384)
 
 
+@pytest.mark.parametrize(
+    ("prefix", "quoted"),
+    [
+        ("/caf%C3%A9", "/caf%C3%A9"),
+        ("/caf%25C3%25A9%25FF", "/caf%C3%A9%FF"),
+        ("/%2525/a+b;c,d", "/%25/a%20b;c,d"),
+        ('/"<x>', "/%22%3Cx%3E"),
+    ],
+)
+async def test_the_prefix_of_the_url_is_kept_as_a_url_can_have_it(
+    prefix: str, quoted: str, shared: Serving
+) -> None:
+    target = f"/oembed?url={base(shared)}{prefix}/serve/2"
+    answer = await shared.client.get(URL(target, encoded=True))
+    told = await answer.json()
+    assert answer.status == 200, told
+    assert told["provider_url"] == base(shared) + quoted
+    for name in ("url", "thumbnail_url"):
+        assert told[name].startswith(f"{base(shared)}{quoted}/serve/2?")
+
+
 async def test_urls_with_the_public_host_are_accepted(serve: Serve) -> None:
     server = await serve(server={"public_url": "https://img.example.org"})
     told = await photo(server, "https://img.example.org/serve/2")

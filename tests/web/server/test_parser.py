@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
 import pytest
 from aiohttp.base_protocol import BaseProtocol
-from aiohttp.http_parser import HttpRequestParser
+from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestPayloadError, _ErrInfo
 
@@ -35,6 +35,7 @@ class Bench:
         cached: bool = False,
         max_head_bytes: int = MAX_HEAD_BYTES,
         parsed_heads: ParsedHeads | None = None,
+        implementation: Callable[..., Any] = HttpRequestParser,
     ) -> None:
         self.cached = cached
         self.requested: list[str] = []
@@ -44,7 +45,7 @@ class Bench:
         """Chunks that aiohttp's parser got."""
         self.now = 1.0
         loop = asyncio.get_running_loop()
-        behind = HttpRequestParser(
+        behind = implementation(
             BaseProtocol(loop),
             loop,
             2**16,
@@ -104,6 +105,19 @@ def status(message: Message) -> int:
     assert message[0].status == error.rejection.status
     assert message[1] is EMPTY_PAYLOAD
     return error.rejection.status
+
+
+@pytest.mark.parametrize("implementation", [HttpRequestParser, HttpRequestParserPy])
+@pytest.mark.parametrize(
+    "target", [b"/\xff", b"/caf\xc3\xa9", b"/oembed?url=http://x/\xff/serve/1"]
+)
+async def test_a_target_with_bytes_beyond_ascii_is_rejected(
+    implementation: Any, target: bytes
+) -> None:
+    bench = Bench(implementation=implementation)
+    (rejected,) = bench.feed(GET.replace(b"/serve/1", target))
+    assert status(rejected) == 400
+    assert bench.requested == []
 
 
 async def test_a_request_that_is_answered_at_once_is_left_out() -> None:
