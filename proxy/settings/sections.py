@@ -123,9 +123,9 @@ class ServerSettings(Section):
     """Time after which an idle connection is closed. Must be longer than the keep-alive time of
     a reverse proxy."""
     header_timeout_s: Seconds = 10
-    """Time limit for the head of a request, and for the body of POST /info. A new connection must
-    send its first request within the same time. Then the server answers 408 and closes the
-    connection. 0: keepalive_s."""
+    """Time limit for the head of a request, and for the JSON bodies of POST /info and of what
+    editors set. A new connection must send its first request within the same time. Then the server
+    answers 408 and closes the connection. 0: keepalive_s."""
     write_timeout_s: Seconds = 30
     """Time after which a connection is closed if the client accepts no byte of a response. 0: no
     limit."""
@@ -480,14 +480,16 @@ class LifetimeSettings(Section):
     serve_s: Lifetime = 31_536_000
     """Images under /serve. The default is a year."""
     api_s: Lifetime = 3600
-    """Images under /api/images. The default is an hour."""
+    """Images under /api/images, and descriptions (/info, /oembed). The default is an hour."""
     api_stale_s: Lifetime = 86400
     """Time after api_s in which a cache may deliver the old image while it revalidates it
     (stale-while-revalidate). The default is a day."""
     processing_s: Lifetime = 30
-    """Images that are still being processed and are rendered from their original."""
+    """Images that are still being processed and are rendered from their original, and their
+    descriptions."""
     fallback_s: Lifetime = 30
-    """Fallbacks: another size of the requested image, or the image with its background."""
+    """Fallbacks: another size of the requested image, or the image with its background; and
+    descriptions for which the original or the database could not be read."""
     draft_s: Lifetime = 60
     """Drafts, which a final will replace."""
     draft_stale_s: Lifetime = 600

@@ -22,9 +22,9 @@ from proxy.domain.media import MAX_MEDIA_ID
 from proxy.settings import TokenKey, UserSettings
 from proxy.web.server.client_address import CLIENT, parse_address
 
-# The characters of a token68 (RFC 9110, 11.2).
 SESSION_COOKIE = "smartserve_session"
 """Cookie with a user's token, for the metadata routes."""
+# The characters of a token68 (RFC 9110, 11.2).
 _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*) *", re.ASCII | re.IGNORECASE)
 _PROXY_HEADERS = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
 """Headers that only a proxy sends, or a client that pretends to be one."""

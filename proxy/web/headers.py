@@ -29,7 +29,7 @@ SERVER = "smartserve"
 NO_STORE = "no-store"
 
 CLIENT_HINTS = "Save-Data, ECT"
-"""Request headers of which leaner images depend, if client hints are enabled."""
+"""Request headers that decide whether an image is lean, if client hints are enabled."""
 
 PRIVATE: tuple[Header, ...] = (
     ("X-Content-Type-Options", "nosniff"),
