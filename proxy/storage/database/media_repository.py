@@ -12,6 +12,7 @@ from functools import partial
 from threading import Lock
 from typing import Any
 
+import orjson
 import sqlalchemy as sa
 import structlog
 from cachetools import LRUCache
@@ -547,8 +548,10 @@ def _json_object(value: object) -> dict[str, Any]:
 
 def _json(value: object) -> Any:
     try:
-        return json.loads(value) if isinstance(value, (str, bytes)) else None
-    except (ValueError, RecursionError):
+        # Not the module `json`, which reads values that no response can have: half a character, and
+        # numbers of more than 64 bits.
+        return orjson.loads(value) if isinstance(value, (str, bytes)) else None
+    except ValueError:
         return None
 
 

@@ -496,6 +496,31 @@ async def test_bad_rows_affect_only_themselves(serve: Serve, data_dir: Path) -> 
     assert [one["id"] for one in gallery["pictures"]] == [4, 3, 1]
 
 
+@pytest.mark.parametrize(
+    "stored",
+    [
+        pytest.param("""'["\\ud83d"]'""", id="half a character"),
+        pytest.param("CAST(x'5b22ff225d' AS TEXT)", id="no UTF-8"),
+        pytest.param("x'5b22eda080225d'", id="a surrogate in bytes"),
+        pytest.param(f"'[{2**70}]'", id="a huge number"),
+        pytest.param("'[NaN, Infinity]'", id="no number"),
+    ],
+)
+async def test_stored_values_that_no_json_can_have_are_no_error(
+    serve: Serve, data_dir: Path, stored: str
+) -> None:
+    change(
+        data_dir,
+        "INSERT INTO media_ai_analysis (media_id, subject_matter, mood_keywords, detected_objects)"
+        f" VALUES (2, CAST(x'61ff' AS TEXT), {stored}, {stored})",
+    )
+    server = await serve()
+    found = await told(server, 2)
+    assert found["alt"] == "a\ufffd"
+    many = await (await server.client.get("/info?ids=1,2")).json()
+    assert [one["id"] for one in many["pictures"]] == [1, 2]
+
+
 async def test_the_description_uses_a_stored_analysis(serve: Serve, data_dir: Path) -> None:
     with closing(sqlite3.connect(data_dir / "smartserve.db")) as database, database:
         database.execute(
