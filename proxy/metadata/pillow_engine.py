@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 import re
+import struct
 import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from io import BytesIO
 from typing import Any, BinaryIO
 
@@ -84,7 +86,8 @@ MAX_PIXELS = 40_000_000
 """Of an image that is decoded for `hidden_text`; twice their memory is needed."""
 _POINTERS = frozenset(one.value for one in ExifTags.IFD)
 FAILURES = (
-    *(OSError, ValueError, SyntaxError, TypeError, KeyError, AttributeError, EOFError),
+    *(OSError, ValueError, SyntaxError, TypeError, LookupError, AttributeError, EOFError),
+    *(struct.error, ArithmeticError, AssertionError),  # of directories of EXIF
     RuntimeError,  # of the decoder of AVIF
 )
 """What Pillow raises for damaged files, besides its own error."""
@@ -124,11 +127,9 @@ def read(file: BinaryIO, walk: Walk) -> Groups:
         with Image.open(file) as image:
             groups: Groups = {"File": {"ImageWidth": image.width, "ImageHeight": image.height}}
             _add_density(groups, image)
-            exif = image.getexif()
-            for directory, group in _GROUPS.items():
-                tags = exif if directory is None else exif.get_ifd(directory)
-                if found := _named(tags, ExifTags.GPSTAGS if group == "GPS" else ExifTags.TAGS):
-                    groups[group] = found
+            # The walk has warned of EXIF that cannot be read; the rest of the file can be.
+            with suppress(*FAILURES):
+                _add_exif(groups, image)
     except (UnidentifiedImageError, Image.DecompressionBombError, *FAILURES) as error:
         raise NoEngineCouldRead("No engine could read the file.") from error
     _add_exact(groups, walk)
@@ -137,6 +138,14 @@ def read(file: BinaryIO, walk: Walk) -> Groups:
     _add_texts(groups, (one for one in walk.texts if one.where.startswith("PNG ")), "PNG")
     _add_position(groups)
     return groups
+
+
+def _add_exif(groups: Groups, image: Image.Image) -> None:
+    exif = image.getexif()
+    for directory, group in _GROUPS.items():
+        tags = exif if directory is None else exif.get_ifd(directory)
+        if found := _named(tags, ExifTags.GPSTAGS if group == "GPS" else ExifTags.TAGS):
+            groups[group] = found
 
 
 def no_pixels(walk: Walk) -> str:
@@ -300,7 +309,10 @@ def _number_in_xmp(name: str, text: Any) -> Any:
 
 
 def _add_density(groups: Groups, image: Image.Image) -> None:
-    """Add the density of the container, which Pillow has read."""
+    """Add the density of the container, which Pillow has read.
+
+    Texts of a PNG are in ``info`` too, by keywords that may be ``dpi`` or ``photoshop``.
+    """
     info = image.info
     if image.format == "JPEG" and (density := info.get("jfif_density")):
         groups["JFIF"] = {
@@ -308,13 +320,15 @@ def _add_density(groups: Groups, image: Image.Image) -> None:
             "XResolution": density[0],
             "YResolution": density[1],
         }
-    resolution = info.get("photoshop", {}).get(_RESOLUTION_INFO)
+    resources = info.get("photoshop")
+    resolution = resources.get(_RESOLUTION_INFO) if isinstance(resources, dict) else None
     if isinstance(resolution, dict):
         groups["Photoshop"] = {
             name: resolution.get(name) for name in ("XResolution", "YResolution")
         }
-    if image.format == "PNG" and (density := info.get("dpi") or info.get("aspect")):
-        metres = "dpi" in info
+    metres = isinstance(info.get("dpi"), tuple)
+    density = info.get("dpi" if metres else "aspect")
+    if image.format == "PNG" and isinstance(density, tuple):
         across, down = (round(one / _METRES_OF_INCH) if metres else one for one in density)
         groups["PNG-pHYs"] = {
             "PixelsPerUnitX": across,

@@ -36,6 +36,14 @@ def test_exif_has_the_groups_and_names_of_exiftool() -> None:
     assert found["Composite"]["GPSLongitude"] == pytest.approx(151.2)
 
 
+@pytest.mark.parametrize("keyword", ["dpi", "aspect", "photoshop", "exif", "Raw profile type exif"])
+def test_a_text_with_a_keyword_of_pillow_is_only_a_text(keyword: str) -> None:
+    found = read(png(text_chunk(keyword, "300"), text_chunk("Title", "duck")))
+    assert found["PNG"]["Title"] == "duck"
+    assert found["File"]["ImageWidth"] == 1
+    assert "PNG-pHYs" not in found
+
+
 def with_position(**tags: Any) -> Groups:
     """Return the tags of a JPEG with these tags in its GPS directory."""
     exif = Image.Exif()

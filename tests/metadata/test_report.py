@@ -18,7 +18,7 @@ from proxy.metadata.moderation import moderate
 from proxy.metadata.report import report
 from proxy.metadata.tags import MAX_OUTPUT_BYTES
 from tests.metadata.files import jpeg
-from tests.support.containers import png_with_texts
+from tests.support.containers import chunk, png, png_with_texts, segment
 
 TAGS: Any = {"File": {"FileType": "JPEG"}, "IFD0": {"Make": "Canon"}}
 
@@ -45,6 +45,31 @@ def test_text_of_a_file_is_never_taken_for_binary_data(size: str) -> None:
     assert f"model:{binary.lower()}" in tags_of(generation)
     assert moderate(content["metadata"], ["binary"])["requiresReview"] is True
     orjson.dumps(content)
+
+
+_INFINITE = [bytes([one, 2, 11, 0, 1, 0, 0, 0, 0, 0, 0x80, 0x7F]) for one in (1, 2)]
+BROKEN_EXIF = [
+    *(b"II*\0"[:length] + bytes(max(0, length - 4)) for length in range(1, 9)),
+    b"II+\0\x08\0\0\0\x10" + bytes(7),
+    b"MM\0+\0\x08\0\0" + bytes(7) + b"\x10",
+    # A thumbnail whose offset and length are infinite.
+    b"II*\0\x08\0\0\0\0\0\x0e\0\0\0\x02\0" + _INFINITE[0] + _INFINITE[1] + bytes(4),
+]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize("exif", BROKEN_EXIF)
+@pytest.mark.parametrize("tags", [TAGS, None])
+def test_exif_that_cannot_be_read_costs_only_itself(exif: bytes, tags: Any) -> None:
+    end = jpeg().index(b"\xff\xdb")
+    for content in (
+        b"\xff\xd8" + segment(0xE1, b"Exif\0\0" + exif) + jpeg()[end:],
+        png(chunk(b"eXIf", exif)),
+    ):
+        file = BytesIO(content)
+        found = report(file, walk(file), tags, None, file_name="a.jpg", advanced=True).content
+        assert found["metadata"]["width"]
+        assert found["advanced"]["thumbnail"] == {"present": False, "distance": None}
 
 
 def test_the_output_is_bounded_and_names_what_is_left_out() -> None:
