@@ -62,8 +62,11 @@ _BLOCKS = {
     0x8773: BlockKind.ICC,
     0xCD41: BlockKind.C2PA,
 }
-_PIXELS = frozenset({0x935C, 0x002E, 0x0111, 0x0117, 0x0144, 0x0145})
-"""Layers of Photoshop, an embedded JPEG, and the tables of strips and tiles: not metadata."""
+_PIXELS = frozenset({0x935C, 0xC68C, 0xB4C3, 0x002E, 0x0127, 0x0111, 0x0117, 0x0144, 0x0145})
+"""Layers of Photoshop, the original of a DNG, the pixels of Hasselblad, the embedded JPEGs of RW2,
+and the tables of strips and tiles: not metadata."""
+_PHASE_ONE = re.compile(rb"IIII.waR|MMMMRaw.", re.DOTALL)
+"""Beginning of the maker notes of Phase One, which contain the pixels."""
 _WIDTH, _HEIGHT, _DEPTH, _SAMPLES, _ORIENTATION = 0x0100, 0x0101, 0x0102, 0x0115, 0x0112
 _SUBFILE, _EXTRA, _DNG = 0x00FE, 0x0152, 0xC612
 _REDUCED = 1
@@ -199,7 +202,7 @@ class _Reader:
         if entry.tag in _DIRECTORIES:
             self._nested(tiff, entry, depth)
             return
-        if entry.tag in _PIXELS:
+        if entry.tag in _PIXELS or self._has_pixels(entry):
             return
         if entry.tag in _BLOCKS or entry.type == _ASCII or entry.tag in _NAMES:
             self._collector.count_value(min(entry.length, self._collector.size))
@@ -219,6 +222,10 @@ class _Reader:
         elif text := self._text(tiff, entry):
             tag = _NAMES.get(entry.tag, f"0x{entry.tag:04x}")
             self._collector.exif.append(TextEntry(tag, name, text))
+
+    def _has_pixels(self, entry: _Entry) -> bool:
+        is_note = self._own_ranges and entry.tag == _MAKER_NOTE
+        return is_note and bool(_PHASE_ONE.match(self._read(entry.at, 8)))
 
     def _text(self, tiff: _Structure, entry: _Entry) -> str:
         if entry.length > _MAX_TEXT:

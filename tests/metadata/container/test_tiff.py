@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.domain.errors import MetadataTooLarge
 from proxy.metadata.container import tiff as module
-from proxy.metadata.container.collector import Collector
+from proxy.metadata.container.collector import MAX_METADATA_BYTES, Collector
 from proxy.metadata.container.result import BlockKind
 from proxy.metadata.container.walk import walk
 from tests.support.containers import tiff, user_comment, walked
@@ -78,6 +78,22 @@ def test_xmp_in_a_tag_is_a_block() -> None:
 
 def test_a_dng_is_recognised_by_its_version() -> None:
     assert walked(tiff({0xC612: b"\1\4\0\0"})).format == "dng"
+
+
+@pytest.mark.parametrize("tag", [0xC68C, 0xB4C3, 0x935C, 0x002E, 0x0127])
+def test_files_and_pixels_in_tags_are_no_metadata(tag: int) -> None:
+    plain = walked(tiff({0x0131: "Tool", tag: b"x", 0xC612: b"\1\4\0\0"}))
+    large = bytes(MAX_METADATA_BYTES)
+    found = walked(tiff({0x0131: "Tool", tag: large, 0xC612: b"\1\4\0\0"}))
+    assert (found.format, found.metadata_bytes) == ("dng", plain.metadata_bytes)
+
+
+def test_the_pixels_of_phase_one_are_no_metadata() -> None:
+    notes = b"IIIITwaR" + bytes(MAX_METADATA_BYTES)
+    found = walked(tiff({0x0131: "Tool"}, {0x927C: notes}))
+    assert [e.text for e in found.exif] == ["Tool"]
+    with pytest.raises(MetadataTooLarge):
+        walked(tiff({0x0131: "Tool"}, {0x927C: b"Nikon" + notes}))
 
 
 def test_directories_and_values_are_the_metadata() -> None:
