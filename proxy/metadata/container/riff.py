@@ -24,8 +24,9 @@ def read(collector: Collector) -> None:
         collector.damage("WebP is truncated")
     else:
         collector.end = declared + declared % 2
-    at, frames = _HEADER, 0
-    while at + 8 <= collector.size:
+    # Cameras and archives append zeros, or files with metadata of their own.
+    at, frames, stop = _HEADER, 0, min(declared, collector.size)
+    while at + 8 <= stop:
         kind = collector.read(at, 4)
         length = int.from_bytes(collector.read(at + 4, 4), "little")
         collector.count_chunk()

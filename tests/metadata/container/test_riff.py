@@ -35,6 +35,15 @@ def test_lossy_and_lossless_headers_are_read() -> None:
     assert walked(b"RIFF\x16\0\0\0WEBP" + lossless).image.has_alpha is True
 
 
+def test_what_follows_the_declared_end_is_not_read() -> None:
+    content = webp((b"EXIF", tiff({0x0131: "Tool"})))
+    plain = walked(content)
+    for trailer in (bytes(80_000), b"XMP \x05\0\0\0<x/>\0\0", content[12:]):
+        walk = walked(content + trailer)
+        assert (walk.metadata_bytes, walk.warnings) == (plain.metadata_bytes, ())
+        assert (walk.blocks, walk.end) == (plain.blocks, len(content))
+
+
 def test_a_truncated_file_gives_what_was_read() -> None:
     content = webp((b"EXIF", tiff({0x0131: "Tool"})), (b"XMP ", b"<x/>" * 50))
     walk = walked(content[:-20])
