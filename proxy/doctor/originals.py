@@ -13,6 +13,7 @@ from proxy.doctor.check import Finding, Findings, area, counted, fail, ok, reaso
 from proxy.doctor.installation import Installation
 from proxy.domain.errors import (
     DatabaseUnavailable,
+    DecoderMissing,
     RenderTimeout,
     SmartserveError,
     SourceError,
@@ -32,6 +33,7 @@ _SAMPLE = 20
 _MAX_FOLDERS = 100
 _DECODE_ADVICE: Mapping[type[SmartserveError], str] = {
     UnsupportedSource: "store it in a format of limits.source_types, for example as JPEG or PNG",
+    DecoderMissing: "install what the reason names on this machine, or store it as JPEG or PNG",
     UndecodableSource: "the file is damaged: replace it with an intact copy",
     SourceTooLarge: "make the original smaller, or raise the limit: [limits], and"
     " storage.max_original_bytes",

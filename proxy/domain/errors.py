@@ -47,6 +47,7 @@
     |   +-- ShuttingDown
     +-- RenderError                 a worker could not render the image
     |   +-- UnsupportedSource       415  not an accepted file type
+    |   +-- DecoderMissing          415  not decoded on this machine, but maybe on another
     |   +-- UndecodableSource       422  corrupt
     |   +-- SourceTooLarge          422  exceeds a limit of width, height, pages or bytes
     |   +-- SourceQuarantined       422  crashed workers; rejected for a while
@@ -360,6 +361,10 @@ class RenderError(SmartserveError, status=422, title="Image cannot be rendered")
 
 class UnsupportedSource(RenderError, status=415, title="Unsupported image type"):
     """The source has a file type that is not accepted."""
+
+
+class DecoderMissing(RenderError, status=415, title="Unsupported image type"):
+    """This machine lacks the decoder or the fonts of the source, which may be sound."""
 
 
 class UndecodableSource(RenderError):

@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar, get_args, get_origin, get_type_hints
 
 from proxy.domain.analysis import AnalysisResult
 from proxy.domain.errors import (
+    DecoderMissing,
     ExtractionFailed,
     MetadataTooLarge,
     RenderFault,
@@ -64,6 +65,7 @@ class Limits:
 
 _ERRORS: Mapping[str, Callable[[str], SmartserveError]] = {
     "unsupported": UnsupportedSource,
+    "no_decoder": DecoderMissing,
     "undecodable": UndecodableSource,
     "too_large": SourceTooLarge,
     "unreadable": SourceUnavailable,
@@ -75,9 +77,9 @@ _ERRORS: Mapping[str, Callable[[str], SmartserveError]] = {
 }
 
 FAILURE_KINDS = tuple(_ERRORS)
-"""Not an accepted type; corrupt; over a limit; the descriptor failed; a fault of this server; a
-worker with other decoders is needed. Then, of metadata: not a format with metadata; over a limit;
-no engine could read the file."""
+"""Not an accepted type; without a decoder or fonts on this machine; corrupt; over a limit; the
+descriptor failed; a fault of this server; a worker with other decoders is needed. Then, of
+metadata: not a format with metadata; over a limit; no engine could read the file."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Collection
 from dataclasses import fields
 
-from proxy.domain.errors import RenderFault, SourceTooLarge, UnsupportedSource
+from proxy.domain.errors import DecoderMissing, SourceTooLarge, UnsupportedSource
 from proxy.domain.formats import SNIFF_BYTES, SOURCE_TRAITS, sniff
 from proxy.domain.media import Media, MediaFacts, ProbeResult
 from proxy.domain.worker_protocol import Limits, ProbeJob
@@ -95,7 +95,7 @@ class SourceChecker:
 
         Raises:
             SourceTooLarge, UndecodableSource, UnsupportedSource: the file is not accepted.
-            RenderFault: its type is accepted, but its decoder is not installed here.
+            DecoderMissing: it may be sound, but its decoder or fonts are not installed here.
             CapacityError: no worker became free in time.
         """
         # The file is read before admission: a storage that hangs must not occupy a worker's place.
@@ -118,9 +118,8 @@ class SourceChecker:
             if found is not None and found in self._accepted:
                 # Not a fault of the file: another machine may decode it, or this one after the
                 # installation. An upload must not be deleted for it.
-                extra = SOURCE_TRAITS[found].extra
-                advice = f"; install the extra {extra!r}" if extra else ""
-                raise RenderFault(f"is {found}, for which this machine has no decoder{advice}")
+                decoder = SOURCE_TRAITS[found].decoder
+                raise DecoderMissing(f"is {found}; its decoder ({decoder}) is not installed here")
             accepted = ", ".join(self._limits.source_types)
             raise UnsupportedSource(f"is {found or 'not an image'}; accepted are {accepted}")
 

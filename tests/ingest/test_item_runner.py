@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 
 from proxy.domain.errors import (
     DatabaseUnavailable,
+    DecoderMissing,
     EngineStartFailed,
     ExtractionQueueFull,
     ExtractionTimeout,
@@ -527,6 +528,7 @@ EVERY_STEP = [one for one in Step if one is not Step.AI_VISUAL_ANALYSIS]
         SourceQuarantined("crashes"),
         RenderTimeout("late"),
         RenderFault("ours"),
+        DecoderMissing("no fonts"),
         SourceUnavailable("disk"),
         SourceMissing("lost"),
         MediaNotFound("deleted"),

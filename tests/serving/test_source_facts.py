@@ -14,7 +14,7 @@ import pytest
 
 from proxy.domain.errors import (
     FILE_FAULTS,
-    RenderFault,
+    DecoderMissing,
     SourceMissing,
     SourceTooLarge,
     UndecodableSource,
@@ -266,15 +266,15 @@ async def test_other_types_are_refused_without_a_worker(
 @pytest.mark.parametrize(
     ("content", "detail"),
     [
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "is heic, .* no decoder; install the extra 'heic'"),
-        (b"BM" + (60).to_bytes(4, "little") + bytes(54), "is bmp, .* no decoder$"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", r"is heic; its decoder \(pi-heif\)"),
+        (b"BM" + (60).to_bytes(4, "little") + bytes(54), r"is bmp; its decoder \(Pillow\)"),
     ],
 )
 async def test_a_decoder_that_is_missing_here_is_no_fault_of_the_file(
     checker: SourceChecker, jobs: Jobs, file: int, content: bytes, detail: str
 ) -> None:
     os.write(file, content)
-    with pytest.raises(RenderFault, match=detail) as raised:
+    with pytest.raises(DecoderMissing, match=detail) as raised:
         await checker.check(file)
     assert not isinstance(raised.value, FILE_FAULTS)
     assert jobs.jobs == []

@@ -344,8 +344,9 @@ class _Builder:
             self._css.append(text)
         elif not _TEXT.isdisjoint(self._open):
             if not text.isspace() and (reason := fonts.missing()):
+                # Not a fault of the file: an upload must not be deleted for it.
                 _refuse(
-                    "unsupported",
+                    "no_decoder",
                     f"has text, and the server has no fonts ({reason}): convert the text to paths",
                 )
             self._out.append(_escaped(text))

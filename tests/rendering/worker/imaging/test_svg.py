@@ -379,7 +379,7 @@ def test_text_of_many_scripts_is_drawn(text: str) -> None:
 def test_text_without_fonts_is_refused_and_not_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(fonts._state, "missing", "the extra svg is not installed")
     found = refusal(drawing('<text y="9">Logo</text>'))
-    assert found.kind == "unsupported"
+    assert found.kind == "no_decoder"
     assert "the extra svg is not installed" in found.detail
     assert "convert the text to paths" in found.detail
     assert studio.looked_at(drawing("<text> </text>" + RED)).source_type == "svg"
