@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from proxy.metadata.container.result import TextEntry, Walk
-from proxy.metadata.tags import MAX_DEPTH, Groups, add_tag
+from proxy.metadata.tags import MAX_DEPTH, Copies, Groups, add_tag
 
 _XMP_GROUPS: Mapping[str, str] = {
     "Iptc4xmpCore": "iptcCore",
@@ -44,8 +44,9 @@ def add_xmp(groups: Groups, entries: Iterable[TextEntry]) -> None:
         joined = "".join(one[:1].upper() + one[1:] for one in names)
         key = f"{joined}-{entry.language}" if entry.language else joined
         found.setdefault((xmp_group(prefix), key), []).append(entry.text)
+    copies: Copies = Counter()
     for (group, key), texts in found.items():
-        add_tag(groups.setdefault(group, {}), key, texts if len(texts) > 1 else texts[0])
+        add_tag(groups, group, key, texts if len(texts) > 1 else texts[0], copies)
 
 
 def with_exact_texts(groups: Groups, walk: Walk) -> Groups:

@@ -9,6 +9,7 @@ import math
 import re
 import struct
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from io import BytesIO
@@ -20,7 +21,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from proxy.metadata.container.result import TextEntry, Walk
 from proxy.metadata.exact_texts import add_xmp
 from proxy.metadata.generation import stealth
-from proxy.metadata.tags import Groups, add_tag
+from proxy.metadata.tags import Copies, Groups, add_tag
 
 VERSION = PIL.__version__
 
@@ -274,6 +275,7 @@ def _add_exact(groups: Groups, walk: Walk) -> None:
 
 def _add_texts(groups: Groups, entries: Iterable[TextEntry], group: str) -> None:
     """Add what the walk has read; repeated names get exiftool's prefix of a copy."""
+    copies: Copies = Counter()
     for entry in entries:
         name = entry.keyword
         text = entry.text
@@ -281,7 +283,7 @@ def _add_texts(groups: Groups, entries: Iterable[TextEntry], group: str) -> None
             text = ":".join(date.groups())
         elif group == "IPTC" and (time := _IPTC_TIME.fullmatch(text)) and name in _IPTC_TIMES:
             text = ":".join(time.groups()[:3]) + (f"{time[4]}:{time[5]}" if time[4] else "")
-        add_tag(groups.setdefault(group, {}), name, text)
+        add_tag(groups, group, name, text, copies)
 
 
 def _add_xmp(groups: Groups, entries: Iterable[TextEntry]) -> None:

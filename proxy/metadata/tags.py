@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -75,35 +76,46 @@ def parse(output: bytes) -> Groups:
     if not (isinstance(files, list) and len(files) == 1 and isinstance(files[0], dict)):
         raise ValueError("exiftool's answer is not about one file")
     groups: Groups = {}
+    copies: Copies = Counter()
     for key, value in files[0].items():
         group, _, name = key.partition(":")
         if name:
-            add_tag(groups.setdefault(group, {}), name.rpartition(":")[2], value)
+            add_tag(groups, group, name.rpartition(":")[2], value, copies)
     if not groups:
         raise ValueError("exiftool's answer has no tags")
     return groups
 
 
-def add_tag(tags: dict[str, Any], name: str, value: Any) -> None:
+Copies = Counter[tuple[str, str]]
+"""Number of the last copy of a tag, by group and name."""
+
+
+def add_tag(groups: Groups, group: str, name: str, value: Any, copies: Copies) -> None:
     """Add a tag under its name, or under that of its next copy.
+
+    ``copies`` is empty at first and is changed: a file may have ten thousand tags of one name.
 
     exiftool counts equal names of all groups together: its first copy in a group may be
     ``Copy1:XResolution``, although the group has no other.
     """
-    key, number = name, 0
+    tags = groups.setdefault(group, {})
+    key, number = name, copies[group, name]
     while key in tags:
         number += 1
         key = f"Copy{number}:{name}"
+    copies[group, name] = number
     tags[key] = value
 
 
 def _all_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
+    last: dict[str, int] = {}
     for name, value in pairs:
-        free, number = name, 1
+        free, number = name, last.get(name, 1)
         while free in found:
             number += 1
             free = f"{name} ({number})"
+        last[name] = number
         found[free] = value
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -54,6 +55,24 @@ def test_equal_keys_are_both_kept() -> None:
     found = cleaned('"PNG:Comment": "one", "PNG:Copy1:Comment": "two", "PNG:Comment": "three"')
     assert sorted(found["PNG"].values()) == ["one", "three", "two"]
     assert set(all_of(found, "PNG", "Comment")) >= {"one", "two"}
+
+
+def test_ten_thousand_equal_names_take_little_time() -> None:
+    count = 10_000
+    tags = ", ".join(
+        f'"PNG:{f"Copy{one}:" if one else ""}Comment": "{one}"' for one in range(count)
+    )
+    equal = ", ".join(f'"XMP-dc:Title": "{one}"' for one in range(count))
+    began = time.process_time()
+    found = parse(printed(f"{tags}, {equal}"))
+    # 10 s when each name was counted from the first copy on.
+    assert time.process_time() - began < 2
+    assert [*found["PNG"].items()][:3] == [
+        ("Comment", "0"),
+        ("Copy1:Comment", "1"),
+        ("Copy2:Comment", "2"),
+    ]
+    assert len(found["PNG"]) == len(found["XMP-dc"]) == count
 
 
 def test_a_copy_that_is_alone_in_its_group_has_the_plain_name() -> None:
