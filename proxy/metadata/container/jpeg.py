@@ -18,6 +18,8 @@ _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _EXTENDED = b"http://ns.adobe.com/xmp/extension/\0"
 _ICC = b"ICC_PROFILE\0"
 _PHOTOSHOP = b"Photoshop 3.0\0"
+_MAX_GUIDS = 16
+"""Of extended XMP; a file has one."""
 _TAIL, _MAX_TAIL = 1 << 10, 1 << 20
 
 
@@ -136,13 +138,14 @@ class _Segments:
     def finish(self) -> None:
         """Add the joined blocks."""
         add = self._collector.add_block
-        for content, ranges in self._joined_exif():
-            add(BlockKind.EXIF, "JPEG APP1", content, ranges)
+        for contents, ranges in self._joined_exif():
+            add(BlockKind.EXIF, "JPEG APP1", b"".join(contents), ranges)
         for content, extent in self._xmp:
             add(BlockKind.XMP, "JPEG APP1", content, [extent])
         packets = b"".join(content for content, _ in self._xmp)
-        for guid, parts in self._extended.items():
-            if guid in packets:
+        for number, (guid, parts) in enumerate(self._extended.items()):
+            # A search takes milliseconds, and a file could have ten thousand of them.
+            if number < _MAX_GUIDS and guid in packets:
                 self._extended_xmp(parts)
             else:
                 self._collector.warn("JPEG: extended XMP belongs to no packet")
@@ -152,15 +155,15 @@ class _Segments:
         for parts in self._boxes.values():
             self._manifest(sorted(parts))
 
-    def _joined_exif(self) -> list[tuple[bytes, list[Extent]]]:
-        """Join an EXIF block of more than 64 KiB: only its first segment has a TIFF header."""
-        joined: list[tuple[bytes, list[Extent]]] = []
+    def _joined_exif(self) -> list[tuple[list[bytes], list[Extent]]]:
+        """Sort the segments of EXIF blocks; only the first one of a block has a TIFF header."""
+        joined: list[tuple[list[bytes], list[Extent]]] = []
         for content, extent in self._exif:
-            if joined and content[:4] not in (b"II*\0", b"MM\0*"):
-                before, ranges = joined[-1]
-                joined[-1] = (before + content, [*ranges, extent])
-            else:
-                joined.append((content, [extent]))
+            if not joined or content[:4] in (b"II*\0", b"MM\0*"):
+                joined.append(([], []))
+            contents, ranges = joined[-1]
+            contents.append(content)
+            ranges.append(extent)
         return joined
 
     def _extended_xmp(self, parts: list[tuple[int, bytes, Extent]]) -> None:
