@@ -237,7 +237,7 @@ class _Disk:
     def _worth(self, file_name: str, now: float) -> float:
         status = self._lstat(file_name)
         if self._by_last_use:
-            return last_use(status)
+            return last_use(status, now)
         frequency = self._frequency.estimate(file_name.partition(".")[0])
         return worth_of(file_name, status, now=now) * (1 + frequency)
 
@@ -396,11 +396,11 @@ def _round(root: Path, files: int) -> None:
 
 def _two_passes(root: Path, files: int) -> None:
     """Count all files, list them again, and delete the oldest, with the same pauses."""
-    limits = _limits(files)
+    limits, now = _limits(files), time.time()
 
     def listed(shard: Path) -> list[tuple[float, str, int]]:
         return [
-            (last_use(status), file.path, cost(status.st_size))
+            (last_use(status, now), file.path, cost(status.st_size))
             for folder in os.scandir(shard)
             for file, status in files_in(folder.path)
         ]

@@ -27,7 +27,7 @@ from proxy.storage.renditions.disk_state import (
     cost,
     delete_if_empty,
 )
-from proxy.storage.renditions.rendition_file import USE_RESOLUTION_S, touch
+from proxy.storage.renditions.rendition_file import USE_RESOLUTION_S, last_use, touch
 
 _SUFFIX = slice(33, None)
 """Of a file name, after the digest and a dot."""
@@ -56,8 +56,10 @@ def worth_of(file_name: str, status: os.stat_result, *, now: float) -> float:
     """Return render cost / (size x age): the processor time that a byte saves at each use."""
     # All in one function, because a survey calls it for each file.
     length, used = status.st_size, max(status.st_atime, status.st_mtime)
+    if used > now + USE_RESOLUTION_S:
+        used = last_use(status, now)
     fixed_s, byte_s = RENDER_S.get(file_name[_SUFFIX], OTHER_RENDER_S)
-    # The access time is exact to an hour, and may be in the future.
+    # The access time is exact to an hour, and the clock of a file server may be ahead.
     age_s = USE_RESOLUTION_S if used > now else now - used + USE_RESOLUTION_S
     return (fixed_s + byte_s * length) / ((length + BLOCK_BYTES) * age_s)
 

@@ -247,9 +247,17 @@ class RenditionReader:
         return True
 
 
-def last_use(status: os.stat_result) -> float:
-    """Return when a file was last read or written, as far as its times show."""
-    return max(status.st_atime, status.st_mtime)
+def last_use(status: os.stat_result, now: float) -> float:
+    """Return when a file was last read or written, as far as its times show; 0 if unknown.
+
+    A time in the future is from before the clock was set back. The file would count as just used
+    for as long as the clock was ahead.
+    """
+    latest = now + USE_RESOLUTION_S
+    used = max(status.st_atime, status.st_mtime)
+    if used > latest:
+        used = min(status.st_atime, status.st_mtime)
+    return used if used <= latest else 0.0
 
 
 def touch(file: int | str, status: os.stat_result, now: float) -> None:
@@ -257,9 +265,7 @@ def touch(file: int | str, status: os.stat_result, now: float) -> None:
 
     An access time in the future, from a clock that has jumped back since, is corrected.
     """
-    recent = now - last_use(status) < USE_RESOLUTION_S
-    # If the modification time is in the future, no access time can change `last_use`. Without this
-    # condition such a file would be written at each hit.
+    recent = now - last_use(status, now) < USE_RESOLUTION_S
     if recent and status.st_atime - now < USE_RESOLUTION_S:
         return
     # The modification time must not change: it is part of the identity of verified files.

@@ -108,8 +108,11 @@ def candidates(path: Path, frequency: int = 0) -> list[EvictionCandidate]:
     return list(plan.candidates())
 
 
-def worth(used: float = 0.0, *, size: int = 20_000, suffix: str = "avif") -> float:
-    status = os.stat_result((0, 0, 0, 0, 0, 0, size, used, used, 0))
+def worth(
+    used: float = 0.0, *, size: int = 20_000, suffix: str = "avif", written: float | None = None
+) -> float:
+    written = used if written is None else written
+    status = os.stat_result((0, 0, 0, 0, 0, 0, size, used, written, 0))
     return worth_of(f"{'0' * 32}.{suffix}", status, now=1e6)
 
 
@@ -126,8 +129,14 @@ def test_a_file_that_is_used_often_is_worth_a_multiple(tmp_path: Path) -> None:
 
 
 def test_within_the_resolution_of_access_times_no_file_is_worth_a_multiple() -> None:
-    # And one from the future, after the clock was set back, is not worth everything.
-    assert worth(1e6) == worth(2e6) < 2.1 * worth(1e6 - 3600)
+    # And one from the near future, by the clock of a file server, is not worth everything.
+    assert worth(1e6) == worth(1e6 + 3000) < 2.1 * worth(1e6 - 3600)
+
+
+def test_a_file_of_before_the_clock_was_set_back_is_worth_as_much_as_its_use_since() -> None:
+    assert worth(2e6) < worth(8e5), "it was not used since"
+    assert worth(9e5, written=2e6) == worth(9e5)
+    assert worth(2e6, written=9e5) == worth(9e5)
 
 
 def stored(root: Path, media_id: int, used: float, size: int = 5000) -> Path:

@@ -211,11 +211,14 @@ async def test_a_use_in_the_future_is_set_right(disk: DiskStore, root: Path, clo
     assert file_of(root).stat().st_atime == clock.now
 
 
-def test_a_file_written_in_the_future_is_not_touched_at_each_hit(tmp_path: Path) -> None:
+def test_a_use_of_a_file_written_in_the_future_is_recorded_once_an_hour(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
-    os.utime(file, (1000, 900_000))
+    os.utime(file, (900_000, 900_000))
 
-    touch(str(file), file.stat(), 500_000)
-
-    assert file.stat().st_atime == 1000
+    for now, recorded in ((500_000, 500_000), (500_000 + HOUR / 2, 500_000)):
+        touch(str(file), file.stat(), now)
+        assert file.stat().st_atime == recorded
+    touch(str(file), file.stat(), 500_000 + HOUR)
+    assert file.stat().st_atime == 500_000 + HOUR
+    assert file.stat().st_mtime == 900_000
