@@ -96,13 +96,16 @@ class MetadataService:
         engines: WorkerPool | str,
         admission: Admission,
         processes: int,
+        trust_list: str = "",
         telemetry: ExtractionTelemetry | None = None,
     ) -> None:
         """``engines`` are the exiftool processes, or the reason why there are none.
 
-        ``processes`` is the number of processes of each kind.
+        ``processes`` is the number of processes of each kind, ``trust_list`` the SHA-256 of
+        ``metadata.c2pa_trust_list``.
         """
         self._settings = settings
+        self._trust_list = trust_list
         self._processes = processes
         self._telemetry = telemetry
         self._folder = folder
@@ -138,7 +141,7 @@ class MetadataService:
 
     @property
     def versions(self) -> Mapping[str, str]:
-        """Versions of exiftool (empty if it is not used), Pillow, and c2pa (empty: not there)."""
+        """Versions of exiftool (empty if it is not used), Pillow, c2pa and Brotli (empty: none)."""
         exiftool = "" if self._engines is None else self._engines.hello.codecs["exiftool"]
         return {"exiftool": exiftool, **self._workers.hello.codecs}
 
@@ -146,8 +149,9 @@ class MetadataService:
         """Return a hash of all on which an extraction depends, except for the file's content."""
         settings, name = self._settings, options.file_name
         depends = (
-            *(SCHEMA, dict(self.versions), options.advanced),
-            *(settings.c2pa, settings.stealth, settings.c2pa_trust_list),
+            # Releases read more from the same file.
+            *(__version__, SCHEMA, dict(self.versions), options.advanced),
+            *(settings.c2pa, settings.stealth, self._trust_list),
             # All that is read from the name: files of other names share the extraction.
             *(name.rpartition(".")[2].lower() if "." in name else "", generator_of(name)),
             options.media_type,

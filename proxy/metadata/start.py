@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 from proxy.domain.errors import ConfigurationError
@@ -90,6 +91,14 @@ async def _open_engines(
         return str(error)
 
 
+def _digest(path: str) -> str:
+    """Return the SHA-256 of the trust list; the empty text without one."""
+    try:
+        return sha256(Path(path).read_bytes()).hexdigest() if path else ""
+    except OSError as error:
+        raise ConfigurationError([f"metadata.c2pa_trust_list: {error}"]) from error
+
+
 @asynccontextmanager
 async def open_metadata(
     settings: MetadataSettings,
@@ -132,6 +141,7 @@ async def open_metadata(
             engines=engines,
             admission=admission,
             processes=own.processes,
+            trust_list=await asyncio.to_thread(_digest, settings.c2pa_trust_list),
             telemetry=telemetry,
         )
         sweep = partial(asyncio.to_thread, folder.sweep)

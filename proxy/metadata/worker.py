@@ -30,6 +30,7 @@ from proxy.domain.worker_protocol import (
     WorkerInfo,
 )
 from proxy.metadata import pillow_engine
+from proxy.metadata.container.collector import BROTLI_VERSION
 from proxy.metadata.container.result import BlockKind, Walk
 from proxy.metadata.container.walk import walk
 from proxy.metadata.content_credentials import CredentialsReader
@@ -62,7 +63,11 @@ class MetadataWorker:
         self._stealth = bool(extra.get("stealth"))
         pillow_engine.load_plugins()
         _load_encodings()
-        versions = {"pillow": pillow_engine.VERSION, "c2pa": self._credentials.version or ""}
+        versions = {
+            "pillow": pillow_engine.VERSION,
+            "c2pa": self._credentials.version or "",
+            "brotli": BROTLI_VERSION,
+        }
         # Modules are also loaded by their first use.
         sample = BytesIO(pillow_engine.sample())
         report(sample, walk(sample), None, None, file_name="sample.jpg", advanced=True)

@@ -16,6 +16,8 @@ try:
 except ImportError:
     brotli = None
 
+BROTLI_VERSION = "" if brotli is None else str(brotli.__version__)
+"""Empty without the extra jxl."""
 MAX_CHUNKS = 10_000
 MAX_METADATA_BYTES = 16 << 20
 MAX_INFLATED_CHUNK = 1 << 20
