@@ -300,6 +300,8 @@ class Extractor:
             async with asyncio.timeout(self._settings.timeout_s), self._places:
                 return await service.extract(file, options, progress=progress)
         except TimeoutError:
+            # The limit of the service began later, so this one ends first.
+            service.count_timeout(file)
             limit = f"{self._settings.timeout_s:g} s"
             raise ExtractionTimeout(
                 f"The extraction took longer than {limit}. Retry later."

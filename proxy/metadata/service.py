@@ -160,7 +160,7 @@ class MetadataService:
 
     @property
     def gaps(self) -> Mapping[str, str]:
-        """Features of the sandbox that confine a process not, by name, each with its reason."""
+        """Sandbox features that are not active, by name, each with its reason."""
         engines = {} if self._engines is None else self._engines.gaps
         return {**self._workers.gaps, **engines}
 
@@ -191,8 +191,7 @@ class MetadataService:
                 )
                 self._admission.learn(_KIND, time.monotonic() - began)
         except TimeoutError:
-            self._counts["timeout"] += 1
-            log_event("metadata_timeout", category="performance", bytes=file.byte_size)
+            self.count_timeout(file)
             limit = f"{self._settings.timeout_s:g} s"
             raise ExtractionTimeout(f"The extraction took longer than {limit}.") from None
         except (MetadataError, CapacityError) as error:
@@ -202,6 +201,11 @@ class MetadataService:
         self._counts["ok"] += 1
         progress(PROGRESS["complete"], "complete")
         return extraction
+
+    def count_timeout(self, file: ReceivedFile) -> None:
+        """Count and log a file whose time limit has ended: that of `extract`, or of its caller."""
+        self._counts["timeout"] += 1
+        log_event("metadata_timeout", category="performance", bytes=file.byte_size)
 
     async def _extract(
         self,

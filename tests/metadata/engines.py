@@ -35,7 +35,7 @@ class Engines:
     def __init__(self, folder: TempFolder) -> None:
         self.folder = folder
         self.missing = ""
-        self.extracted = 0
+        self.extracted = self.late = 0
         self.found = result()
         self.work: Callable[[], Awaitable[object]] = lambda: asyncio.sleep(0)
 
@@ -52,6 +52,9 @@ class Engines:
         await self.work()
         progress(100, "complete")
         return self.found
+
+    def count_timeout(self, _file: ReceivedFile) -> None:
+        self.late += 1
 
     def statistics(self) -> dict[str, float]:
         return {"engines_up": 1}

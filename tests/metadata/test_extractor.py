@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -31,7 +33,7 @@ from proxy.metadata.start import open_metadata
 from proxy.metadata.temp_folder import TempFolder
 from proxy.settings import MetadataSettings, WorkerSettings
 from tests.metadata.engines import BMP, JPEG, Engines, Opener, chunks, extractor_of, result
-from tests.metadata.files import jpeg
+from tests.metadata.files import jpeg, require_exiftool
 from tests.support.waiting import eventually
 
 LONG_S = 600.0
@@ -173,9 +175,23 @@ async def test_the_time_limit_includes_the_wait_for_a_place(engines: Engines) ->
     with pytest.raises(ExtractionTimeout) as error:
         await extract(never_free)
     assert (error.value.status, error.value.code) == (504, "TIMEOUT")
-    assert engines.extracted == 0
+    assert (engines.extracted, engines.late) == (0, 1)
     assert left(engines) == []
     await never_free.aclose()
+
+
+@pytest.mark.slow
+async def test_an_extraction_over_the_time_limit_is_counted(tmp_path: Path) -> None:
+    require_exiftool()
+    values = {"temp_root": str(tmp_path / "metaextract"), "engines": 1, "nice": 0, "timeout_s": 3}
+    settings = MetadataSettings.model_validate(values)
+    extractor = Extractor(settings, lambda: open_metadata(settings, WorkerSettings()), processes=1)
+    os.kill((await extractor.started()).engine_pids[0], signal.SIGSTOP)
+    with pytest.raises(ExtractionTimeout):
+        await extract(extractor, jpeg())
+    figures = extractor.statistics()
+    await extractor.aclose()
+    assert figures["extractions_timeout"] == 1
 
 
 async def test_a_second_extraction_of_the_same_content_comes_from_the_cache(
