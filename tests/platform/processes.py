@@ -74,14 +74,17 @@ def _arguments(pid: int) -> list[bytes]:
 
 @asynccontextmanager
 async def killing(
-    find: Callable[[], Sequence[int]], *, every_s: tuple[float, float], seed: int
+    find: Callable[[], Sequence[int]], *, every_s: tuple[float, float], seed: int, most: int
 ) -> AsyncIterator[list[int]]:
-    """Kill one of those that are found, again and again for the length of the block."""
+    """Kill one of those that are found, ``most`` times, or until the end of the block.
+
+    On a busy machine a job may take longer than the time between two kills.
+    """
     killed: list[int] = []
     chance = random.Random(seed)
 
     async def go_on() -> None:
-        while True:
+        while len(killed) < most:
             await asyncio.sleep(chance.uniform(*every_s))
             found = find()
             if found:

@@ -139,9 +139,11 @@ async def test_uploads_become_pictures_with_one_command_whoever_is_killed(
 ) -> None:
     ledger = SqliteLedger(data_dir / "smartserve.db")
     async with serving([data_dir], COMMON) as (server,):
-        async with killing(server.workers, every_s=(1.0, 4.0), seed=count) as killed:
+        async with killing(
+            server.workers, every_s=(1.0, 4.0), seed=count, most=2 * count
+        ) as killed:
             sent = await send_all([server.base], uploads(count))
-            await until_all_are_through(ledger, 30 + 6 * count)
+            await until_all_are_through(ledger, 240 + 6 * count)
         assert killed
         await check(ledger, sent, server, temporary_folders(data_dir))
         assert unfinished(data_dir) == []
@@ -213,11 +215,11 @@ async def _work_while_all_are_killed(
     def decoders() -> list[int]:
         return [pid for ingest in ingests for pid in workers_of(ingest.members())]
 
-    async with killing(decoders, every_s=(1.0, 4.0), seed=count) as killed:
+    async with killing(decoders, every_s=(1.0, 4.0), seed=count, most=2 * count) as killed:
         sent = await send_all([server.base for server in servers], uploads(count, seed=3))
-        whole = asyncio.create_task(_kill_whole_workers(ingests))
+        whole = asyncio.create_task(_kill_whole_workers(ingests, count))
         try:
-            await until_all_are_through(ledger, 60 + 6 * count)
+            await until_all_are_through(ledger, 240 + 6 * count)
         finally:
             whole.cancel()
             await asyncio.gather(whole, return_exceptions=True)
@@ -226,12 +228,10 @@ async def _work_while_all_are_killed(
     assert unfinished(data_dir) == []
 
 
-async def _kill_whole_workers(ingests: Sequence[IngestProcess]) -> None:
+async def _kill_whole_workers(ingests: Sequence[IngestProcess], times: int) -> None:
     """One after the other, each with all that it holds, and start them again."""
-    turn = 0
-    while True:
+    for turn in range(times):
         await asyncio.sleep(8)
         ingest = ingests[turn % len(ingests)]
         ingest.kill()
         ingest.start()
-        turn += 1
