@@ -185,7 +185,10 @@ def test_dask_without_the_address_of_its_scheduler_is_refused(
 
 
 @pytest.mark.slow
-def test_a_scheduler_that_does_not_answer_is_named(invoke: Invoke, data: Path) -> None:
+def test_a_scheduler_that_does_not_answer_is_named(
+    invoke: Invoke, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.cli.bulk_dask._CONNECT_S", 1)
     plan = started(invoke, data, "check")
     address = ("--engine", "dask", "--scheduler", "tcp://127.0.0.1:9")
     done = invoke("bulk", "work", plan, *address, "--data-dir", data)

@@ -215,7 +215,7 @@ async def _work_while_all_are_killed(
     def decoders() -> list[int]:
         return [pid for ingest in ingests for pid in workers_of(ingest.members())]
 
-    async with killing(decoders, every_s=(1.0, 4.0), seed=count, most=2 * count) as killed:
+    async with killing(decoders, every_s=(1.0, 4.0), seed=count, most=count) as killed:
         sent = await send_all([server.base for server in servers], uploads(count, seed=3))
         whole = asyncio.create_task(_kill_whole_workers(ingests, count))
         try:
