@@ -109,8 +109,9 @@ _GZIP = b"\x1f\x8b"
 def detect(head: bytes) -> str | None:
     """Return the name of a file's format by its first `DETECT_BYTES` bytes, or None.
 
-    Formats of `TIFF_BASED` differ only in their tags. A file compressed by gzip is reported as
-    ``svg``. The server does not inflate it; the walk checks the content.
+    Formats of `TIFF_BASED` differ only in their tags, so the result may be another one of them. A
+    gzip file is reported as ``svg``: the server does not decompress it, and the walk checks the
+    content.
     """
     name = _by_signature(head)
     return name if name and name in FORMATS and _is_plausible(name, head) else None

@@ -147,7 +147,7 @@ class TempFolder:
         """Create and lock the folder, after a sweep of the root.
 
         Raises:
-            ConfigurationError: the root is unfit, or cannot be written.
+            ConfigurationError: the root is refused (see `metadata.temp_root`) or not writable.
         """
         try:
             with self._opened_root() as root:

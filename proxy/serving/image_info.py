@@ -240,7 +240,7 @@ class ImageInfoService:
         await self._shared.aclose()
 
     async def _find_stored(self, media_id: int) -> tuple[Analysis | None, bool]:
-        """Return the stored analysis, if any, and whether the database could be read."""
+        """Return the stored analysis, or None, and whether the database answered."""
         if media_id in self._stored:
             # Not by index: the entry may have expired since the check above.
             return self._stored.get(media_id), True
@@ -255,7 +255,7 @@ class ImageInfoService:
         return found, True
 
     async def _find_texts(self, media_id: int) -> tuple[Mapping[str, str], bool]:
-        """Return the texts of people by language, and whether the database could be read."""
+        """Return the texts of people by language, and whether the database answered."""
         known = self._texts.get(media_id)
         if known is not None:
             return known, True
@@ -285,7 +285,10 @@ class ImageInfoService:
     async def _compute(
         self, source: ReadableSource, *, analysed: bool
     ) -> tuple[ReadableSource, str, AnalysisResult | None]:
-        """Return the source that was read, its placeholder and, if ``analysed``, its analysis."""
+        """Return the source that was read, its placeholder and its analysis.
+
+        The analysis is None unless it is wanted (``analysed``).
+        """
         try:
             return source, *await self._computed(source, analysed=analysed)
         except SourceChanged:

@@ -181,8 +181,9 @@ class PurgeFeed:
         complete = await self._read_purges(min(position, now) - self._overlap_s)
         # If a purge failed on disk, it is read and applied again.
         if complete:
-            # While purges wait for the bucket, the position stays before them: this process repeats
-            # the deletions, and after a restart they are read again, also those of this server.
+            # While deletions in the bucket fail, the position stays before their purges. This
+            # process repeats them by itself; a restarted one has to read the purges again, also its
+            # own.
             self._position = position if self._store.bucket_purges_failed else now
             limit = min(position, now) - self._overlap_s
             self._seen = {key: at for key, at in self._seen.items() if at >= limit}
@@ -233,7 +234,7 @@ class PurgeFeed:
             if entry.shapes is None or entry.shapes:
                 await self._store.purge(entry.media_id, entry.shapes)
         except BucketPurgePending as error:
-            # Applied: another purge would delete what was rendered since from memory and disk.
+            # Counts as applied. To apply it again would delete renditions that are newer than it.
             log.warning("purge_incomplete", media_id=entry.media_id, cause=error.detail)
         except StorageError as error:
             # Memory is purged.

@@ -242,7 +242,7 @@ async def test_no_old_byte_is_served_after_a_purge(cluster: Cluster, tmp_path: P
 
 
 async def _purge_200_times(cluster: Cluster) -> None:
-    """Replace and purge images at random servers, until all servers have applied the purges."""
+    """Replace and purge images at random servers, and wait until all have applied the purges."""
     random = Random(17)
     purges = [len(cluster.images.paths), 0, 0]
     for _ in range(200):
@@ -262,7 +262,7 @@ async def _purge_200_times(cluster: Cluster) -> None:
 
 
 async def _purge_everything(cluster: Cluster) -> None:
-    """Purge everything at one server, until all servers have new names."""
+    """Purge everything at one server, and wait until the ETags of all servers have changed."""
     old = await cluster.etags()
     await _purge(cluster.servers[1], "/api/renditions")
 
@@ -273,7 +273,7 @@ async def _purge_everything(cluster: Cluster) -> None:
 
 
 async def _purge_by_command(cluster: Cluster, data_dir: Path) -> None:
-    """Replace all images and purge everything, until all servers serve the new ones."""
+    """Replace all images, purge everything, and wait until all servers serve the new ones."""
     for media_id in cluster.images.paths:
         cluster.images.replace(media_id)
     given = {f"SMARTSERVE_{name}": one for name, one in variables(cluster.sections).items()}

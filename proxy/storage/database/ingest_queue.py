@@ -406,10 +406,11 @@ async def _ids(
 async def _known(
     connection: AsyncConnection, listed: Mapping[int, Upload | UnusableUpload]
 ) -> tuple[set[int], int]:
-    """Return which listed uploads have items, and how many done items were deleted.
+    """Delete items of other uploads with the same ids.
 
-    Items of other uploads with the same ids are deleted. Their media stay, but no longer belong to
-    these ids: the new upload must not get the image of the old one.
+    Their media stay, but no longer belong to these ids: the new upload must not get the image of
+    the old one. Return the ids of the listed uploads that have items, and the number of deleted
+    items that were done.
     """
     paths = select(_items.main_api_id, _items.image_path, _items.state)
     paths = paths.where(_items.main_api_id.in_(listed))

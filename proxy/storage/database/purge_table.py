@@ -126,8 +126,8 @@ class PurgeTable:
         async def work(connection: AsyncConnection) -> RecordedEpoch:
             values = {"epoch": purge_epochs.c.epoch + 1, "purged_at": DatabaseClock()}
             if not (await connection.execute(step.values(values))).rowcount:
-                # Of two simultaneous first purges one fails here with DatabaseUnavailable. The
-                # epoch of the other one is enough for both; the caller repeats it nevertheless.
+                # If two servers do this at once, one fails with DatabaseUnavailable. The caller
+                # purges again, although the epoch of the other server is enough for both.
                 new = {"user_id": user_id, "epoch": 1, "purged_at": DatabaseClock()}
                 await connection.execute(purge_epochs.insert().values(new))
             row = (await connection.execute(found)).one()

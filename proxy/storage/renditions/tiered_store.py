@@ -453,7 +453,7 @@ class TieredStore:
         Raises:
             BucketPurgePending: some may still exist in the bucket. They are not read, and are
                 deleted in the background, so the caller need not repeat it.
-            StorageError: some may still exist on disk; memory is purged in any case.
+            StorageError: some may still exist on disk. Memory is purged.
         """
         # Memory first: unlike the disk, it cannot fail.
         deleted = self._forget(media_id, shapes)

@@ -217,8 +217,8 @@ class LocalPageHandler:
     async def known_file(self, request: web.Request) -> KnownImage:
         """Return the image that a file is already, so that the page need not upload it again.
 
-        The ingest worker merges equal uploads of one user and type only. The page only
-        has to show the file, so an image of an import or of another user is sufficient.
+        The ingest worker merges equal uploads of one user and type only. The page only has to
+        show the file, so an image of an import or of another user is sufficient.
         """
         check_local(request)
         digest = last_values(request.rel_url.raw_query_string).get("sha256", "")

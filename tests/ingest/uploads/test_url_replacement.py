@@ -40,13 +40,19 @@ async def test_addresses_replace_paths_and_files_are_deleted(server: Serving) ->
     assert (await replacer.run()).completed == 0
 
 
-async def test_columns_missing_in_a_foreign_database_are_reported(
-    serve: Serve, mariadb: MariaDB
-) -> None:
+def foreign_database(mariadb: MariaDB) -> tuple[MariaDBBackend, str]:
+    """Create the database of a platform with one profile; return it with its URL."""
     backend = MariaDBBackend(mariadb)
     url = backend.empty()
     profiles = "CREATE TABLE user_profiles (user_id BIGINT, profile_image_path VARCHAR(255));"
     backend.run(url, profiles + "INSERT INTO user_profiles VALUES (456, NULL)")
+    return backend, url
+
+
+async def test_columns_missing_in_a_foreign_database_are_reported(
+    serve: Serve, mariadb: MariaDB
+) -> None:
+    backend, url = foreign_database(mariadb)
     server = await serve(main={**MAIN, "url": url}, users=USERS)
     (image,) = await upload(server)
     told = backend.run(url, "SELECT profile_image_path FROM user_profiles")
@@ -74,11 +80,8 @@ async def test_columns_missing_in_a_foreign_database_are_reported(
 async def test_addresses_are_rewritten_beside_site_media_that_have_no_user(
     serve: Serve, mariadb: MariaDB
 ) -> None:
-    backend = MariaDBBackend(mariadb)
-    url = backend.empty()
-    profiles = "CREATE TABLE user_profiles (user_id BIGINT, profile_image_path VARCHAR(255));"
-    profiles += "CREATE TABLE site_media (id BIGINT PRIMARY KEY, media_path VARCHAR(500));"
-    backend.run(url, profiles + "INSERT INTO user_profiles VALUES (456, NULL)")
+    backend, url = foreign_database(mariadb)
+    backend.run(url, "CREATE TABLE site_media (id BIGINT PRIMARY KEY, media_path VARCHAR(500))")
     server = await serve(main={**MAIN, "url": url}, users=USERS)
     (image,) = await upload(server)
     target = f"/api/media/complete/{image['id']}"
