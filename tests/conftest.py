@@ -57,6 +57,12 @@ settings.load_profile("suite")
 gc.set_threshold(700, 10, 100)
 
 
+def pytest_collection_finish() -> None:
+    """Exclude the collected tests from garbage collections: they live until the end."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_make_parametrize_id(val: object) -> str | None:
     """Name what gzip has compressed by its length: ids must be equal, and it contains the time."""
     return f"{len(val)} bytes" if isinstance(val, bytes) and val[:2] == b"\x1f\x8b" else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.domain.language import TAG_PATTERN, best_language, canonical_tag
@@ -43,6 +43,7 @@ def test_what_is_no_tag_of_35_characters_is_none(text: str) -> None:
 
 
 @pytest.mark.slow
+@settings(max_examples=40)
 @given(st.from_regex(TAG_PATTERN, fullmatch=True).filter(lambda text: len(text) <= 35))
 def test_the_described_pattern_is_what_is_accepted(text: str) -> None:
     tag = canonical_tag(text)
