@@ -35,11 +35,11 @@ test: $(DEVELOPMENT)
 	$(BIN)/pytest -n 2 $(TESTS)
 
 # Everything but the drills. The first run installs 600 MB of packages from npm, with their hashes, in
-# ~/.cache/smartserve-tests; without a network the tests that need them are skipped. Four processes on
+# ~/.cache/smartserve-tests; without a network the tests that need them are skipped. Three processes on
 # two cores, because tests wait for servers a third of their time.
 test-all: $(DEVELOPMENT)
 	@sh tests/servers.sh $(FAULTS) $(DEPLOY) mariadbd redis-server tesseract exiftool heif-enc npm chromium
-	$(BIN)/pytest -n 4 --dist worksteal -m "not drill" $(TESTS)
+	$(BIN)/pytest -n 3 --dist worksteal -m "not drill" $(TESTS)
 
 # Breaks real servers for about ten minutes and prints the result of each fault as a table. Other
 # drills: TESTS=tests/platform (kills everything during hundreds of uploads), TESTS=tests/deploy

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping
@@ -131,12 +132,12 @@ def form(field: str, name: str, content: bytes) -> tuple[dict[str, str], bytes]:
     return {"Content-Type": "multipart/form-data; boundary=b"}, body
 
 
-def tags_of(body: bytes, folder: Path) -> bytes:
-    """Return what exiftool reads in an image: compressed text, too."""
-    path = folder / "answer"
-    path.write_bytes(body)
-    command = ["exiftool", "-j", "-a", "-u", "-ee", "-n", str(path)]
-    return subprocess.run(command, capture_output=True, timeout=60, check=False).stdout
+def tags_of(folder: Path) -> bytes:
+    """Return what exiftool reads in the images of a folder: compressed text, too."""
+    command = ["exiftool", "-j", "-a", "-u", "-ee", "-n", str(folder)]
+    read = subprocess.run(command, capture_output=True, timeout=60, check=False).stdout
+    assert len(json.loads(read)) == len(list(folder.iterdir()))
+    return read
 
 
 def upload(base: str, path: Path) -> None:
@@ -212,6 +213,7 @@ def test_no_secret_of_a_file_is_served_or_logged(engine: str, tmp_path: Path) ->
 def served(base: str, ids: Iterable[int], folder: Path) -> list[bytes]:
     """Return all that the server says about media, after checks that it says something."""
     found = []
+    images = Path(tempfile.mkdtemp(dir=folder))
     for media_id in ids:
         for url, accept in all_addresses(base, media_id):
             answer = request(url, headers={"Accept": accept})
@@ -220,7 +222,8 @@ def served(base: str, ids: Iterable[int], folder: Path) -> list[bytes]:
             if "/serve/" in url and answer.status == 200:
                 with Image.open(BytesIO(answer.body)) as image:
                     assert not image.getexif().get_ifd(0x8825), "no position"
-                found.append(tags_of(answer.body, folder))
+                (images / f"{len(found)}.{image.format}").write_bytes(answer.body)
+    found.append(tags_of(images))
     found.append(request(f"{base}/metrics").body)
     return found
 

@@ -204,7 +204,7 @@ async def test_the_nearest_size_stands_in_for_a_source_that_cannot_be_read(
 async def test_a_full_queue_gives_the_nearest_size_or_a_time_to_come_back(
     serve: Serve, photo: int, library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As on a machine that does nothing else; what comes of lateness shows in test_pulse.
+    # As on a machine that does nothing else. Lag is tested in test_load_shedding.
     monkeypatch.setattr(LoadShedder, "late_s", 0.0)
     server = await serve(workers={"count": 1, "max_queue": 0, "retry_after_s": 3})
     await get(server, f"/serve/{photo}?size=small")
