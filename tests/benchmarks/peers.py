@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from proxy.domain.formats import Format
+from tests.benchmarks.client import Connection
 from tests.benchmarks.servers import Address, Unmeasurable, listening, program
 from tests.support.ports import free_port
 
@@ -27,6 +29,7 @@ IMAGOR_BINARY = "SMARTSERVE_BENCH_IMAGOR"
 
 _HERE = Path(__file__).parent
 _INSTALL_S = 240
+_RESPONSE_S = 30
 _DONE = "installed"
 """Marker file of a complete environment."""
 _FORCED_EFFORT, _FORCED_AVIF_SPEED = 4, 8
@@ -197,7 +200,24 @@ def running(
     launch = peer.launch(setup)
     log = folder / "output.log"
     with listening(launch.arguments, setup.port, log=log, variables=launch.variables) as pid:
-        yield Running(peer, ("127.0.0.1", setup.port), pid)
+        address = ("127.0.0.1", setup.port)
+        _await_response(address)
+        yield Running(peer, address, pid)
+
+
+def _await_response(address: Address) -> None:
+    """Wait for any response: IPX first tries its port with another server, which it then closes."""
+    deadline = time.monotonic() + _RESPONSE_S
+    while True:
+        try:
+            with Connection(address) as connection:
+                connection.get("/")
+        except (OSError, Unmeasurable) as error:
+            if time.monotonic() > deadline:
+                raise Unmeasurable(f"no response on port {address[1]}: {error}") from error
+            time.sleep(0.02)
+        else:
+            return
 
 
 @contextmanager

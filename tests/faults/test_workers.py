@@ -169,10 +169,10 @@ async def test_workers_are_replaced_after_a_number_of_jobs_without_an_error(
 ) -> None:
     server = await launch({"workers": {"count": 2, "max_jobs": 3}})
     async with server.client() as client:
-        target = f"/serve/{library.ids['photo']}?format=webp&w="
-        for dpr in ("1", "1.5", "2"):
-            widths = (32, 48, 64, 96, 128)
-            await asyncio.gather(*[body_of(client, f"{target}{w}&dpr={dpr}") for w in widths])
+        # Two images at once, for both workers. Sizes of one image that wait together are one job.
+        images = [f"/serve/{library.ids[name]}?format=webp&w=" for name in ("photo", "badge")]
+        for width in (32, 48, 64, 96, 128, 192, 256):
+            await asyncio.gather(*[body_of(client, f"{image}{width}") for image in images])
 
     async def two_recycled() -> bool:
         name = "smartserve_worker_restarts_total"

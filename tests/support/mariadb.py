@@ -68,7 +68,7 @@ class MariaDB(PausableServer):
 
     def install(self) -> None:
         """Create the system tables, once, before the first start."""
-        subprocess.run(
+        done = subprocess.run(
             [
                 "mariadb-install-db",
                 "--no-defaults",
@@ -77,9 +77,13 @@ class MariaDB(PausableServer):
                 "--skip-test-db",
                 *_as_root(),
             ],
-            check=True,
+            check=False,
             capture_output=True,
+            text=True,
+            # As below: this program starts a server, too.
+            env={**os.environ, "TMPDIR": str(self._folder)},
         )
+        assert done.returncode == 0, done.stdout + done.stderr
 
     def start(self) -> None:
         """Start, and wait until the server answers."""
