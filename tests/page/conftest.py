@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from inspect import iscoroutinefunction
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from PIL import Image
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Browser, Page, Route, async_playwright, expect
 
 from tests.benchmarks.servers import Smartserve, smartserve
 from tests.support.server import SAMPLES, Library
@@ -101,6 +101,26 @@ async def until(page: Page, script: str, *, timeout_ms: int = PATIENCE_MS) -> No
     async with asyncio.timeout(timeout_ms / 1000):
         while not await page.evaluate(script):
             await page.wait_for_timeout(50)
+
+
+async def intercept(page: Page, pattern: str, handler: Callable[[Route], Any]) -> None:
+    """Pass matching requests of a page that has loaded to a handler, from here on.
+
+    The first route of a page replaces the loaders of its process, which `Page.route` does not wait
+    for. A request before that is sent.
+    """
+    seen: list[str] = []
+
+    async def answer(route: Route) -> None:
+        seen.append(route.request.url)
+        await route.fulfill(body="")
+
+    await page.route(pattern, handler)
+    await page.route("**/healthz?intercepted", answer)
+    async with asyncio.timeout(PATIENCE_MS / 1000):
+        while not seen:
+            await page.evaluate("fetch('/healthz?intercepted').then((one) => one.text())")
+    await page.unroute("**/healthz?intercepted", answer)
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, Page, Route, expect
 
 from tests.benchmarks.servers import smartserve
-from tests.page.conftest import SETTINGS, Visit, tab, until
+from tests.page.conftest import SETTINGS, Visit, intercept, tab, until
 from tests.page.test_reach import ColorScheme, axe
 from tests.support.server import Library
 
@@ -195,7 +195,7 @@ async def test_a_save_that_ends_late_leaves_the_next_image_alone(editor: Visit) 
         await route.continue_()
 
     # The request for the new description, after the focal point is saved.
-    await page.route(f"**/info/{first}", late)
+    await intercept(page, f"**/info/{first}", late)
     await page.locator("#across").fill("10")
     await page.locator("#set").click()
     await held.wait()
@@ -245,7 +245,7 @@ async def test_a_slider_that_moves_during_a_save_is_not_reset(editor: Visit) -> 
         await released.wait()
         await route.continue_()
 
-    await page.route("**/focus", late)
+    await intercept(page, "**/focus", late)
     await page.locator("#across").fill("20")
     await page.locator("#set").click()
     await held.wait()

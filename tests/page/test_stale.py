@@ -6,11 +6,12 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from playwright.async_api import Browser, Page, Route, expect
 
-from tests.page.conftest import FINAL_MS, PATIENCE_MS, Visit, tab, until
+from tests.page.conftest import FINAL_MS, PATIENCE_MS, Visit, intercept, tab, until
 
 PHOTO, LOGO = 2, 3
 _SHOWN = """[...document.querySelectorAll(
@@ -44,7 +45,7 @@ async def held(page: Page, pattern: str) -> AsyncIterator[asyncio.Event]:
         await released.wait()
         await route.continue_()
 
-    await page.route(pattern, hold)
+    await intercept(page, pattern, hold)
     try:
         yield released
     finally:
@@ -111,7 +112,7 @@ async def test_an_image_that_is_decoded_late_does_not_appear_in_the_next_one(
 async def test_an_image_whose_description_fails_shows_only_the_reason(visit: Visit) -> None:
     page = await visit.inspect("kodak-03.jpg")
     await settled(page)
-    await page.route(f"**/info/{LOGO}", lambda route: route.abort())
+    await intercept(page, f"**/info/{LOGO}", lambda route: route.abort())
     await page.keyboard.press("ArrowLeft")
     await expect(page.locator("#error")).to_have_text(
         "The server does not respond. Check that it is running, then retry."
@@ -126,8 +127,8 @@ async def test_a_request_that_fails_does_not_keep_the_image_of_the_one_before(
 ) -> None:
     page = await visit.inspect("kodak-03.jpg")
     await settled(page)
-    answer = {"status": 503, "json": {"detail": "No worker became free."}}
-    await page.route("**/serve/*?size=thumbnail*", lambda route: route.fulfill(**answer))
+    answer: dict[str, Any] = {"status": 503, "json": {"detail": "No worker became free."}}
+    await intercept(page, "**/serve/*?size=thumbnail*", lambda route: route.fulfill(**answer))
     await page.select_option("#size", "thumbnail")
     await expect(page.locator("#error")).to_have_text("No worker became free.")
     assert await page.locator("#image.there").count() == 0
@@ -180,7 +181,7 @@ async def test_a_fallback_is_not_called_final_and_is_replaced(visit: Visit) -> N
         turns.append(route.request.url)
         await route.fulfill(response=response, headers=headers)
 
-    await page.route("**/serve/*?size=thumbnail&format=png*", fall_back_once)
+    await intercept(page, "**/serve/*?size=thumbnail&format=png*", fall_back_once)
     await page.locator('#format label:has([value="png"])').click()
     await page.select_option("#size", "thumbnail")
     await expect(page.locator("#stage")).to_have_text("Fallback")
@@ -203,7 +204,7 @@ async def test_a_failed_poll_does_not_replace_a_shown_draft_by_an_error(visit: V
             headers["cache-status"] = "smartserve; hit; detail=draft"
         await route.fulfill(response=response, headers=headers)
 
-    await page.route("**/serve/*?size=thumbnail&format=png*", fail_polls)
+    await intercept(page, "**/serve/*?size=thumbnail&format=png*", fail_polls)
     await page.locator('#format label:has([value="png"])').click()
     await page.select_option("#size", "thumbnail")
     await expect(page.locator("#stage")).to_have_text("Draft")
@@ -253,8 +254,8 @@ async def test_formats_are_not_compared_with_themselves_after_an_animation(
 
 async def test_a_format_that_fails_is_reported_in_the_comparison(visit: Visit) -> None:
     page = await visit.home()
-    answer = {"status": 503, "json": {"detail": "No worker became free."}}
-    await page.route("**/serve/*format=webp*", lambda route: route.fulfill(**answer))
+    answer: dict[str, Any] = {"status": 503, "json": {"detail": "No worker became free."}}
+    await intercept(page, "**/serve/*format=webp*", lambda route: route.fulfill(**answer))
     await page.get_by_role("button", name="Inspect kodak-03.jpg").click()
     await expect(page.locator("#bars")).to_contain_text("No worker became free.")
     await expect(page.locator("#under")).to_have_attribute("src", re.compile("blob:"))
