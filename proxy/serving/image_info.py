@@ -287,7 +287,7 @@ class ImageInfoService:
     ) -> tuple[ReadableSource, str, AnalysisResult | None]:
         """Return the source that was read, its placeholder and its analysis.
 
-        The analysis is None unless it is wanted (``analysed``).
+        The analysis is None if ``analysed`` is false.
         """
         try:
             return source, *await self._computed(source, analysed=analysed)

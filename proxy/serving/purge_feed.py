@@ -234,7 +234,7 @@ class PurgeFeed:
             if entry.shapes is None or entry.shapes:
                 await self._store.purge(entry.media_id, entry.shapes)
         except BucketPurgePending as error:
-            # Counts as applied. To apply it again would delete renditions that are newer than it.
+            # The purge counts as applied: applied again, it would delete renditions made since.
             log.warning("purge_incomplete", media_id=entry.media_id, cause=error.detail)
         except StorageError as error:
             # Memory is purged.

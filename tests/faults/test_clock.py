@@ -40,7 +40,7 @@ _REMEMBERING: Sections = {
 def clock_ahead(seconds: int) -> dict[str, str]:
     """Return the variables of a process whose wall clock is always ``seconds`` ahead.
 
-    Its monotonic clock and the times of files are right.
+    Its monotonic clock and file times are not changed.
     """
     if not _LIBRARIES:
         unavailable("libfaketime is not installed")

@@ -104,10 +104,10 @@ async def until(page: Page, script: str, *, timeout_ms: int = PATIENCE_MS) -> No
 
 
 async def intercept(page: Page, pattern: str, handler: Callable[[Route], Any]) -> None:
-    """Pass matching requests of a page that has loaded to a handler, from here on.
+    """Pass matching requests of a page that has loaded to a handler; return when this works.
 
-    The first route of a page replaces the loaders of its process, which `Page.route` does not wait
-    for. A request before that is sent.
+    A request sent directly after `Page.route` has reached the server once. So a probe is requested
+    until it is intercepted.
     """
     seen: list[str] = []
 

@@ -133,9 +133,9 @@ def form(field: str, name: str, content: bytes) -> tuple[dict[str, str], bytes]:
 
 
 def tags_of(folder: Path) -> bytes:
-    """Return what exiftool reads in the images of a folder: compressed text, too."""
+    """Return all tags that exiftool reads in the images of a folder, also compressed ones."""
     command = ["exiftool", "-j", "-a", "-u", "-ee", "-n", str(folder)]
-    read = subprocess.run(command, capture_output=True, timeout=60, check=False).stdout
+    read = subprocess.run(command, capture_output=True, timeout=_WAIT_S, check=False).stdout
     assert len(json.loads(read)) == len(list(folder.iterdir()))
     return read
 

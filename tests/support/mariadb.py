@@ -80,7 +80,7 @@ class MariaDB(PausableServer):
             check=False,
             capture_output=True,
             text=True,
-            # As below: this program starts a server, too.
+            # It starts a server, which must not share a folder with others: see `start`.
             env={**os.environ, "TMPDIR": str(self._folder)},
         )
         assert done.returncode == 0, done.stdout + done.stderr

@@ -215,7 +215,7 @@ async def test_the_original_counts_again_once_it_is_back(server: Serving) -> Non
 async def no_worker_free(server: Serving) -> AsyncIterator[None]:
     """Every worker is taken, and every place in the queue.
 
-    The lag of the event loop, which a busy machine causes, is no overload meanwhile.
+    Event-loop lag does not count as overload meanwhile, because a busy machine causes it.
     """
     admission = server.services.rendering.admission
 

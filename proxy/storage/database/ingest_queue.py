@@ -109,7 +109,7 @@ class IngestQueue:
         by_id = {one.id: one for one in uploads}
 
         async def work(connection: AsyncConnection) -> int:
-            known, forgotten = await _known(connection, by_id)
+            known, forgotten = await _delete_reused(connection, by_id)
             new = [_new(one) for one in by_id.values() if one.id not in known]
             if new:
                 await connection.execute(_inserting().values(new))
@@ -125,7 +125,7 @@ class IngestQueue:
         by_id = {one.id: one for one in entries}
 
         async def work(connection: AsyncConnection) -> list[UnusableUpload]:
-            known, forgotten = await _known(connection, by_id)
+            known, forgotten = await _delete_reused(connection, by_id)
             new = [one for one in by_id.values() if one.id not in known]
             if new:
                 await connection.execute(_inserting().values([_unusable(one) for one in new]))
@@ -403,14 +403,14 @@ async def _ids(
     return [row.main_api_id for row in found]
 
 
-async def _known(
+async def _delete_reused(
     connection: AsyncConnection, listed: Mapping[int, Upload | UnusableUpload]
 ) -> tuple[set[int], int]:
-    """Delete items of other uploads with the same ids.
+    """Delete the items of earlier uploads whose ids the listed uploads have now.
 
-    Their media stay, but no longer belong to these ids: the new upload must not get the image of
-    the old one. Return the ids of the listed uploads that have items, and the number of deleted
-    items that were done.
+    The images of the earlier uploads stay, but no longer belong to these ids, so that a new upload
+    does not get the image of another one. Return the ids of the listed uploads that have items, and
+    the number of deleted items that were done.
     """
     paths = select(_items.main_api_id, _items.image_path, _items.state)
     paths = paths.where(_items.main_api_id.in_(listed))

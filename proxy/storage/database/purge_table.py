@@ -127,7 +127,7 @@ class PurgeTable:
             values = {"epoch": purge_epochs.c.epoch + 1, "purged_at": DatabaseClock()}
             if not (await connection.execute(step.values(values))).rowcount:
                 # If two servers do this at once, one fails with DatabaseUnavailable. The caller
-                # purges again, although the epoch of the other server is enough for both.
+                # then purges again, once more than needed: the epoch of the other covers both.
                 new = {"user_id": user_id, "epoch": 1, "purged_at": DatabaseClock()}
                 await connection.execute(purge_epochs.insert().values(new))
             row = (await connection.execute(found)).one()

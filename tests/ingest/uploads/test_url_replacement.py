@@ -41,7 +41,7 @@ async def test_addresses_replace_paths_and_files_are_deleted(server: Serving) ->
 
 
 def foreign_database(mariadb: MariaDB) -> tuple[MariaDBBackend, str]:
-    """Create the database of a platform with one profile; return it with its URL."""
+    """Create a platform's database with one profile; return its backend and its URL."""
     backend = MariaDBBackend(mariadb)
     url = backend.empty()
     profiles = "CREATE TABLE user_profiles (user_id BIGINT, profile_image_path VARCHAR(255));"

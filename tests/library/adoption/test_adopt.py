@@ -177,7 +177,7 @@ async def test_a_medium_of_an_unknown_type_gets_the_folder_of_the_owner(
     server, tree = await serve(database={"url": url}), tmp_path / "other"
     save(photo(), tree / BULK / "a.jpg")
     (first,) = adopted(await adopt(server.services, tree))
-    # A later time of the row would void its facts, by which the content is recognised.
+    # With a later `updated_at` the stored facts, which identify the content, would not be used.
     mariadb.execute(
         "ALTER TABLE media_files MODIFY data_type VARCHAR(16) NULL;"
         f"UPDATE media_files SET data_type = {stored}, updated_at = updated_at",
