@@ -9,6 +9,9 @@ RUNTIME := .venv/.runtime
 DEVELOPMENT := .venv/.development
 # The model that detects faces. It is downloaded once; without a network the server runs without it.
 MODELS := .venv/models
+# Bytecode for the servers that tests and benchmarks start: where PYTHONDONTWRITEBYTECODE is set, each
+# start would compile what has changed since the installation.
+COMPILE := $(BIN)/python -m compileall -q proxy
 # Programs that inject faults into servers in tests and drills.
 FAULTS := faketime fiu-run slowhttptest strace
 # Programs that the files in deploy/ are tested with.
@@ -32,6 +35,7 @@ cluster: $(DEVELOPMENT)
 # One folder: make test TESTS=tests/serving
 test: $(DEVELOPMENT)
 	@sh tests/servers.sh mariadbd redis-server tesseract exiftool
+	@$(COMPILE)
 	$(BIN)/pytest -n 2 $(TESTS)
 
 # Everything but the drills. The first run installs 600 MB of packages from npm, with their hashes, in
@@ -39,6 +43,7 @@ test: $(DEVELOPMENT)
 # two cores, because tests wait for servers a third of their time.
 test-all: $(DEVELOPMENT)
 	@sh tests/servers.sh $(FAULTS) $(DEPLOY) mariadbd redis-server tesseract exiftool heif-enc npm chromium
+	@$(COMPILE)
 	$(BIN)/pytest -n 3 --dist worksteal -m "not drill" $(TESTS)
 
 # Breaks real servers for about ten minutes and prints the result of each fault as a table. Other
@@ -47,6 +52,7 @@ test-all: $(DEVELOPMENT)
 # TESTS=tests/readme.
 drill: $(DEVELOPMENT)
 	@sh tests/servers.sh $(FAULTS) $(DEPLOY) mariadbd redis-server tesseract exiftool npm chromium
+	@$(COMPILE)
 	$(BIN)/pytest -m "" $(if $(TESTS),$(TESTS),-n 2 --dist worksteal tests/faults)
 
 # Checks both lock files against PyPI's database of vulnerabilities; needs the network. A package
@@ -62,6 +68,7 @@ audit: $(DEVELOPMENT)
 # with 1 if a response is wrong. Inputs that crash a worker are kept in ~/.cache/smartserve-fuzz.
 # To continue a run that was stopped: make fuzz FUZZ='--seed 1 --first 12000'.
 fuzz: $(DEVELOPMENT)
+	@$(COMPILE)
 	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 lint: $(DEVELOPMENT)
@@ -80,6 +87,7 @@ format: $(DEVELOPMENT)
 # Some benchmarks: make bench BENCH='hits disk'. The results of the others are kept.
 bench: $(DEVELOPMENT)
 	@sh tests/servers.sh nginx wrk node npm
+	@$(COMPILE)
 	$(BIN)/python -m tests.benchmarks --results $(BENCH)
 
 $(RUNTIME): requirements.lock pyproject.toml
@@ -88,7 +96,7 @@ $(RUNTIME): requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@$(BIN)/python -m compileall -q proxy # also where PYTHONDONTWRITEBYTECODE is set
+	@$(COMPILE)
 	@SMARTSERVE_FACES__DIRECTORY=$(MODELS) $(BIN)/smartserve models install >/dev/null \
 		|| echo "smartserve: without the model, crops do not keep faces" >&2
 	@touch $@

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import argparse
 import re
+import shutil
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 
 from tests.benchmarks.client import Connection
-from tests.benchmarks.originals import copies, kodak
+from tests.benchmarks.originals import copies, kodak, large
 from tests.benchmarks.report import Row, Table, circumstances, heading
 from tests.benchmarks.servers import Address, Unmeasurable, ended, environment
 from tests.benchmarks.settling import settle
@@ -29,12 +30,27 @@ from tests.support.server import CHROME
 
 _ANNOUNCED = re.compile(r"^smartserve \S+ on http://([^:]+):(\d+)$")
 _CLIENTS = 4
-_RENDERS = 60
-"""Cold renders of one turn, for each format."""
 _SECONDS = 2
 """Of one turn of hits."""
 _HIT = "/serve/2?size=thumbnail"
-_FORMATS = ("avif", "webp", "jpeg")
+_PNG, _JPEG = "PNGs of 0.4 MP", "JPEGs of 6 MP"
+_RENDERS = {_PNG: 120, _JPEG: 40}
+"""Cold renders of one turn, of each kind of originals."""
+_NO_FINALS = {"UPGRADES__ENABLED": "false"}
+# Only the requested finals: beside the drafts in old revisions, in idle time now.
+_FINALS = {"UPGRADES__ALL_SIZES": "false", "UPGRADES__MAX_BACKLOG": "1"}
+_PROGRESSIVE = {**_NO_FINALS, "ENCODERS__JPEG__DRAFT__PROGRESSIVE": "true"}
+_COLD: Mapping[str, tuple[str, str, Mapping[str, str]]] = {
+    f"avif of {_PNG}, without finals": (_PNG, "avif", _NO_FINALS),
+    f"webp of {_PNG}, without finals": (_PNG, "webp", _NO_FINALS),
+    # Old and new revisions encode these with the same options, but for the quantisation table.
+    f"jpeg of {_PNG}, with finals": (_PNG, "jpeg", _FINALS),
+    f"jpeg of {_JPEG}, with finals": (_JPEG, "jpeg", _FINALS),
+    f"progressive jpeg of {_PNG}, without finals": (_PNG, "jpeg", _PROGRESSIVE),
+    # Fitted Huffman tables save 2 % of the bytes in a second pass; old revisions have none.
+    f"jpeg with fitted tables of {_PNG}, without finals": (_PNG, "jpeg", _NO_FINALS),
+}
+"""Of each table: the originals, the format, and the settings."""
 
 
 def _environment(**settings: str) -> dict[str, str]:
@@ -76,10 +92,13 @@ def hits_per_s(address: Address, _turn: int) -> float:
     return load(address, _HIT, accept=CHROME, seconds=_SECONDS).rate
 
 
-def renders_per_s(address: Address, fmt: str, turn: int) -> float:
-    """Return the rate of cold renders of images that nobody has requested before."""
-    first = 1 + turn * _RENDERS
-    targets = [f"/serve/{n}?w=640&format={fmt}" for n in range(first, first + _RENDERS)]
+def renders_per_s(address: Address, first: int, count: int, fmt: str, turn: int) -> float:
+    """Return the rate of cold renders of images that nobody has requested before.
+
+    The images of turn 0 have the ids from ``first``; each turn requests ``count``.
+    """
+    first += turn * count
+    targets = [f"/serve/{n}?w=640&format={fmt}" for n in range(first, first + count)]
 
     def fetch(client: int) -> None:
         with Connection(address) as connection:
@@ -97,46 +116,65 @@ def measure(checkouts: Mapping[str, Path], pairs: int) -> Iterator[Table]:
     """Yield a table for each figure: the old checkout is the yardstick of the new one."""
     with tempfile.TemporaryDirectory(prefix="smartserve-revisions-") as folder:
         place = Path(folder)
+        folders = {name: place / name for name in checkouts}
         for name, checkout in checkouts.items():
-            _import(checkout, place / "originals", place / name, pairs)
+            # After a change of the code each start would compile it again if the environment has
+            # PYTHONDONTWRITEBYTECODE.
+            compiled: list[str | Path] = [
+                checkout / ".venv/bin/python",
+                "-m",
+                "compileall",
+                "-q",
+                "proxy",
+            ]
+            subprocess.run(compiled, cwd=checkout, check=True)
+            _import(checkout, place / "originals", folders[name], pairs)
         starts = {
-            name: partial(start_ms, checkout, place / name) for name, checkout in checkouts.items()
+            name: partial(start_ms, checkout, folders[name]) for name, checkout in checkouts.items()
         }
         yield _table("milliseconds until /readyz is 200", starts, pairs)
-        quiet = {"LOG__ACCESS": "false"}
-        for title, settings, unit in (
-            ("hits per second, one final in memory", {"UPGRADES__ALL_SIZES": "false"}, "hits"),
-            *(
-                (f"cold {fmt} renders per second", {"UPGRADES__ENABLED": "false"}, fmt)
-                for fmt in _FORMATS
-            ),
-        ):
-            old, new = checkouts.items()
-            with (
-                served(old[1], place / old[0], **quiet, **settings) as before,
-                served(new[1], place / new[0], **quiet, **settings) as after,
-            ):
-                addresses = {old[0]: before, new[0]: after}
-                yield _table(title, _contestants(addresses, unit), pairs)
+        with _both(checkouts, folders, {"UPGRADES__ALL_SIZES": "false"}) as addresses:
+            for address in addresses.values():
+                settle(address, [_HIT], accept=CHROME)
+            hits = {name: partial(hits_per_s, address) for name, address in addresses.items()}
+            yield _table("hits per second, one final in memory", hits, pairs)
+        for title, (originals, fmt, settings) in _COLD.items():
+            count = _RENDERS[originals]
+            first = 1 if originals == _PNG else 1 + (pairs + 1) * _RENDERS[_PNG]
+            with _both(checkouts, folders, settings) as addresses:
+                renders = {
+                    name: partial(renders_per_s, address, first, count, fmt)
+                    for name, address in addresses.items()
+                }
+                yield _table(f"cold drafts per second: {title}", renders, pairs)
 
 
-def _contestants(
-    addresses: Mapping[str, Address], unit: str
-) -> Mapping[str, Callable[[int], float]]:
-    if unit != "hits":
-        return {name: partial(renders_per_s, address, unit) for name, address in addresses.items()}
-    for address in addresses.values():
-        settle(address, [_HIT], accept=CHROME)
-    return {name: partial(hits_per_s, address) for name, address in addresses.items()}
+@contextmanager
+def _both(
+    checkouts: Mapping[str, Path], folders: Mapping[str, Path], settings: Mapping[str, str]
+) -> Iterator[Mapping[str, Address]]:
+    """Run the servers of both checkouts, without the renditions of earlier tables."""
+    with ExitStack() as stack:
+        addresses = {}
+        for name, checkout in checkouts.items():
+            shutil.rmtree(folders[name] / "renditions", ignore_errors=True)
+            server = served(checkout, folders[name], LOG__ACCESS="false", **settings)
+            addresses[name] = stack.enter_context(server)
+        yield addresses
 
 
 def _import(checkout: Path, originals: Path, data_dir: Path, pairs: int) -> None:
-    originals.mkdir(exist_ok=True)
     # One turn more than is counted: the first one is the warm-up.
-    paths = copies(kodak(), originals, count=(pairs + 1) * _RENDERS)
-    command: list[str | Path] = [checkout / ".venv/bin/smartserve", "import"]
-    command += ["--data-dir", data_dir, *paths]
-    subprocess.run(command, cwd=checkout, check=True, env=_environment(), stdout=subprocess.DEVNULL)
+    photographs = {_PNG: kodak(), _JPEG: large()}
+    for kind, photos in photographs.items():
+        folder = originals / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = copies(photos, folder, count=(pairs + 1) * _RENDERS[kind])
+        command: list[str | Path] = [checkout / ".venv/bin/smartserve", "import"]
+        command += ["--data-dir", data_dir, *paths]
+        subprocess.run(
+            command, cwd=checkout, check=True, env=_environment(), stdout=subprocess.DEVNULL
+        )
 
 
 def _table(title: str, contestants: Mapping[str, Callable[[int], float]], pairs: int) -> Table:

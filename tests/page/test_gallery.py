@@ -14,7 +14,7 @@ import pytest
 from playwright.async_api import Browser, Page, Route, expect
 
 from tests.benchmarks.servers import smartserve
-from tests.page.conftest import PATIENCE_MS, SETTINGS, Visit, tab, until
+from tests.page.conftest import PATIENCE_MS, SETTINGS, Visit, intercept, tab, until
 from tests.support.server import SAMPLES, Library
 
 PHOTO = min(SAMPLES.glob("*.jpg"))
@@ -220,7 +220,7 @@ async def test_a_gallery_that_cannot_be_listed_gives_the_reason_and_a_retry(
 async def test_metrics_that_cannot_be_read_are_not_shown_as_current(visit: Visit) -> None:
     page = await visit.home()
     await expect(page.locator('[data-live="hits"]')).to_contain_text("%", timeout=PATIENCE_MS)
-    await page.route("**/metrics", lambda route: route.abort())
+    await intercept(page, "**/metrics", lambda route: route.abort())
     for name in ("hits", "latency", "queue", "saved"):
         await expect(page.locator(f'[data-live="{name}"]')).to_have_text("–")
     await expect(page.locator("#live")).to_contain_text("The server does not respond.")
@@ -283,7 +283,7 @@ async def test_equal_files_at_once_become_one_image(
                 else:
                     await route.continue_()
 
-            await page.route("**/api/page/uploads/*", fail_once)
+            await intercept(page, "**/api/page/uploads/*", fail_once)
             await page.set_input_files("#file", [*copies, other])
             await expect(page.locator(".uploads button")).to_have_count(3, timeout=2 * PATIENCE_MS)
             assert sent.count("PATCH") == 2

@@ -8,7 +8,7 @@ import re
 import pytest
 from playwright.async_api import Browser, Page, Route, expect
 
-from tests.page.conftest import FINAL_MS, PATIENCE_MS, Visit, tab, until
+from tests.page.conftest import FINAL_MS, PATIENCE_MS, Visit, intercept, tab, until
 
 
 async def fact(page: Page, name: str) -> str:
@@ -202,8 +202,8 @@ async def test_a_final_in_another_format_than_the_header_prefers_is_explained(
     headers = {"Content-Type": "image/webp", "Cache-Status": "smartserve; hit; detail=disk"}
     webp = await page.request.get(f"{visit.base}/serve/2?size=thumbnail&format=webp")
     body = await webp.body()
-    await page.route(
-        "**/serve/2?size=detail*", lambda route: route.fulfill(headers=headers, body=body)
+    await intercept(
+        page, "**/serve/2?size=detail*", lambda route: route.fulfill(headers=headers, body=body)
     )
     await page.get_by_role("button", name="Inspect kodak-03.jpg").click()
     await page.get_by_text("Why this format?").click()

@@ -12,7 +12,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from playwright.async_api import Browser, Page, Route, WebSocketRoute, expect
 
-from tests.page.conftest import FINAL_MS, Visit, tab, until
+from tests.page.conftest import FINAL_MS, Visit, intercept, tab, until
 from tests.page.test_reach import CONTRASTS, ColorScheme, axe
 from tests.support.server import SAMPLES
 
@@ -222,7 +222,7 @@ async def test_progress_is_shown_until_the_result_is(visit: Visit) -> None:
         await answered.wait()
         await route.fulfill(json=answer())
 
-    await page.route(ROUTE, reply)
+    await intercept(page, ROUTE, reply)
     await page.route_web_socket(SOCKET, lambda one: sockets.append(one))  # noqa: PLW0108 - playwright rejects built-in methods
     await page.set_input_files("#metadata-file", SAMPLE)
     await expect(page.locator("#metadata-state")).to_have_text("Connected")
@@ -246,7 +246,7 @@ async def test_a_second_file_cancels_the_first(visit: Visit) -> None:
             return  # never answered
         await route.fulfill(json=answer() | {"filename": "second.png"})
 
-    await page.route(ROUTE, reply)
+    await intercept(page, ROUTE, reply)
     await page.route_web_socket(SOCKET, lambda _: None)
     async with page.expect_request(ROUTE) as first:
         await page.set_input_files("#metadata-file", SAMPLE)
@@ -336,7 +336,7 @@ async def test_without_a_token_the_file_is_analyzed_anonymously(visit: Visit) ->
             json={"filename": "logo.png", "filesize": 7, "complete_metadata": known}
         )
 
-    await page.route("**/api/standalone-metadata/analyze", reply)
+    await intercept(page, "**/api/standalone-metadata/analyze", reply)
     await read(page)
     assert b'name="image"; filename="logo.png"' in forms[0]
     await expect(page.locator("#metadata-name")).to_have_text("logo.png")
