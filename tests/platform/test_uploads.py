@@ -131,7 +131,7 @@ def unfinished(data_dir: Path) -> list[str]:
 
 @pytest.mark.parametrize(
     "count",
-    [pytest.param(12, id="few"), pytest.param(200, id="many", marks=pytest.mark.drill)],
+    [pytest.param(8, id="few"), pytest.param(200, id="many", marks=pytest.mark.drill)],
 )
 @pytest.mark.timeout(1500)
 async def test_uploads_become_pictures_with_one_command_whoever_is_killed(

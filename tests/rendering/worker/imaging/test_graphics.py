@@ -290,6 +290,8 @@ def dark_editor() -> Image.Image:
 
 
 FINALS = {**DRAWN, "a dark editor": dark_editor}
+MUCH_SMALLER = ("an icon", "a page of text", "a badge")
+"""Those whose WebP has at most three quarters of a plain one's bytes."""
 
 
 @pytest.mark.slow
@@ -305,15 +307,10 @@ def test_a_final_of_a_graphic_is_no_larger_than_plain_encodings_and_scores_no_le
     assert scores["plain"] > 50
     assert scores["final"] >= scores["plain"]
     assert sizes["final"] <= min(sizes["plain"], sizes["draft"])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["an icon", "a page of text", "a badge"])
-def test_a_webp_of_a_graphic_is_much_smaller_than_a_plain_one(name: str) -> None:
-    sizes, scores = scored(FINALS[name](), Format.WEBP)
-    assert sizes["final"] <= 0.75 * sizes["plain"]
-    # Fewer levels and colours must not be noticed.
-    assert scores["final"] >= 85
+    if fmt is Format.WEBP and name in MUCH_SMALLER:
+        assert sizes["final"] <= 0.75 * sizes["plain"]
+        # Fewer levels and colours must not be noticed.
+        assert scores["final"] >= 85
 
 
 @pytest.mark.slow
