@@ -9,8 +9,8 @@ RUNTIME := .venv/.runtime
 DEVELOPMENT := .venv/.development
 # The model that detects faces. It is downloaded once; without a network the server runs without it.
 MODELS := .venv/models
-# Bytecode for the servers that tests and benchmarks start: where PYTHONDONTWRITEBYTECODE is set, each
-# start would compile what has changed since the installation.
+# Compiles the program before tests and benchmarks start servers: with PYTHONDONTWRITEBYTECODE each
+# server would compile the modules that have changed since the installation.
 COMPILE := $(BIN)/python -m compileall -q proxy
 # Programs that inject faults into servers in tests and drills.
 FAULTS := faketime fiu-run slowhttptest strace

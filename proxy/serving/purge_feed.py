@@ -234,7 +234,8 @@ class PurgeFeed:
             if entry.shapes is None or entry.shapes:
                 await self._store.purge(entry.media_id, entry.shapes)
         except BucketPurgePending as error:
-            # The purge counts as applied: applied again, it would delete renditions made since.
+            # The purge counts as applied. A second attempt would delete renditions that were made
+            # after the first.
             log.warning("purge_incomplete", media_id=entry.media_id, cause=error.detail)
         except StorageError as error:
             # Memory is purged.

@@ -55,9 +55,9 @@ class MetadataSettings(Section):
     upload_timeout_s: PositiveSeconds = 600
     """Time limit for the arrival of one upload; main.upload_stall_s limits each pause."""
     temp_root: str = "/tmp/metaextract"  # noqa: S108 - the folder is checked: see TempFolder
-    """Folder for files whose metadata is being read, created with mode 0700. The server refuses a
-    link, a folder of another user, and a folder with other contents that other users may write to.
-    It never deletes other contents."""
+    """Folder for files whose metadata is being read. It is created with mode 0700. No metadata is
+    read if the folder is a link, if it belongs to another user, or if it has other contents and
+    other users may write to it. Other contents are never deleted."""
     default_tier: Literal["free", "professional", "forensic", "enterprise"] = "enterprise"
     """Tier of users whose token has no claim `tier`."""
     max_bytes_free: Annotated[int, Field(ge=1024, le=_MAX_FILE_BYTES)] = 10 * MIB

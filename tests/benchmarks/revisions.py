@@ -13,13 +13,12 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 
-from tests.benchmarks.client import Connection
+from tests.benchmarks.client import Connection, fetched
 from tests.benchmarks.originals import copies, kodak, large
 from tests.benchmarks.report import Row, Table, circumstances, heading
 from tests.benchmarks.servers import Address, Unmeasurable, ended, environment
@@ -37,20 +36,21 @@ _PNG, _JPEG = "PNGs of 0.4 MP", "JPEGs of 6 MP"
 _RENDERS = {_PNG: 120, _JPEG: 40}
 """Cold renders of one turn, of each kind of originals."""
 _NO_FINALS = {"UPGRADES__ENABLED": "false"}
-# Only the requested finals: beside the drafts in old revisions, in idle time now.
+# Finals are rendered in the requested sizes only. Old revisions render them at the same time as
+# drafts, new revisions while the processor is idle.
 _FINALS = {"UPGRADES__ALL_SIZES": "false", "UPGRADES__MAX_BACKLOG": "1"}
 _PROGRESSIVE = {**_NO_FINALS, "ENCODERS__JPEG__DRAFT__PROGRESSIVE": "true"}
 _COLD: Mapping[str, tuple[str, str, Mapping[str, str]]] = {
     f"avif of {_PNG}, without finals": (_PNG, "avif", _NO_FINALS),
     f"webp of {_PNG}, without finals": (_PNG, "webp", _NO_FINALS),
-    # Old and new revisions encode these with the same options, but for the quantisation table.
+    # All revisions encode these drafts with the same options, except the quantisation table.
     f"jpeg of {_PNG}, with finals": (_PNG, "jpeg", _FINALS),
     f"jpeg of {_JPEG}, with finals": (_JPEG, "jpeg", _FINALS),
     f"progressive jpeg of {_PNG}, without finals": (_PNG, "jpeg", _PROGRESSIVE),
-    # Fitted Huffman tables save 2 % of the bytes in a second pass; old revisions have none.
+    # Only new revisions fit the Huffman tables to the image: a second pass, for 2 % fewer bytes.
     f"jpeg with fitted tables of {_PNG}, without finals": (_PNG, "jpeg", _NO_FINALS),
 }
-"""Of each table: the originals, the format, and the settings."""
+"""Title of each table of cold drafts, with its originals, format and settings."""
 
 
 def _environment(**settings: str) -> dict[str, str]:
@@ -99,17 +99,8 @@ def renders_per_s(address: Address, first: int, count: int, fmt: str, turn: int)
     """
     first += turn * count
     targets = [f"/serve/{n}?w=640&format={fmt}" for n in range(first, first + count)]
-
-    def fetch(client: int) -> None:
-        with Connection(address) as connection:
-            for target in targets[client::_CLIENTS]:
-                if connection.get(target).status != HTTPStatus.OK:
-                    raise Unmeasurable(f"{target} was not answered with 200")
-
-    began = time.perf_counter()
-    with ThreadPoolExecutor(_CLIENTS) as clients:
-        list(clients.map(fetch, range(_CLIENTS)))
-    return len(targets) / (time.perf_counter() - began)
+    seconds, _ = fetched(address, targets, clients=_CLIENTS)
+    return count / seconds
 
 
 def measure(checkouts: Mapping[str, Path], pairs: int) -> Iterator[Table]:
@@ -118,16 +109,7 @@ def measure(checkouts: Mapping[str, Path], pairs: int) -> Iterator[Table]:
         place = Path(folder)
         folders = {name: place / name for name in checkouts}
         for name, checkout in checkouts.items():
-            # After a change of the code each start would compile it again if the environment has
-            # PYTHONDONTWRITEBYTECODE.
-            compiled: list[str | Path] = [
-                checkout / ".venv/bin/python",
-                "-m",
-                "compileall",
-                "-q",
-                "proxy",
-            ]
-            subprocess.run(compiled, cwd=checkout, check=True)
+            _compile(checkout)
             _import(checkout, place / "originals", folders[name], pairs)
         starts = {
             name: partial(start_ms, checkout, folders[name]) for name, checkout in checkouts.items()
@@ -153,7 +135,7 @@ def measure(checkouts: Mapping[str, Path], pairs: int) -> Iterator[Table]:
 def _both(
     checkouts: Mapping[str, Path], folders: Mapping[str, Path], settings: Mapping[str, str]
 ) -> Iterator[Mapping[str, Address]]:
-    """Run the servers of both checkouts, without the renditions of earlier tables."""
+    """Delete all renditions, then run the servers of both checkouts for the length of the block."""
     with ExitStack() as stack:
         addresses = {}
         for name, checkout in checkouts.items():
@@ -161,6 +143,12 @@ def _both(
             server = served(checkout, folders[name], LOG__ACCESS="false", **settings)
             addresses[name] = stack.enter_context(server)
         yield addresses
+
+
+def _compile(checkout: Path) -> None:
+    # With PYTHONDONTWRITEBYTECODE each start would compile the modules that have changed.
+    command: list[str | Path] = [checkout / ".venv/bin/python", "-m", "compileall", "-q", "proxy"]
+    subprocess.run(command, cwd=checkout, check=True)
 
 
 def _import(checkout: Path, originals: Path, data_dir: Path, pairs: int) -> None:

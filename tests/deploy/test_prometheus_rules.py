@@ -89,7 +89,7 @@ def test_the_cluster_configuration_scrapes_and_probes_each_pod(
     file = tmp_path / "prometheus" / "kubernetes.yml"
     file.write_text(yaml.safe_dump(config))
     run(program("promtool"), "check", "config", file)
-    # promtool always waits for the whole timeout; the default is 30 s.
+    # promtool waits until the timeout ends, even if it has found all targets. The default is 30 s.
     check = ("check", "service-discovery", "--timeout=3s", file, job)
     output = run(program("promtool"), *check)
     (kept,) = (one["labels"] for one in json.loads(output) if one.get("labels"))

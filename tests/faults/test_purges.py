@@ -242,7 +242,7 @@ async def test_no_old_byte_is_served_after_a_purge(cluster: Cluster, tmp_path: P
 
 
 async def _purge_200_times(cluster: Cluster) -> None:
-    """Replace and purge images at random servers; return when all servers have applied it."""
+    """Replace and purge images at random servers; wait until all servers applied each purge."""
     random = Random(17)
     purges = [len(cluster.images.paths), 0, 0]
     for _ in range(200):
@@ -273,7 +273,7 @@ async def _purge_everything(cluster: Cluster) -> None:
 
 
 async def _purge_by_command(cluster: Cluster, data_dir: Path) -> None:
-    """Replace and purge all images; return when all servers serve the new images."""
+    """Replace and purge all images; wait until every server serves the new images."""
     for media_id in cluster.images.paths:
         cluster.images.replace(media_id)
     given = {f"SMARTSERVE_{name}": one for name, one in variables(cluster.sections).items()}

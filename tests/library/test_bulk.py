@@ -302,7 +302,8 @@ async def test_images_start_no_faster_than_the_rate(bench: Bench) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("proxy.library.bulk.asyncio.sleep", record)
         await worker.run(plan_id)
-    # Each image sleeps once, the first for no time. Others that sleep meanwhile add to the list.
+    # Each image waits once for its turn, the first for 0 s. The list also has the waits of other
+    # tasks, because the patch replaces `asyncio.sleep` everywhere.
     assert {number / 2 for number in range(IMAGES)} <= set(slept)
 
 

@@ -104,7 +104,7 @@ async def until(page: Page, script: str, *, timeout_ms: int = PATIENCE_MS) -> No
 
 
 async def intercept(page: Page, pattern: str, handler: Callable[[Route], Any]) -> None:
-    """Pass matching requests of a page that has loaded to a handler; return when this works.
+    """Route matching requests of a loaded page to a handler; return when routing is active.
 
     A request sent directly after `Page.route` has reached the server once. So a probe is requested
     until it is intercepted.

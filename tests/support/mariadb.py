@@ -80,7 +80,7 @@ class MariaDB(PausableServer):
             check=False,
             capture_output=True,
             text=True,
-            # It starts a server, which must not share a folder with others: see `start`.
+            # The command starts a server, which needs a temporary folder of its own: see `start`.
             env={**os.environ, "TMPDIR": str(self._folder)},
         )
         assert done.returncode == 0, done.stdout + done.stderr

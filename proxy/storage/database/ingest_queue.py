@@ -408,9 +408,9 @@ async def _delete_reused(
 ) -> tuple[set[int], int]:
     """Delete the items of earlier uploads whose ids the listed uploads have now.
 
-    The images of the earlier uploads stay, but no longer belong to these ids, so that a new upload
-    does not get the image of another one. Return the ids of the listed uploads that have items, and
-    the number of deleted items that were done.
+    The images of the earlier uploads are kept, but can no longer be found by these ids: otherwise a
+    new upload would get the image of an earlier one. Return the ids of the listed uploads that have
+    items, and the number of deleted items that were done.
     """
     paths = select(_items.main_api_id, _items.image_path, _items.state)
     paths = paths.where(_items.main_api_id.in_(listed))
