@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
-from contextlib import ExitStack
+
+# Below those that Linux gives to connections and to servers that ask for port 0: one of them could
+# take a free port before the test has started its server.
+_PORTS = range(20_000, 32_000)
 
 
 def free_port() -> int:
@@ -13,8 +17,19 @@ def free_port() -> int:
 
 def free_ports(count: int) -> list[int]:
     """Return ports that are free now, each a different one."""
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
+    found: set[int] = set()
+    while len(found) < count:
+        # Not `random`: Hypothesis seeds it, so two processes would find the same port.
+        port = secrets.choice(_PORTS)
+        if _is_free(port):
+            found.add(port)
+    return list(found)
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
