@@ -56,6 +56,8 @@ def environment(fake: FakeMainApi, tmp_path: Path) -> dict[str, str]:
         **own,
         "SMARTSERVE_WORKERS__COUNT": "1",
         "SMARTSERVE_UPGRADES__ENABLED": "false",
+        # An upload took longer than the default of 20 s on a machine under load.
+        "SMARTSERVE_SERVER__DRAIN_S": "120",
         "SMARTSERVE_MAIN__ALLOW_LOOPBACK_URL": "true",
         "SMARTSERVE_DATA_DIR": str(tmp_path / "data"),
         "MAIN_API_URL": fake.base,

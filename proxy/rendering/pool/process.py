@@ -15,6 +15,7 @@ import resource
 import socket
 import time
 from collections.abc import Callable
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -33,8 +34,9 @@ from proxy.domain.worker_protocol import (
 from proxy.runtime.supervised_task import cancel
 
 Sink = Callable[[bytes], None]
-"""Receives encoded bytes. Called on the event loop, so it must neither block nor raise. The sink of
-a framed set may be a `FrameDecoder`, which is then checked against the reply."""
+"""Receives encoded bytes. Called on the event loop in the context of the job's caller, so it must
+neither block nor raise. The sink of a framed set may be a `FrameDecoder`, which is then checked
+against the reply."""
 
 _PIPE_BYTES = 1024 * 1024
 """Pipe capacity: most renditions fit, so the worker does not wait for the server to read."""
@@ -167,6 +169,9 @@ class PendingJob:
         self._source = source
         self._attached = [] if attachment is None else [attachment]
         self._sink = sink
+        # Bytes are often read in that of the worker's connection. Tasks that the sink starts belong
+        # to the trace and the log entries of the caller.
+        self._context = copy_context()
         streams = isinstance(job, RenditionSet) and job.streams
         self._buffer: list[bytes] | None = None if streams else []
         self._extends_deadline = isinstance(job, RenditionSet) and job.framed
@@ -283,7 +288,7 @@ class PendingJob:
         if self._reply.done():
             return
         if self._buffer and not isinstance(reply, JobFailure):
-            self._sink(b"".join(self._buffer))
+            self._context.run(self._sink, b"".join(self._buffer))
         self._reply.set_result(reply)
 
     def _read_rest(self) -> None:
@@ -340,7 +345,7 @@ class PendingJob:
             self._buffer.append(chunk)
             return True
         try:
-            self._sink(chunk)
+            self._context.run(self._sink, chunk)
         except ValueError:
             # Only a `FrameDecoder` raises it.
             self.fail(WorkerDied("protocol"))

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -418,6 +419,29 @@ async def test_output_that_streams_is_passed_on_at_once(worker: WorkerEnd, sourc
         worker.write(b"first")
         await eventually(lambda: received == b"first")
         assert not pending.repeatable(WorkerDied("crash"))
+
+
+@pytest.mark.parametrize("job", [job_of(JPEG), job_of(WEBP)], ids=["streams", "at the reply"])
+@pytest.mark.parametrize("early", [True, False], ids=["read before the reply", "with the reply"])
+async def test_output_is_passed_on_in_the_context_of_the_job(
+    worker: WorkerEnd, source: int, job: RenditionSet, *, early: bool
+) -> None:
+    # The connection to a worker is read in another context than that of the current job.
+    elsewhere = copy_context()
+    request: ContextVar[str] = ContextVar("request", default="none")
+    request.set("the request")
+    received: list[tuple[bytes, str]] = []
+    with PendingJob(
+        job, source, lambda chunk: received.append((chunk, request.get())), max_bytes=100
+    ) as pending:
+        assert elsewhere.run(pending.send, worker.ours)
+        worker.receive()
+        worker.write(b"output")
+        worker.close()
+        if early:
+            await eventually(lambda: pending._received)
+        elsewhere.run(pending.finish, RenditionSetResult(()))
+    assert received == [(b"output", "the request")]
 
 
 async def test_output_after_the_first_piece_is_gathered(
