@@ -17,6 +17,7 @@ from PIL import Image
 from proxy.app.services import open_services
 from proxy.app.uploads import open_uploads
 from proxy.app.web import build_http_server
+from tests.benchmarks.servers import SUITE
 from tests.support.commands import KEY as ADMIN_KEY
 from tests.support.mariadb import MariaDB, private_mariadb
 from tests.support.mounts import Mount, tmpfs
@@ -46,7 +47,7 @@ _SETTINGS = {
     "METADATA__TEMP_ROOT": f"{tempfile.gettempdir()}/metaextract-tests-{os.getuid()}",
 }
 for _name, _value in _SETTINGS.items():
-    os.environ.setdefault(f"SMARTSERVE_{_name}", _value)
+    SUITE[_name] = os.environ.setdefault(f"SMARTSERVE_{_name}", _value)
 
 # The same examples in each run, and no deadline, because the machine may be busy.
 settings.register_profile("suite", derandomize=True, deadline=None)

@@ -75,6 +75,10 @@ def command(*arguments: str | Path) -> list[str]:
     return [str(Path(sys.executable).with_name("smartserve")), *map(str, arguments)]
 
 
+SUITE: dict[str, str] = {}
+"""Settings of all servers of the test suite, see `tests.conftest`; a benchmark has none."""
+
+
 def environment(**settings: str) -> dict[str, str]:
     """Return this process's environment with only these settings of smartserve.
 
@@ -85,16 +89,9 @@ def environment(**settings: str) -> dict[str, str]:
 
 
 def bare_environment() -> dict[str, str]:
-    """Return this process's environment without settings of smartserve.
-
-    The folder of the tests for metadata stays: the default may belong to another user.
-    """
-    kept = "SMARTSERVE_METADATA__TEMP_ROOT"
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if "SMARTSERVE_" not in name or name == kept
-    }
+    """Return this process's environment without settings of smartserve, but for `SUITE`."""
+    rest = {name: value for name, value in os.environ.items() if "SMARTSERVE_" not in name}
+    return rest | {f"SMARTSERVE_{name}": value for name, value in SUITE.items()}
 
 
 @contextmanager

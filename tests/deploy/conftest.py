@@ -20,7 +20,7 @@ TWO_STAGES: Sections = {
     "encoders": {"target": 0},
     "encoders__avif__final": {"effort": 1},
 }
-"""Finals that cost little: they run at idle priority, and the machine may be busy."""
+"""Finals that cost little: the machine may be busy."""
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ QUIET = (
 """Runs as root, and sends no requests of its own to other machines."""
 
 SETTINGS = {
-    # Drafts always go first, and finals cost little: they are made at idle priority.
+    # Drafts always go first, and finals cost little.
     "UPGRADES__BUDGET_S": "0",
     "UPGRADES__ALL_SIZES": "false",
     "ENCODERS__TARGET": "0",
@@ -36,7 +36,7 @@ SETTINGS = {
 }
 PATIENCE_MS = 30_000
 FINAL_MS = 240_000
-"""Finals are rendered at idle priority, which may take a while on a busy machine."""
+"""Finals may take a while on a busy machine."""
 # The default of 5 s is too short on a busy machine.
 expect.set_options(timeout=PATIENCE_MS)
 WATCH = """

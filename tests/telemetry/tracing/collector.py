@@ -20,7 +20,7 @@ from tests.support.ports import free_port
 from tests.support.waiting import eventually
 
 _WITHIN_S = 100.0
-"""Finals are made at idle priority, and the machine may be busy."""
+"""Finals may take a while on a busy machine."""
 
 
 @dataclass(frozen=True)
