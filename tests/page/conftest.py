@@ -148,6 +148,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if Path(__file__).parent not in item.path.parents:
             continue
         item.add_marker(pytest.mark.slow)
+        # Several waits in one test, each with a limit of its own, may be long on a busy machine.
+        item.add_marker(pytest.mark.timeout(600))
         if isinstance(item, pytest.Function) and iscoroutinefunction(item.function):
             item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
 

@@ -20,6 +20,7 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.timeout(600)
 async def test_ingest_continues_after_a_restart_of_the_database(
     fake: FakeMainApi, mariadb: MariaDB, tmp_path: Path
 ) -> None:
@@ -39,13 +40,13 @@ async def test_ingest_continues_after_a_restart_of_the_database(
         open_ingest(services, IngestUrls(fake.base, BACKEND)) as worker,
         running_worker(worker, drain_s=5),
     ):
-        await eventually(lambda: fake.count("processed") >= 2, timeout_s=60)
+        await eventually(lambda: fake.count("processed") >= 2, timeout_s=120)
         await asyncio.to_thread(mariadb.kill)
         try:
             # The worker has noticed the outage: a claim, a renewal or a write has failed.
             await eventually(lambda: worker.failures)
         finally:
             await asyncio.to_thread(mariadb.start)
-        await eventually(lambda: fake.count("processed") == 8, timeout_s=60)
+        await eventually(lambda: fake.count("processed") == 8, timeout_s=240)
     media = [one.media_id for one in fake.images.values()]
     assert len(set(media)) == 8
