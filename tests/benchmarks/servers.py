@@ -76,7 +76,7 @@ def command(*arguments: str | Path) -> list[str]:
 
 
 SUITE: dict[str, str] = {}
-"""Settings of all servers of the test suite, see `tests.conftest`; a benchmark has none."""
+"""Settings that `tests.conftest` gives all servers. Empty in benchmarks, which measure defaults."""
 
 
 def environment(**settings: str) -> dict[str, str]:
@@ -89,7 +89,7 @@ def environment(**settings: str) -> dict[str, str]:
 
 
 def bare_environment() -> dict[str, str]:
-    """Return this process's environment without settings of smartserve, but for `SUITE`."""
+    """Return this process's environment; of the settings of smartserve it has only `SUITE`."""
     rest = {name: value for name, value in os.environ.items() if "SMARTSERVE_" not in name}
     return rest | {f"SMARTSERVE_{name}": value for name, value in SUITE.items()}
 

@@ -20,7 +20,7 @@ TWO_STAGES: Sections = {
     "encoders": {"target": 0},
     "encoders__avif__final": {"effort": 1},
 }
-"""Finals that cost little: the machine may be busy."""
+"""Settings for drafts first, then finals that need little processor time."""
 
 
 @pytest.fixture(scope="session")

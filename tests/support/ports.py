@@ -5,8 +5,8 @@ from __future__ import annotations
 import secrets
 import socket
 
-# Below those that Linux gives to connections and to servers that ask for port 0: one of them could
-# take a free port before the test has started its server.
+# Linux gives out ports from 32768 for outgoing connections and for port 0. Such a port could be
+# taken before the test has started its server.
 _PORTS = range(20_000, 32_000)
 
 

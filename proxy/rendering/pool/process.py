@@ -169,8 +169,8 @@ class PendingJob:
         self._source = source
         self._attached = [] if attachment is None else [attachment]
         self._sink = sink
-        # Bytes are often read in that of the worker's connection. Tasks that the sink starts belong
-        # to the trace and the log entries of the caller.
+        # A reply is handled in the context of the worker's connection. Tasks that the sink starts
+        # need that of the caller: it has the trace, and the fields of log entries.
         self._context = copy_context()
         streams = isinstance(job, RenditionSet) and job.streams
         self._buffer: list[bytes] | None = None if streams else []

@@ -426,7 +426,7 @@ async def test_output_that_streams_is_passed_on_at_once(worker: WorkerEnd, sourc
 async def test_output_is_passed_on_in_the_context_of_the_job(
     worker: WorkerEnd, source: int, job: RenditionSet, *, early: bool
 ) -> None:
-    # The connection to a worker is read in another context than that of the current job.
+    # A reply is handled in the context of the worker's connection, not in that of the job.
     elsewhere = copy_context()
     request: ContextVar[str] = ContextVar("request", default="none")
     request.set("the request")
